@@ -1,0 +1,211 @@
+"""What the servers call: the Sandbox API's Controller and the Task API, in plain values.
+
+Times are nanoseconds since the epoch (0: not yet). Every method raises the errors of ``errors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A file system to mount. ``target`` is relative to the root it is mounted for; "" is that root."""
+
+    type: str
+    source: str
+    target: str = ""
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stdio:
+    """Where a process's streams are: FIFO paths or ``file://`` URLs; "" is /dev/null."""
+
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    terminal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: 0 to 255 (128 + n after signal n), and when."""
+
+    status: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """Operating system and architecture in Go's spelling (GOOS, GOARCH)."""
+
+    os: str
+    architecture: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewSandbox:
+    """A sandbox as asked for. ``config`` is CRI's PodSandboxConfig, encoded, or empty."""
+
+    id: str
+    netns: str = ""
+    config: bytes = b""
+    annotations: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxInfo:
+    """A sandbox as it is."""
+
+    id: str
+    ready: bool
+    pid: int
+    created_at: int
+    exited_at: int
+    labels: dict[str, str]
+    task_socket: str
+    """Path of the socket that serves the Task API to this sandbox's containers."""
+    info: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a container, or all of a sandbox's, use at ``at``. Memory in bytes, times in microseconds."""
+
+    at: int
+    memory: int = 0
+    memory_limit: int = 0
+    """0: none."""
+    memory_peak: int = 0
+    anon: int = 0
+    file: int = 0
+    inactive_file: int = 0
+    page_faults: int = 0
+    major_faults: int = 0
+    oom_kills: int = 0
+    swap: int = 0
+    swap_limit: int = 0
+    cpu: int = 0
+    cpu_user: int = 0
+    cpu_system: int = 0
+    throttle_periods: int = 0
+    throttled_periods: int = 0
+    throttled: int = 0
+    processes: int = 0
+    process_limit: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+
+class TaskStatus(IntEnum):
+    """The Task API's states, with their numbers on the wire (``containerd.v1.types``)."""
+
+    UNKNOWN = 0
+    CREATED = 1
+    RUNNING = 2
+    STOPPED = 3
+    PAUSED = 4
+    PAUSING = 5
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A container as Task Create asks for it; ``bundle`` is the path of its OCI bundle."""
+
+    id: str
+    bundle: str
+    rootfs: tuple[Mount, ...] = ()
+    stdio: Stdio = Stdio()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """The state of a container's init process, or of an exec in it."""
+
+    id: str
+    exec_id: str
+    bundle: str
+    pid: int
+    status: TaskStatus
+    stdio: Stdio
+    exit: Exit | None
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Who answers for a container, and its init process."""
+
+    sandboxer_pid: int
+    task_pid: int
+    version: str
+
+
+class SandboxService(Protocol):
+    """The Sandbox API. Clients call create, start, wait and status once each, in this order; then
+    platform before every container; stop and shutdown at the end, more than once at times."""
+
+    async def create(self, namespace: str, new: NewSandbox) -> None:
+        """Make a sandbox; nothing runs yet."""
+
+    async def start(self, namespace: str, sandbox_id: str) -> SandboxInfo:
+        """Make it ready for containers."""
+
+    async def platform(self, namespace: str, sandbox_id: str) -> Platform:
+        """What its containers run on: it decides the spec that the client writes."""
+
+    async def stop(self, namespace: str, sandbox_id: str, timeout: int) -> None:
+        """End its containers: SIGTERM, and SIGKILL after ``timeout`` seconds. Idempotent."""
+
+    async def wait(self, namespace: str, sandbox_id: str) -> Exit:
+        """Answer when it has stopped. Any number may wait."""
+
+    async def status(self, namespace: str, sandbox_id: str, verbose: bool) -> SandboxInfo:
+        """Its state."""
+
+    async def shutdown(self, namespace: str, sandbox_id: str) -> None:
+        """Stop it if need be, and forget it and all its containers."""
+
+    async def metrics(self, namespace: str, sandbox_id: str) -> Usage:
+        """What its containers use together."""
+
+    async def update(self, namespace: str, sandbox_id: str, labels: dict[str, str] | None) -> None:
+        """Replace its labels, where given."""
+
+
+class TaskService(Protocol):
+    """The Task API: the containers of all sandboxes. ``exec_id`` "" is the container's init process."""
+
+    async def create(self, namespace: str, new: NewTask) -> int:
+        """Prepare a container; its pid, which is 0 until it is started."""
+
+    async def start(self, namespace: str, task_id: str, exec_id: str) -> int:
+        """Run it; the pid, once its module is instantiated."""
+
+    async def wait(self, namespace: str, task_id: str, exec_id: str) -> Exit:
+        """Answer when the process has ended, or at once if it has."""
+
+    async def state(self, namespace: str, task_id: str, exec_id: str) -> TaskInfo:
+        """Its state."""
+
+    async def kill(self, namespace: str, task_id: str, exec_id: str, signal: int, everyone: bool) -> None:
+        """Send a signal to the process, or to all of the container's."""
+
+    async def delete(self, namespace: str, task_id: str, exec_id: str) -> TaskInfo:
+        """Forget a process that does not run; with the init process, the container."""
+
+    async def pids(self, namespace: str, task_id: str) -> Sequence[int]:
+        """The processes of a container."""
+
+    async def connect(self, namespace: str, task_id: str) -> Connection:
+        """Who answers for it."""
+
+    async def stats(self, namespace: str, task_id: str) -> Usage:
+        """What it uses."""
+
+    async def close_io(self, namespace: str, task_id: str, exec_id: str) -> None:
+        """End its standard input, after what was written to it."""

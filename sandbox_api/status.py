@@ -1,0 +1,40 @@
+"""The one place where errors become status codes (gRPC's numbers, which ttrpc shares)."""
+
+from __future__ import annotations
+
+import logging
+
+from . import errors
+
+OK = 0
+INTERNAL = 13
+
+_CODES: dict[type[errors.SandboxerError], int] = {
+    errors.InvalidArgument: 3,
+    errors.DeadlineExceeded: 4,
+    errors.NotFound: 5,
+    errors.AlreadyExists: 6,
+    errors.ResourceExhausted: 8,
+    errors.FailedPrecondition: 9,
+    errors.Unimplemented: 12,
+    errors.Internal: INTERNAL,
+    errors.Unavailable: 14,
+}
+_ERRORS = {code: kind for kind, code in _CODES.items()}
+
+log = logging.getLogger(__name__)
+
+
+def of(error: Exception, method: str) -> tuple[int, str]:
+    """The status code and message of a failed call. What nobody foresaw is logged with its trace."""
+    code = _CODES.get(type(error))
+    if code is None:
+        log.error("%s failed unexpectedly", method, exc_info=error)
+        return INTERNAL, f"{method}: {type(error).__name__}: {error}"
+    log.debug("%s: %s", method, error)
+    return code, str(error)
+
+
+def error(code: int, message: str) -> errors.SandboxerError:
+    """The error that a status received from a peer stands for."""
+    return _ERRORS.get(code, errors.Internal)(message)

@@ -1,0 +1,64 @@
+"""ttrpc's frames: a header of ten bytes, big-endian, and a message (containerd/ttrpc, PROTOCOL.md)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+REQUEST, RESPONSE, DATA = 1, 2, 3
+MAX_MESSAGE = 4 << 20
+
+_HEADER = struct.Struct(">IIBB")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message and where it belongs. Streams of a client's are odd."""
+
+    stream: int
+    type: int
+    flags: int
+    message: bytes
+
+
+class BrokenFrame(Exception):
+    """The peer's bytes cannot be a frame; nothing after them can be read."""
+
+    def __init__(self, stream: int, text: str) -> None:
+        super().__init__(text)
+        self.stream = stream
+
+
+def encode(stream: int, kind: int, message: bytes) -> bytes:
+    """The bytes of a frame without flags."""
+    return _HEADER.pack(len(message), stream, kind, 0) + message
+
+
+class Decoder:
+    """Cuts a byte stream into frames. Holds at most one frame's worth of bytes that are not whole yet."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that ``data`` completes. Raises ``BrokenFrame``; feed nothing more after that."""
+        buffer = self._buffer + data if self._buffer else data
+        at = 0
+        try:
+            while len(buffer) - at >= _HEADER.size:
+                length, stream, kind, flags = _HEADER.unpack_from(buffer, at)
+                if length > MAX_MESSAGE:
+                    raise BrokenFrame(stream, f"a message of {length} bytes; {MAX_MESSAGE} is the most")
+                if kind not in (REQUEST, RESPONSE, DATA):
+                    raise BrokenFrame(stream, f"a frame of type {kind}; there are 1, 2 and 3")
+                end = at + _HEADER.size + length
+                if len(buffer) < end:
+                    break
+                frame = Frame(stream, kind, flags, buffer[at + _HEADER.size : end])
+                at = end
+                yield frame
+        finally:
+            self._buffer = buffer[at:] if at < len(buffer) else b""

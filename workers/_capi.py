@@ -1,0 +1,87 @@
+"""Raw declarations of the part of WasmEdge's C API (0.14) that is used. Only ``wasmedge.py`` touches them.
+
+``PyDLL`` keeps the interpreter lock during calls: a worker has one thread, and giving the lock away and
+taking it back would touch memory that the fork shares.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_bool, c_char_p, c_uint32, c_void_p
+
+LIBRARY = "libwasmedge.so.0"
+
+
+class String(ctypes.Structure):
+    """``WasmEdge_String``, passed by value. ``Buf`` is a pointer: the bytes need not end in zero."""
+
+    _fields_ = (("Length", c_uint32), ("Buf", c_void_p))
+
+
+def string(text: bytes) -> String:
+    """A ``String`` over ``text``, which the caller keeps alive."""
+    return String(len(text), ctypes.cast(ctypes.c_char_p(text), c_void_p))
+
+
+def text(string: String) -> str:
+    """What a ``String`` of the library's says."""
+    return ctypes.string_at(string.Buf, string.Length).decode(errors="replace")
+
+
+class Result(ctypes.Structure):
+    """``WasmEdge_Result``, passed by value."""
+
+    _fields_ = (("Code", c_uint32),)
+
+
+_STRINGS = POINTER(c_char_p)
+
+# name: (result, arguments); None is void
+_FUNCTIONS = {
+    "VersionGet": (c_char_p, ()),
+    "LogOff": (None, ()),
+    "ResultOK": (c_bool, (Result,)),
+    "ResultGetMessage": (c_char_p, (Result,)),
+    "ConfigureCreate": (c_void_p, ()),
+    "ConfigureAddHostRegistration": (None, (c_void_p, c_uint32)),
+    "ConfigureSetForceInterpreter": (None, (c_void_p, c_bool)),
+    "ConfigureSetMaxMemoryPage": (None, (c_void_p, c_uint32)),
+    "LoaderCreate": (c_void_p, (c_void_p,)),
+    "LoaderParseFromFile": (Result, (c_void_p, POINTER(c_void_p), c_char_p)),
+    "ValidatorCreate": (c_void_p, (c_void_p,)),
+    "ValidatorValidate": (Result, (c_void_p, c_void_p)),
+    "ExecutorCreate": (c_void_p, (c_void_p, c_void_p)),
+    "ExecutorRegisterImport": (Result, (c_void_p, c_void_p, c_void_p)),
+    "ExecutorInstantiate": (Result, (c_void_p, POINTER(c_void_p), c_void_p, c_void_p)),
+    "ExecutorInvoke": (Result, (c_void_p, c_void_p, c_void_p, c_uint32, c_void_p, c_uint32)),
+    "StoreCreate": (c_void_p, ()),
+    "ModuleInstanceCreateWASI": (
+        c_void_p,
+        (_STRINGS, c_uint32, _STRINGS, c_uint32, _STRINGS, c_uint32),
+    ),
+    "ModuleInstanceInitWASI": (
+        None,
+        (c_void_p, _STRINGS, c_uint32, _STRINGS, c_uint32, _STRINGS, c_uint32),
+    ),
+    "ModuleInstanceWASIGetExitCode": (c_uint32, (c_void_p,)),
+    "ModuleInstanceFindFunction": (c_void_p, (c_void_p, String)),
+    "FunctionInstanceGetFunctionType": (c_void_p, (c_void_p,)),
+    "FunctionTypeGetParametersLength": (c_uint32, (c_void_p,)),
+    "ASTModuleListImportsLength": (c_uint32, (c_void_p,)),
+    "ASTModuleListImports": (c_uint32, (c_void_p, POINTER(c_void_p), c_uint32)),
+    "ImportTypeGetModuleName": (String, (c_void_p,)),
+    "ImportTypeGetExternalName": (String, (c_void_p,)),
+}
+
+
+def load() -> ctypes.PyDLL:
+    """The library with every function above declared.
+
+    Raises ``OSError`` where it cannot be loaded and ``AttributeError`` where it lacks a function.
+    """
+    library = ctypes.PyDLL(LIBRARY)
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(library, f"WasmEdge_{name}")
+        function.restype = result
+        function.argtypes = arguments
+    return library

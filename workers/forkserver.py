@@ -1,0 +1,222 @@
+"""The forkserver: one thread that forks workers and, as their parent, keeps every exit until it is acknowledged.
+
+It outlives the supervisor. Each time a supervisor connects, it is told which instances run and which
+exits nobody has acknowledged; so no exit is lost, whoever is killed when.
+"""
+
+from __future__ import annotations
+
+import _socket
+import _signal  # the signal module imports enum
+import gc
+import posix
+import select
+import sys
+import time
+
+from . import confinement, linux, worker
+from .protocol import (
+    ACK,
+    END,
+    EXITED,
+    FORKED,
+    HELLO,
+    KILL,
+    KILLED,
+    START,
+    VERSION,
+    WELCOME,
+    Frame,
+    ProtocolError,
+    Reader,
+    StartRequest,
+    pack,
+    pack_numbers,
+    send,
+    unpack_numbers,
+)
+from .wasmedge import Arguments, Engine, EngineMissing
+
+IDLE_SECONDS = 30
+"""How long it stays with no supervisor, no instance and no exit to tell."""
+
+
+class Forkserver:
+    """The loop and its two tables: what runs, and what has ended and was not acknowledged yet."""
+
+    def __init__(self, listener: _socket.socket, engine: Engine) -> None:
+        self._listener = listener
+        self._engine = engine
+        self._running: dict[int, int] = {}  # pid to instance
+        self._pids: dict[int, int] = {}  # instance to pid
+        self._exits: dict[int, tuple[int, int, int]] = {}  # instance to (pid, wait status, nanoseconds)
+        self._supervisor: _socket.socket | None = None
+        self._reader: Reader | None = None
+        self._ending = False
+        self._mask = linux.signals(_signal.SIGCHLD)
+        linux.sigprocmask(linux.SIG_BLOCK, self._mask)
+        self._children = linux.signalfd(self._mask)
+        self._poll = select.poll()
+        for fd in (listener.fileno(), self._children):
+            self._poll.register(fd, select.POLLIN)
+
+    def run(self) -> None:
+        """Serve until told to end, or until idle for long with nobody connected."""
+        gc.collect()
+        gc.freeze()
+        while not (self._ending and not self._running):
+            needed = self._supervisor is not None or self._running or self._exits
+            events = self._poll.poll(None if needed else IDLE_SECONDS * 1000)
+            if not events and not needed:
+                return
+            for fd, _ in events:
+                if fd == self._children:
+                    self._reap()
+                elif fd == self._listener.fileno():
+                    self._accept()
+                else:
+                    self._hear()
+
+    def _accept(self) -> None:
+        """A new supervisor takes the place of the one before."""
+        connection, _ = self._listener._accept()  # type: ignore[attr-defined]
+        self._hang_up()
+        self._supervisor = _socket.socket(fileno=connection)
+        self._supervisor.setblocking(True)
+        self._reader = Reader(self._supervisor)
+        self._poll.register(connection, select.POLLIN)
+
+    def _hang_up(self) -> None:
+        if self._supervisor is not None and self._reader is not None:
+            self._poll.unregister(self._supervisor.fileno())
+            self._reader.close()
+        self._supervisor = self._reader = None
+
+    def _tell(self, kind: int, body: bytes) -> None:
+        if self._supervisor is not None:
+            try:
+                send(self._supervisor, kind, body)
+            except OSError:
+                self._hang_up()
+
+    def _hear(self) -> None:
+        if self._reader is None:
+            return
+        try:
+            if not self._reader.receive():
+                self._hang_up()
+                return
+            for frame in self._reader.frames():
+                self._obey(frame)
+        except (ProtocolError, OSError) as error:
+            print(f"forkserver: supervisor dropped: {error}", file=sys.stderr)
+            self._hang_up()
+
+    def _obey(self, frame: Frame) -> None:
+        try:
+            if frame.kind == START:
+                self._start(frame)
+            elif frame.kind == KILL:
+                serial, instance, number = unpack_numbers(frame.body)
+                self._tell(KILLED, pack_numbers(serial, self._kill(instance, number)))
+            elif frame.kind == ACK:
+                for instance in unpack_numbers(frame.body):
+                    self._exits.pop(instance, None)
+            elif frame.kind == HELLO:
+                self._welcome()
+            elif frame.kind == END:
+                self._ending = True
+                for pid in self._running:
+                    posix.kill(pid, _signal.SIGKILL)
+            else:
+                raise ProtocolError(f"no message of kind {frame.kind}")
+        finally:
+            frame.close()
+
+    def _welcome(self) -> None:
+        running = [number for pair in self._pids.items() for number in pair]
+        exits = [number for instance, ended in self._exits.items() for number in (instance, *ended)]
+        version = self._engine.version.encode()
+        self._tell(WELCOME, pack([pack_numbers(VERSION), version, pack_numbers(*running), pack_numbers(*exits)]))
+
+    def _start(self, frame: Frame) -> None:
+        request = StartRequest.decode(frame.body)
+        if len(frame.fds) != request.fd_count():
+            raise ProtocolError(f"instance {request.instance}: {len(frame.fds)} descriptors do not fit it")
+        arguments = Arguments(request.args, request.env, request.max_pages)
+        try:
+            pid = linux.fork()
+        except OSError as error:
+            self._tell(FORKED, pack_numbers(request.instance, 0, error.errno or 0))
+            return
+        if pid == 0:
+            linux.sigprocmask(linux.SIG_UNBLOCK, self._mask)
+            worker.main(self._engine, request, frame.fds, arguments)
+        self._running[pid] = request.instance
+        self._pids[request.instance] = pid
+        self._tell(FORKED, pack_numbers(request.instance, pid, 0))
+
+    def _kill(self, instance: int, number: int) -> int:
+        """Send a signal. As the reaper, only the forkserver knows that the pid is still this instance's."""
+        pid = self._pids.get(instance)
+        if pid is None:
+            return 3  # ESRCH
+        try:
+            posix.kill(pid, number)
+        except OSError as error:
+            return error.errno or 0
+        return 0
+
+    def _reap(self) -> None:
+        """Collect every child that has ended. One wake-up may stand for many (signal(7))."""
+        try:
+            posix.read(self._children, 128 * 64)
+        except BlockingIOError:
+            pass
+        told = []
+        while self._running:
+            pid, status = posix.waitpid(-1, posix.WNOHANG)
+            if pid == 0:
+                break
+            instance = self._running.pop(pid, None)
+            if instance is None:
+                continue
+            del self._pids[instance]
+            ended = (pid, status, time.time_ns())
+            self._exits[instance] = ended
+            told += [instance, *ended]
+        if told:
+            self._tell(EXITED, pack_numbers(*told))
+
+
+def serve(path: str) -> None:
+    """Serve on the Unix socket ``path``: the entry point of a fresh interpreter.
+
+    Writes ``ready`` to stdout once it listens. Raises ``EngineMissing`` or ``OSError``.
+    """
+    engine = Engine()
+    engine.prime()
+    confinement.drop_bounding_set()
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT):
+        _signal.signal(number, _signal.SIG_DFL)  # Python changed these; guests get the defaults
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    umask = posix.umask(0o177)
+    listener.bind(path)
+    posix.umask(umask)
+    listener.listen(4)
+    posix.write(1, b"ready\n")
+    null = posix.open("/dev/null", posix.O_RDWR)
+    for fd in (0, 1):
+        posix.dup2(null, fd)
+    try:
+        Forkserver(listener, engine).run()
+    finally:
+        posix.unlink(path)
+
+
+def main() -> None:
+    """Serve on the path that is the last argument; an error is one line on stderr."""
+    try:
+        serve(sys.argv[-1])
+    except (EngineMissing, OSError) as error:
+        sys.exit(f"forkserver: {error}")

@@ -1,0 +1,292 @@
+"""The control protocol between the supervisor and its two helpers, the forkserver and the relay.
+
+One Unix stream socket carries frames both ways. A frame is a header (body length, kind and number of
+descriptors, little-endian) and a body of fields; its descriptors travel as SCM_RIGHTS with the frame's
+first byte (unix(7)). Both ends are our own processes of one user; the decoder refuses what does not fit
+all the same, so that a damaged stream ends in ``ProtocolError`` and never in a wrong request.
+"""
+
+from __future__ import annotations
+
+import _socket  # the socket module imports enum and selectors, and every fork would carry them
+import array
+import os
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+VERSION = 1
+"""Of the protocol; a forkserver of another version is not joined."""
+
+MAX_BODY = 8 << 20
+MAX_FDS = 250  # SCM_MAX_FD is 253 (unix(7))
+
+# supervisor to forkserver
+HELLO, START, KILL, ACK, END = 1, 2, 3, 4, 5
+# forkserver to supervisor
+WELCOME, FORKED, EXITED, KILLED = 16, 17, 18, 19
+# supervisor to relay
+PUMP, CLOSE = 32, 33
+
+READY, FAILED, REFUSED = b"R", b"F", b"X"
+"""First byte of a worker's report: about to run; its own set-up failed; the module cannot be run."""
+
+WASM, NATIVE = 0, 1
+"""Kinds of module file: bytes of the guest's, or our own compiler's product."""
+
+_HEADER = struct.Struct("<IHH")
+_U32 = struct.Struct("<I")
+
+
+class ProtocolError(Exception):
+    """The peer sent bytes that are no frame of this protocol."""
+
+
+class Frame:
+    """One message: its kind, its body and the descriptors that came with it (owned by the frame)."""
+
+    __slots__ = ("body", "fds", "kind")
+
+    def __init__(self, kind: int, body: bytes, fds: list[int]) -> None:
+        self.kind = kind
+        self.body = body
+        self.fds = fds
+
+    def close(self) -> None:
+        """Close the descriptors that nobody took over."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+
+
+def pack(fields: Sequence[bytes]) -> bytes:
+    """A list of byte strings as one: their number, then length and bytes of each."""
+    parts = [_U32.pack(len(fields))]
+    for field in fields:
+        parts.append(_U32.pack(len(field)))
+        parts.append(field)
+    return b"".join(parts)
+
+
+def unpack(body: bytes) -> list[bytes]:
+    """What ``pack`` was given.
+
+    Raises ``ProtocolError`` where the lengths do not add up.
+    """
+    if len(body) < 4:
+        raise ProtocolError("body shorter than its field count")
+    (count,) = _U32.unpack_from(body)
+    if count > len(body) // 4:
+        raise ProtocolError(f"{count} fields cannot be in {len(body)} bytes")
+    fields = []
+    at = 4
+    for _ in range(count):
+        if at + 4 > len(body):
+            raise ProtocolError("body ends inside a field")
+        (length,) = _U32.unpack_from(body, at)
+        at += 4
+        if at + length > len(body):
+            raise ProtocolError("body ends inside a field")
+        fields.append(body[at : at + length])
+        at += length
+    if at != len(body):
+        raise ProtocolError("bytes left over after the last field")
+    return fields
+
+
+def pack_numbers(*numbers: int) -> bytes:
+    """Signed 64-bit numbers, for the messages that hold nothing else."""
+    return struct.pack(f"<{len(numbers)}q", *numbers)
+
+
+def unpack_numbers(body: bytes) -> tuple[int, ...]:
+    """What ``pack_numbers`` was given."""
+    if len(body) % 8:
+        raise ProtocolError(f"{len(body)} bytes are not a row of numbers")
+    return struct.unpack(f"<{len(body) // 8}q", body)
+
+
+def send(sock: _socket.socket, kind: int, body: bytes, fds: Sequence[int] = ()) -> None:
+    """Send one frame on a blocking socket.
+
+    Raises ``OSError`` when the peer is gone.
+    """
+    if len(body) > MAX_BODY or len(fds) > MAX_FDS:
+        raise ProtocolError(f"a frame of {len(body)} bytes and {len(fds)} descriptors is too large to send")
+    data = _HEADER.pack(len(body), kind, len(fds)) + body
+    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sent = sock.sendmsg([data], rights, _socket.MSG_NOSIGNAL)
+    while sent < len(data):
+        sent += sock.send(data[sent:], _socket.MSG_NOSIGNAL)
+
+
+class Reader:
+    """Cuts what arrives on a socket into frames, and gives each the descriptors that are its own."""
+
+    __slots__ = ("_buffer", "_fds", "_sock")
+
+    def __init__(self, sock: _socket.socket) -> None:
+        self._sock = sock
+        self._buffer = bytearray()
+        self._fds: list[int] = []
+
+    def receive(self) -> bool:
+        """Read once from the socket; false at its end. Raises ``BlockingIOError`` where there is nothing."""
+        space = _socket.CMSG_SPACE(MAX_FDS * 4)
+        data, ancillary, flags, _ = self._sock.recvmsg(1 << 16, space, _socket.MSG_CMSG_CLOEXEC)
+        for level, what, payload in ancillary:
+            if level == _socket.SOL_SOCKET and what == _socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+                self._fds.extend(fds)
+        if flags & _socket.MSG_CTRUNC:
+            raise ProtocolError("descriptors were lost on the way (open-file limit?)")
+        self._buffer += data
+        return bool(data)
+
+    def frames(self) -> Iterable[Frame]:
+        """The whole frames read so far."""
+        while len(self._buffer) >= _HEADER.size:
+            length, kind, count = _HEADER.unpack_from(self._buffer)
+            if length > MAX_BODY or count > MAX_FDS:
+                raise ProtocolError(f"a frame of {length} bytes and {count} descriptors is too large")
+            end = _HEADER.size + length
+            if len(self._buffer) < end:
+                return
+            if len(self._fds) < count:
+                raise ProtocolError(f"{count} descriptors announced, {len(self._fds)} came")
+            frame = Frame(kind, bytes(self._buffer[_HEADER.size : end]), self._fds[:count])
+            del self._buffer[:end]
+            del self._fds[:count]
+            yield frame
+
+    def close(self) -> None:
+        """Close the socket and the descriptors of frames that never became whole."""
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+        self._sock.close()
+
+
+class Preopen:
+    """A folder the guest finds open: its place in the guest, and whether it may be written."""
+
+    __slots__ = ("path", "readonly")
+
+    def __init__(self, path: bytes, readonly: bool) -> None:
+        self.path = path
+        self.readonly = readonly
+
+
+class StartRequest:
+    """All a worker needs to become one WASM instance. Descriptors are listed apart, in a fixed order:
+    report pipe, module, stdin, stdout, stderr, the cgroups' ``cgroup.procs``, the network namespace
+    if any, then one folder for each preopen.
+    """
+
+    __slots__ = (
+        "args",
+        "cgroups",
+        "env",
+        "function",
+        "gid",
+        "groups",
+        "instance",
+        "max_pages",
+        "module_kind",
+        "netns",
+        "oom_score_adj",
+        "preopens",
+        "rlimits",
+        "uid",
+    )
+
+    def __init__(
+        self,
+        *,
+        instance: int,
+        args: list[bytes],
+        env: list[bytes],
+        preopens: list[Preopen],
+        function: bytes = b"_start",
+        module_kind: int = WASM,
+        uid: int = 0,
+        gid: int = 0,
+        groups: list[int] | None = None,
+        rlimits: list[tuple[int, int, int]] | None = None,
+        oom_score_adj: int | None = None,
+        max_pages: int = 0,
+        cgroups: int = 0,
+        netns: bool = False,
+    ) -> None:
+        self.instance = instance
+        """The supervisor's number for this instance: unique for ever, unlike a pid."""
+        self.args = args
+        self.env = env
+        """``NAME=value`` each."""
+        self.preopens = preopens
+        self.function = function
+        self.module_kind = module_kind
+        self.uid = uid
+        self.gid = gid
+        self.groups = groups or []
+        self.rlimits = rlimits or []
+        """(resource, soft, hard) as in setrlimit(2); -1 is no limit."""
+        self.oom_score_adj = oom_score_adj
+        self.max_pages = max_pages
+        """Bound on the linear memory in pages of 64 KiB; 0 leaves it to the module."""
+        self.cgroups = cgroups
+        """How many ``cgroup.procs`` descriptors there are."""
+        self.netns = netns
+
+    def fd_count(self) -> int:
+        """How many descriptors belong to this request."""
+        return 5 + self.cgroups + int(self.netns) + len(self.preopens)
+
+    def encode(self) -> bytes:
+        """The body of a START frame."""
+        adj = -32768 if self.oom_score_adj is None else self.oom_score_adj
+        numbers = pack_numbers(
+            self.instance, self.module_kind, self.uid, self.gid, adj, self.max_pages, self.cgroups, int(self.netns)
+        )
+        return pack(
+            [
+                numbers,
+                self.function,
+                pack(self.args),
+                pack(self.env),
+                pack([bytes([preopen.readonly]) + preopen.path for preopen in self.preopens]),
+                pack_numbers(*self.groups),
+                pack_numbers(*(number for limit in self.rlimits for number in limit)),
+            ]
+        )
+
+    @classmethod
+    def decode(cls, body: bytes) -> StartRequest:
+        """The request in a START frame's body. Raises ``ProtocolError``."""
+        fields = unpack(body)
+        if len(fields) != 7:
+            raise ProtocolError(f"a start request has 7 fields, not {len(fields)}")
+        numbers = unpack_numbers(fields[0])
+        limits = unpack_numbers(fields[6])
+        if len(numbers) != 8 or len(limits) % 3:
+            raise ProtocolError("a start request's numbers do not fit")
+        instance, kind, uid, gid, adj, pages, cgroups, netns = numbers
+        return cls(
+            instance=instance,
+            args=unpack(fields[2]),
+            env=unpack(fields[3]),
+            preopens=[Preopen(field[1:], field[:1] != b"\0") for field in unpack(fields[4])],
+            function=fields[1],
+            module_kind=kind,
+            uid=uid,
+            gid=gid,
+            groups=list(unpack_numbers(fields[5])),
+            rlimits=[(limits[i], limits[i + 1], limits[i + 2]) for i in range(0, len(limits), 3)],
+            oom_score_adj=None if adj == -32768 else adj,
+            max_pages=pages,
+            cgroups=cgroups,
+            netns=bool(netns),
+        )

@@ -1,0 +1,112 @@
+"""One WASM instance, told in order: descriptors, places, privileges, and only then the guest's module.
+
+The worker resolves no path: all it needs came as descriptors, opened by the supervisor. Until it has
+dropped every privilege it reads no byte of the guest's.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from . import confinement, linux
+from .protocol import FAILED, READY, REFUSED, WASM
+from .wasmedge import ModuleRefused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .protocol import StartRequest
+    from .wasmedge import Arguments, Engine
+
+SETUP_FAILED = 125  # exit status of a worker that never ran its guest; nobody takes it for a guest's
+_WASM_MAGIC = b"\0asm"
+
+
+class _SetupFailed(Exception):
+    pass
+
+
+def main(engine: Engine, request: StartRequest, fds: list[int], arguments: Arguments) -> None:
+    """The life of a forked worker. Never returns: the process ends with the guest's exit status."""
+    report = fds[0]
+    try:
+        try:
+            module, preopens = _prepare(request, fds)
+            _load(engine, request, module, preopens, arguments)
+        except ModuleRefused as error:
+            _say(report, REFUSED, str(error))
+        except (OSError, ValueError, _SetupFailed) as error:
+            _say(report, FAILED, str(error))
+        else:
+            _say(report, READY)
+            status, trap = engine.run(request.function == b"_start")
+            if trap:
+                _tell_guest(trap)
+            posix._exit(status)
+    except BaseException as error:  # whatever it is, it must not run on as a second forkserver
+        _say(report, FAILED, repr(error))
+    posix._exit(SETUP_FAILED)
+
+
+def _prepare(request: StartRequest, fds: list[int]) -> tuple[int, list[int]]:
+    """Take the streams, leave everything of the forkserver behind, drop all privileges."""
+    report, module, *streams = fds[:5]
+    for number, fd in enumerate(streams):
+        posix.dup2(fd, number)
+    kept = fds[:2] + fds[5:]
+    _close_all_but(kept)
+    cgroups = fds[5 : 5 + request.cgroups]
+    preopens = fds[len(fds) - len(request.preopens) :]
+    posix.setsid()
+    linux.prctl(linux.PR_SET_NAME, b"wasm-worker")
+    step = "cgroup"
+    try:
+        confinement.enter_cgroups(cgroups)
+        step = "network namespace"
+        if request.netns:
+            linux.setns(fds[5 + request.cgroups], linux.CLONE_NEWNET)
+        step = "resource limits"
+        confinement.apply_limits(request)
+        step = "user and capabilities"
+        confinement.become(request.uid, request.gid, request.groups)
+    except (OSError, ValueError) as error:
+        raise _SetupFailed(f"{step}: {error}") from None
+    for fd in fds[5 : len(fds) - len(preopens)]:
+        posix.close(fd)
+    return module, preopens
+
+
+def _load(engine: Engine, request: StartRequest, module: int, preopens: list[int], arguments: Arguments) -> None:
+    # WasmEdge's loader would run an ELF file as it comes, whoever made it.
+    if request.module_kind == WASM and posix.pread(module, 4, 0) != _WASM_MAGIC:
+        raise ModuleRefused("not a WebAssembly module: it does not begin with \\0asm")
+    pairs = list(zip(request.preopens, preopens, strict=True))
+    engine.load(b"/proc/self/fd/%d" % module, request.module_kind, arguments, pairs)
+    engine.find(request.function)
+    posix.close(module)
+    for fd in preopens:  # WasmEdge opened its own
+        posix.close(fd)
+
+
+def _close_all_but(kept: list[int]) -> None:
+    first = 3
+    for fd in sorted(kept):
+        if fd > first:
+            linux.close_range(first, fd - 1)
+        first = fd + 1
+    linux.close_range(first, linux.LAST_FD)
+
+
+def _say(report: int, verdict: bytes, text: str = "") -> None:
+    """Answer the pending Task Start; its pipe is closed with it."""
+    try:
+        posix.write(report, verdict + text.encode(errors="replace")[:4000])
+        posix.close(report)
+    except OSError:  # nobody waits any more; a Start that was given up is undone by who gave it up
+        pass
+
+
+def _tell_guest(trap: bytes) -> None:
+    try:
+        posix.write(2, b"wasm trap: " + trap + b"\n")
+    except OSError:
+        pass
