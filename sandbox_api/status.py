@@ -9,7 +9,7 @@ from . import errors
 OK = 0
 INTERNAL = 13
 
-_CODES: dict[type[errors.SandboxerError], int] = {
+_CODES: dict[type[Exception], int] = {
     errors.InvalidArgument: 3,
     errors.DeadlineExceeded: 4,
     errors.NotFound: 5,
@@ -20,7 +20,7 @@ _CODES: dict[type[errors.SandboxerError], int] = {
     errors.Internal: INTERNAL,
     errors.Unavailable: 14,
 }
-_ERRORS = {code: kind for kind, code in _CODES.items()}
+_ERRORS = {code: kind for kind, code in _CODES.items() if issubclass(kind, errors.SandboxerError)}
 
 log = logging.getLogger(__name__)
 

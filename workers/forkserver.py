@@ -14,7 +14,7 @@ import select
 import sys
 import time
 
-from . import confinement, linux, worker
+from . import boot, confinement, linux, worker
 from .protocol import (
     ACK,
     END,
@@ -79,12 +79,10 @@ class Forkserver:
 
     def _accept(self) -> None:
         """A new supervisor takes the place of the one before."""
-        connection, _ = self._listener._accept()  # type: ignore[attr-defined]
         self._hang_up()
-        self._supervisor = _socket.socket(fileno=connection)
-        self._supervisor.setblocking(True)
+        self._supervisor = boot.accept(self._listener)
         self._reader = Reader(self._supervisor)
-        self._poll.register(connection, select.POLLIN)
+        self._poll.register(self._supervisor.fileno(), select.POLLIN)
 
     def _hang_up(self) -> None:
         if self._supervisor is not None and self._reader is not None:
@@ -189,34 +187,20 @@ class Forkserver:
             self._tell(EXITED, pack_numbers(*told))
 
 
-def serve(path: str) -> None:
-    """Serve on the Unix socket ``path``: the entry point of a fresh interpreter.
-
-    Writes ``ready`` to stdout once it listens. Raises ``EngineMissing`` or ``OSError``.
-    """
-    engine = Engine()
-    engine.prime()
-    confinement.drop_bounding_set()
-    for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT):
-        _signal.signal(number, _signal.SIG_DFL)  # Python changed these; guests get the defaults
-    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    umask = posix.umask(0o177)
-    listener.bind(path)
-    posix.umask(umask)
-    listener.listen(4)
-    posix.write(1, b"ready\n")
-    null = posix.open("/dev/null", posix.O_RDWR)
-    for fd in (0, 1):
-        posix.dup2(null, fd)
+def main() -> None:
+    """Serve on the path that is the last argument: the entry point of a fresh interpreter."""
+    path = sys.argv[-1]
+    try:
+        engine = Engine()
+        engine.prime()
+        confinement.drop_bounding_set()
+        boot.default_signals()
+        listener = boot.listen(path)
+    except (EngineMissing, OSError) as error:
+        boot.say_failed(error)
+        sys.exit(1)
+    boot.say_ready()
     try:
         Forkserver(listener, engine).run()
     finally:
         posix.unlink(path)
-
-
-def main() -> None:
-    """Serve on the path that is the last argument; an error is one line on stderr."""
-    try:
-        serve(sys.argv[-1])
-    except (EngineMissing, OSError) as error:
-        sys.exit(f"forkserver: {error}")

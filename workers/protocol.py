@@ -108,15 +108,20 @@ def unpack_numbers(body: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(body) // 8}q", body)
 
 
+def encode(kind: int, body: bytes, fds: Sequence[int] = ()) -> tuple[bytes, list[tuple[int, int, array.array[int]]]]:
+    """A frame's bytes, and the ancillary data that belongs with the first of them (for ``sendmsg``)."""
+    if len(body) > MAX_BODY or len(fds) > MAX_FDS:
+        raise ProtocolError(f"a frame of {len(body)} bytes and {len(fds)} descriptors is too large to send")
+    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    return _HEADER.pack(len(body), kind, len(fds)) + body, rights
+
+
 def send(sock: _socket.socket, kind: int, body: bytes, fds: Sequence[int] = ()) -> None:
     """Send one frame on a blocking socket.
 
     Raises ``OSError`` when the peer is gone.
     """
-    if len(body) > MAX_BODY or len(fds) > MAX_FDS:
-        raise ProtocolError(f"a frame of {len(body)} bytes and {len(fds)} descriptors is too large to send")
-    data = _HEADER.pack(len(body), kind, len(fds)) + body
-    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    data, rights = encode(kind, body, fds)
     sent = sock.sendmsg([data], rights, _socket.MSG_NOSIGNAL)
     while sent < len(data):
         sent += sock.send(data[sent:], _socket.MSG_NOSIGNAL)

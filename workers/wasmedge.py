@@ -102,7 +102,9 @@ class Engine:
             raise ModuleRefused(f"the module exports no function {name.decode(errors='replace')!r}")
         signature = lib.WasmEdge_FunctionInstanceGetFunctionType(self._function)
         if lib.WasmEdge_FunctionTypeGetParametersLength(signature):
-            raise ModuleRefused(f"function {name.decode(errors='replace')!r} takes parameters, and there are none to give")
+            raise ModuleRefused(
+                f"function {name.decode(errors='replace')!r} takes parameters, and there are none to give"
+            )
 
     def run(self, command: bool) -> tuple[int, bytes]:
         """Run the chosen function: its exit status (0 to 255) and, after a trap, what trapped.

@@ -1,0 +1,133 @@
+"""The Task API: its messages on one side, ``interface.TaskService`` on the other."""
+
+from __future__ import annotations
+
+from google.protobuf.empty_pb2 import Empty
+
+from . import calls
+from .convert import decode, mounts, timestamp, usage
+from .errors import Unimplemented
+from .interface import NewTask, Stdio, TaskService
+from .proto import task_pb2 as pb
+
+SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
+"""The same methods and messages under two names."""
+
+_EMPTY = Empty().SerializeToString()
+
+
+class TaskMethods:
+    """Each method of the Task API from encoded request to encoded response."""
+
+    def __init__(self, tasks: TaskService, cgroup_version: int) -> None:
+        self._tasks = tasks
+        self._cgroup_version = cgroup_version
+
+    def table(self) -> dict[tuple[str, str], calls.Handler]:
+        """Handlers by service and method name."""
+        methods: dict[str, calls.Handler] = {
+            "Create": self.create,
+            "Start": self.start,
+            "Wait": self.wait,
+            "State": self.state,
+            "Kill": self.kill,
+            "Delete": self.delete,
+            "Pids": self.pids,
+            "Connect": self.connect,
+            "Stats": self.stats,
+            "CloseIO": self.close_io,
+            "Shutdown": self.shutdown,
+            "Checkpoint": self.checkpoint,
+        }
+        return {(service, name): handler for service in SERVICES for name, handler in methods.items()}
+
+    async def create(self, namespace: str, payload: bytes) -> bytes:
+        """Create."""
+        request = decode(pb.CreateTaskRequest, payload)
+        if request.checkpoint:
+            raise Unimplemented(f"container {request.id}: restoring from a checkpoint is not supported")
+        stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
+        pid = await self._tasks.create(namespace, NewTask(request.id, request.bundle, mounts(request.rootfs), stdio))
+        return pb.CreateTaskResponse(pid=pid).SerializeToString()
+
+    async def start(self, namespace: str, payload: bytes) -> bytes:
+        """Start."""
+        request = decode(pb.StartRequest, payload)
+        pid = await self._tasks.start(namespace, request.id, request.exec_id)
+        return pb.StartResponse(pid=pid).SerializeToString()
+
+    async def wait(self, namespace: str, payload: bytes) -> bytes:
+        """Wait."""
+        request = decode(pb.WaitRequest, payload)
+        ended = await self._tasks.wait(namespace, request.id, request.exec_id)
+        return pb.WaitResponse(exit_status=ended.status, exited_at=timestamp(ended.at)).SerializeToString()
+
+    async def state(self, namespace: str, payload: bytes) -> bytes:
+        """State."""
+        request = decode(pb.StateRequest, payload)
+        info = await self._tasks.state(namespace, request.id, request.exec_id)
+        return pb.StateResponse(
+            id=info.id,
+            exec_id=info.exec_id,
+            bundle=info.bundle,
+            pid=info.pid,
+            status=pb.Status.Name(info.status),
+            stdin=info.stdio.stdin,
+            stdout=info.stdio.stdout,
+            stderr=info.stdio.stderr,
+            terminal=info.stdio.terminal,
+            exit_status=info.exit.status if info.exit else 0,
+            exited_at=timestamp(info.exit.at) if info.exit else None,
+        ).SerializeToString()
+
+    async def kill(self, namespace: str, payload: bytes) -> bytes:
+        """Kill."""
+        request = decode(pb.KillRequest, payload)
+        await self._tasks.kill(namespace, request.id, request.exec_id, request.signal, request.all)
+        return _EMPTY
+
+    async def delete(self, namespace: str, payload: bytes) -> bytes:
+        """Delete."""
+        request = decode(pb.DeleteRequest, payload)
+        info = await self._tasks.delete(namespace, request.id, request.exec_id)
+        return pb.DeleteResponse(
+            pid=info.pid,
+            exit_status=info.exit.status if info.exit else 0,
+            exited_at=timestamp(info.exit.at) if info.exit else None,
+        ).SerializeToString()
+
+    async def pids(self, namespace: str, payload: bytes) -> bytes:
+        """Pids."""
+        request = decode(pb.PidsRequest, payload)
+        pids = await self._tasks.pids(namespace, request.id)
+        return pb.PidsResponse(processes=[pb.ProcessInfo(pid=pid) for pid in pids]).SerializeToString()
+
+    async def connect(self, namespace: str, payload: bytes) -> bytes:
+        """Connect."""
+        request = decode(pb.ConnectRequest, payload)
+        answer = await self._tasks.connect(namespace, request.id)
+        return pb.ConnectResponse(
+            shim_pid=answer.sandboxer_pid, task_pid=answer.task_pid, version=answer.version
+        ).SerializeToString()
+
+    async def stats(self, namespace: str, payload: bytes) -> bytes:
+        """Stats."""
+        request = decode(pb.StatsRequest, payload)
+        used = await self._tasks.stats(namespace, request.id)
+        return pb.StatsResponse(stats=usage(used, self._cgroup_version)).SerializeToString()
+
+    async def close_io(self, namespace: str, payload: bytes) -> bytes:
+        """CloseIO."""
+        request = decode(pb.CloseIORequest, payload)
+        if request.stdin:
+            await self._tasks.close_io(namespace, request.id, request.exec_id)
+        return _EMPTY
+
+    async def shutdown(self, namespace: str, payload: bytes) -> bytes:
+        """Shutdown: a client's goodbye to a shim. Here it ends nothing: the socket serves every sandbox."""
+        decode(pb.ShutdownRequest, payload)
+        return _EMPTY
+
+    async def checkpoint(self, namespace: str, payload: bytes) -> bytes:
+        """Checkpoint."""
+        raise Unimplemented("Checkpoint: a WASM instance cannot be checkpointed")

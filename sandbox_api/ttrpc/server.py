@@ -1,0 +1,146 @@
+"""A ttrpc server on asyncio: unary methods, many in flight on a connection, any bytes survived."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from .. import calls, status
+from ..errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, SandboxerError, Unimplemented
+from ..proto import ttrpc_pb2 as pb
+from . import frames
+
+log = logging.getLogger(__name__)
+
+Methods = Mapping[tuple[str, str], calls.Handler]
+"""Handlers by service and method name."""
+
+_NAMESPACE_KEY = "containerd-namespace-ttrpc"
+MAX_IN_FLIGHT = 1024
+"""Calls a connection may have under way; more are refused, not queued."""
+
+
+class Server:
+    """Serves ``methods`` on a listening Unix socket until closed."""
+
+    def __init__(self, methods: Methods) -> None:
+        self._methods = methods
+        self._connections: set[_Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Begin to accept. The socket is the server's from now on."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(
+            lambda: _Connection(self._methods, self._connections), sock=listener, backlog=1024
+        )
+
+    async def close(self) -> None:
+        """Accept no more, and hang up on everybody."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.hang_up()
+
+
+class _Connection(asyncio.Protocol):
+    """One client. A node has one for each pending Wait, so it stays small."""
+
+    __slots__ = ("_calls", "_decoder", "_everyone", "_methods", "_transport")
+
+    def __init__(self, methods: Methods, everyone: set[_Connection]) -> None:
+        self._methods = methods
+        self._everyone = everyone
+        self._decoder = frames.Decoder()
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._everyone.add(self)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("task client connected: %s", _peer(transport))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._everyone.discard(self)
+        self._transport = None
+        for task in self._calls.values():
+            task.cancel()
+
+    def hang_up(self) -> None:
+        """End this connection once what was answered has gone out."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._decoder.feed(data):
+                self._take(frame)
+        except frames.BrokenFrame as error:
+            log.warning("task client hung up on: %s", error)
+            self._answer(error.stream, status.of(ResourceExhausted(str(error)), "ttrpc"), b"")
+            self.hang_up()
+
+    def _take(self, frame: frames.Frame) -> None:
+        if frame.type != frames.REQUEST:
+            return  # a stream's data: nothing here streams
+        try:
+            self._begin(frame.stream, frame.message)
+        except SandboxerError as error:
+            self._answer(frame.stream, status.of(error, "ttrpc"), b"")
+
+    def _begin(self, stream: int, message: bytes) -> None:
+        try:
+            request = pb.Request.FromString(message)
+        except DecodeError as error:
+            raise InvalidArgument(f"not a ttrpc request: {error}") from None
+        handler = self._methods.get((request.service, request.method))
+        if handler is None:
+            raise Unimplemented(f"nobody serves {request.service[:200]}/{request.method[:200]}")
+        if stream in self._calls or not stream & 1:
+            raise InvalidArgument(f"stream {stream} is in use, or not a client's (they are odd)")
+        if len(self._calls) >= MAX_IN_FLIGHT:
+            raise ResourceExhausted(f"{MAX_IN_FLIGHT} calls are under way on this connection: wait for answers")
+        namespace = next((pair.value for pair in request.metadata if pair.key == _NAMESPACE_KEY), "")
+        call = calls.run(request.method, handler, namespace or calls.DEFAULT_NAMESPACE, request.payload)
+        self._calls[stream] = asyncio.ensure_future(self._serve(stream, request.method, call, request.timeout_nano))
+
+    async def _serve(self, stream: int, method: str, call: Coroutine[Any, Any, bytes], timeout: int) -> None:
+        code, message, answer = status.OK, "", b""
+        try:
+            async with asyncio.timeout(timeout / 1e9 if timeout > 0 else None):
+                answer = await call
+        except TimeoutError:
+            code, message = status.of(DeadlineExceeded(f"{method}: no answer within {timeout / 1e9:g} s"), method)
+        except asyncio.CancelledError:
+            return  # the client is gone
+        except Exception as error:
+            code, message = status.of(error, method)
+        finally:
+            del self._calls[stream]
+        self._answer(stream, (code, message), answer)
+
+    def _answer(self, stream: int, outcome: tuple[int, str], payload: bytes) -> None:
+        if self._transport is None:
+            return
+        code, message = outcome
+        response = pb.Response(payload=payload)
+        if code != status.OK:
+            response.status.code = code
+            response.status.message = message
+        self._transport.write(frames.encode(stream, frames.RESPONSE, response.SerializeToString()))
+
+
+def _peer(transport: asyncio.BaseTransport) -> str:
+    """The peer's process, user and group (SO_PEERCRED, unix(7))."""
+    sock: socket.socket = transport.get_extra_info("socket")
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, uid, gid = (int.from_bytes(raw[i : i + 4], "little", signed=True) for i in (0, 4, 8))
+    return f"pid={pid} uid={uid} gid={gid} (this is {os.getpid()})"

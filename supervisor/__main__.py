@@ -1,0 +1,5 @@
+"""``python -m supervisor`` is ``wasm-sandboxer``."""
+
+from .cli import main
+
+main(prog_name="wasm-sandboxer")

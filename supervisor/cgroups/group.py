@@ -1,0 +1,202 @@
+"""The control group of one container."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sandbox_api.errors import FailedPrecondition
+from sandbox_api.interface import Usage
+
+from .layout import Layout
+from .path import GroupPath
+from .resources import Resources
+from .tree import PROCS, apply
+
+if TYPE_CHECKING:
+    from .hierarchy import Hierarchy, Place
+
+
+class Cgroup:
+    """Where a container's processes are counted and limited: a group of its own, or one that it shares.
+
+    ``Hierarchy`` makes and reattaches these. Every call is a few short reads and writes, in the caller's thread;
+    one thread for all of a hierarchy. Methods raise ``FailedPrecondition`` where the kernel refuses.
+    """
+
+    __slots__ = ("_counted", "_held", "_hierarchy", "_layout", "_own", "_path")
+
+    def __init__(
+        self, hierarchy: Hierarchy, path: GroupPath, own: frozenset[str], held: list[Place], counted: bool
+    ) -> None:
+        self._hierarchy = hierarchy
+        self._layout: Layout = hierarchy.layout
+        self._path = path
+        self._own = own  # trees in which it has a group of its own
+        self._held = held  # groups above that the hierarchy removes with the last that holds them
+        self._counted = counted
+
+    @property
+    def state(self) -> str:
+        """What ``Hierarchy.attach`` needs to find it again. Changes with ``update``, ``ensure_own`` and ``delete``."""
+        return json.dumps(
+            {
+                "version": self._layout.version,
+                "path": "/" + "/".join(self._path),
+                "own": sorted(self._own),
+                "held": [[tree, len(group)] for tree, group in self._held],
+                "counted": self._counted,
+            }
+        )
+
+    @property
+    def own(self) -> bool:
+        """Whether it has a group that no other container is in (in some hierarchy, with version 1)."""
+        return bool(self._own)
+
+    @property
+    def exists(self) -> bool:
+        """Whether all its groups, own and shared, are there."""
+        return all(self._layout.trees[tree].has(group) for tree, group in self._places())
+
+    def procs(self) -> list[str]:
+        """The ``cgroup.procs`` files that each new process of the container has to be written into."""
+        return [self._layout.trees[tree].path(group, PROCS) for tree, group in self._places()]
+
+    def pids(self) -> list[int] | None:
+        """Its processes; None where it has no group of its own to tell them by."""
+        for tree in self._own:
+            with self._explained("read"):
+                return self._layout.trees[tree].pids(self._path)
+        return None
+
+    def update(self, resources: Resources, pids: Sequence[int]) -> None:
+        """Change the limits of a running container: all of them, or none.
+
+        ``pids`` are its processes, which are moved where a new limit needs a group that it does not have; memory
+        that they have by then stays counted where it was (memory.rst, "Move charges").
+        Raises ``InvalidArgument`` too, where the kernel takes a value for wrong.
+        """
+        self._layout.require(resources)
+        with self._explained("updated"):
+            before = self._own
+            self._grow(self._layout.homes(resources), pids, resources)
+            try:
+                for tree in before:
+                    self._layout.prepare(tree, self._path, resources)
+                apply(self._layout.settings(self._path, self._own, resources))
+            except BaseException:
+                self._shrink(before)
+                raise
+
+    def ensure_own(self, pids: Sequence[int]) -> None:
+        """Give it a group in which it can be frozen, and move its processes there. No process may be starting."""
+        with self._explained("made"):
+            self._grow(frozenset({self._freezer()}), pids, Resources())
+
+    def freeze(self) -> None:
+        """Begin to stop all its processes; ``frozen`` tells when they stand still.
+
+        In version 1 a frozen process does not even take SIGKILL before it is thawed.
+        Raises ``FailedPrecondition`` where it has no group of its own: ``ensure_own`` makes one.
+        """
+        self._switch(True)
+
+    def thaw(self) -> None:
+        """Let its processes go on."""
+        self._switch(False)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether all its processes stand still."""
+        if self._layout.freezer not in self._own:
+            return False
+        with self._explained("read"):
+            return self._layout.frozen(self._path)
+
+    async def settled(self, frozen: bool, seconds: float) -> bool:
+        """Poll until ``frozen`` is as asked; false where ``seconds`` were not enough."""
+        deadline = time.monotonic() + seconds
+        pause = 0.0005
+        while self.frozen != frozen:
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        return True
+
+    def usage(self, at_ns: int) -> Usage | None:
+        """What it uses; None where no group has counted it from its start: then sum its processes (``usage``)."""
+        if not self._counted:
+            return None
+        with self._explained("read"):
+            return self._layout.usage(self._path, at_ns)
+
+    def oom_kills(self) -> int:
+        """Its processes that the kernel killed for want of memory; 0 where no group of its own counts them."""
+        if self._layout.memory not in self._own:
+            return 0
+        with self._explained("read"):
+            return self._layout.oom_kills(self._path)
+
+    def delete(self) -> bool:
+        """Remove what was made for it, and parents that ``create`` made and no other container holds.
+
+        False while processes are still in it: try again when they have ended. Idempotent.
+        """
+        with self._explained("removed"):
+            if not all([self._layout.trees[tree].remove(self._path) for tree in self._own]):
+                return False
+            self._hierarchy.release(self._held)
+            self._held = []
+        return True
+
+    def _places(self) -> Iterator[Place]:
+        for tree in self._layout.trees:
+            yield tree, self._path if tree in self._own else self._layout.shared(self._path)
+
+    def _grow(self, trees: frozenset[str], pids: Sequence[int], resources: Resources) -> None:
+        """Make own groups in ``trees`` and move the processes into them."""
+        before, known = self._own, self.pids()
+        try:
+            for tree in trees - before:
+                self._hierarchy.make_leaf(tree, self._path)
+                self._own |= {tree}
+                self._layout.prepare(tree, self._path, resources)
+                self._layout.trees[tree].move(self._path, pids if known is None else known)
+        except BaseException:
+            self._shrink(before)
+            raise
+
+    def _shrink(self, own: frozenset[str]) -> None:
+        """Undo ``_grow``."""
+        for tree in self._own - own:
+            files = self._layout.trees[tree]
+            files.move(self._layout.shared(self._path), files.pids(self._path))
+            files.remove(self._path)
+        self._own = own
+
+    def _switch(self, freeze: bool) -> None:
+        if self._freezer() not in self._own:
+            raise FailedPrecondition(f"{self}: shared with other containers, which would be frozen with it")
+        with self._explained("frozen" if freeze else "thawed"):
+            self._layout.freeze(self._path, freeze)
+
+    def _freezer(self) -> str:
+        if self._layout.freezer is None:
+            raise FailedPrecondition(f"{self}: this host has no freezer controller: {self._layout.remedy}")
+        return self._layout.freezer
+
+    @contextmanager
+    def _explained(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FailedPrecondition(f"{self}: cannot be {verb}: {error}") from error
+
+    def __str__(self) -> str:
+        return f"control group /{'/'.join(self._path)}"

@@ -1,0 +1,59 @@
+"""The ``wasm-sandboxer`` command."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from . import __version__
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--listen",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="/run/wasm-sandboxer.sock",
+    show_default=True,
+    help="Unix socket of the Sandbox API (gRPC).",
+)
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="/run/kuasar-wasm",
+    show_default=True,
+    help="Folder for state, mounts and the Task API's socket (task.sock).",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What goes to stderr.",
+)
+@click.version_option(__version__, prog_name="wasm-sandboxer")
+@click.pass_context
+def main(context: click.Context, listen: Path, folder: Path, log_level: str) -> None:
+    """Run WebAssembly workloads as isolated processes, for iSulad and containerd.
+
+    Without a command it is the daemon: it serves until SIGTERM or SIGINT.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    # Imported here: gRPC takes longer to load than the other commands take to run.
+    from .daemon import CannotStart, Daemon
+
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    async def serve() -> None:
+        await Daemon(listen.absolute(), folder.absolute()).run()
+
+    try:
+        asyncio.run(serve())
+    except CannotStart as error:
+        click.echo(f"wasm-sandboxer: {error}", err=True)
+        sys.exit(1)

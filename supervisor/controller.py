@@ -1,0 +1,127 @@
+"""The Sandbox API on sandboxes: what each call means, and in which states it is allowed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from sandbox_api.interface import Exit, NewSandbox, Platform, SandboxInfo, Usage
+
+from . import __version__, usage
+from .netns import open_netns
+from .registry import Registry
+from .sandbox import Sandbox, SandboxState
+from .store import Store
+from .tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+_GOARCH = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm", "loongarch64": "loong64"}
+
+
+class Controller:
+    """Implements ``sandbox_api.interface.SandboxService``."""
+
+    def __init__(self, registry: Registry, store: Store, tasks: Tasks, task_socket: str) -> None:
+        self._registry = registry
+        self._store = store
+        self._tasks = tasks
+        self._task_socket = task_socket
+
+    async def create(self, namespace: str, new: NewSandbox) -> None:
+        """Record a sandbox."""
+        self._registry.new_sandbox(namespace, new.id)
+        if new.netns:
+            os.close(open_netns(new.netns))
+        sandbox = Sandbox(namespace, new.id, new.netns, dict(new.labels), created_at=time.time_ns())
+        self._store.add_sandbox(sandbox, new)
+        self._registry.sandboxes[namespace, new.id] = sandbox
+        log.info("created sandbox %s namespace=%s netns=%s", new.id, namespace, new.netns or "none")
+
+    async def start(self, namespace: str, sandbox_id: str) -> SandboxInfo:
+        """Make a created sandbox ready. There is no process to start: its containers' are all there is."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        async with sandbox.lock:
+            sandbox.require("start", SandboxState.CREATED)
+            sandbox.state = SandboxState.READY
+            self._store.update_sandbox(sandbox)
+        return self._info(sandbox)
+
+    async def platform(self, namespace: str, sandbox_id: str) -> Platform:
+        """The host's: guests see WASI, but images and specs are chosen by the host's name."""
+        self._registry.sandbox(namespace, sandbox_id)
+        machine = os.uname().machine
+        return Platform("linux", _GOARCH.get(machine, machine))
+
+    async def stop(self, namespace: str, sandbox_id: str, timeout: int) -> None:
+        """End its containers and then the sandbox."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        async with sandbox.lock:
+            await self._stop(sandbox, timeout)
+
+    async def wait(self, namespace: str, sandbox_id: str) -> Exit:
+        """Answer when it has stopped."""
+        return await self._registry.sandbox(namespace, sandbox_id).wait()
+
+    async def status(self, namespace: str, sandbox_id: str, verbose: bool) -> SandboxInfo:
+        """Its state, in any state."""
+        return self._info(self._registry.sandbox(namespace, sandbox_id), verbose)
+
+    async def shutdown(self, namespace: str, sandbox_id: str) -> None:
+        """Stop it if it is not stopped, and forget it with all of its containers."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        async with sandbox.lock:
+            await self._stop(sandbox, 0)
+            for container in list(sandbox.containers.values()):
+                await self._tasks.remove(container)
+            self._store.remove_sandbox(sandbox)
+            self._registry.sandboxes.pop((namespace, sandbox_id), None)
+            sandbox.forget()
+        log.info("shut down sandbox %s", sandbox_id)
+
+    async def metrics(self, namespace: str, sandbox_id: str) -> Usage:
+        """The sum over its containers."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        return usage.total([self._tasks.usage(container) for container in sandbox.containers.values()])
+
+    async def update(self, namespace: str, sandbox_id: str, labels: dict[str, str] | None) -> None:
+        """Replace its labels, where given."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        if labels is not None:
+            sandbox.labels = labels
+            self._store.update_sandbox(sandbox)
+
+    async def _stop(self, sandbox: Sandbox, timeout: float) -> None:
+        if sandbox.state is SandboxState.NOTREADY:
+            return
+        sandbox.stopping = True  # nothing new is created or started in it from here on
+        try:
+            await self._tasks.stop(list(sandbox.containers.values()), timeout)
+        except BaseException:
+            sandbox.stopping = False
+            raise
+        sandbox.state, sandbox.exited_at = SandboxState.NOTREADY, time.time_ns()
+        self._store.update_sandbox(sandbox)
+        sandbox.end(sandbox.exited_at)
+        log.info("stopped sandbox %s", sandbox.id)
+
+    def _info(self, sandbox: Sandbox, verbose: bool = False) -> SandboxInfo:
+        info = {}
+        if verbose:
+            info = {
+                "state": sandbox.state.value,
+                "containers": str(len(sandbox.containers)),
+                "netns": sandbox.netns,
+                "sandboxer": f"wasm-sandboxer {__version__}",
+            }
+        return SandboxInfo(
+            id=sandbox.id,
+            ready=sandbox.state is SandboxState.READY,
+            pid=os.getpid(),
+            created_at=sandbox.created_at,
+            exited_at=sandbox.exited_at,
+            labels=sandbox.labels,
+            task_socket=self._task_socket,
+            info=info,
+        )

@@ -1,0 +1,191 @@
+"""A helper process, forkserver or relay: joined where it still runs, started where it does not.
+
+Each listens on a socket of its own and outlives the supervisor. It is a fresh interpreter, because the
+supervisor has gRPC's threads and must not fork.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import workers
+from sandbox_api.errors import Unavailable
+from workers import protocol
+
+START_SECONDS = 30
+_READY = b"ready\n"
+
+
+class HelperFailed(Exception):
+    """The helper could not be started; the text is its own last line."""
+
+
+def _spawn(module: str, path: str) -> None:
+    """Start a helper and wait for its first line. Blocking; raises ``HelperFailed``."""
+    # -I and -S keep site-packages and the environment out: the helper stays small, and only ours is imported.
+    boot = f"import sys; sys.path.insert(0, sys.argv[1]); from workers import {module}; {module}.main()"
+    package_root = str(Path(workers.__file__).resolve().parent.parent)
+    keep = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", boot, package_root, path],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=keep,
+        cwd="/",
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        line = process.stdout.readline()
+    if line != _READY:
+        process.kill()
+        raise HelperFailed(line.decode(errors="replace").strip() or f"the {module} ended before it was ready")
+    process.returncode = 0  # the reaper collects it, with every other child
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """A frame on its way: bytes and rights still to send, and descriptors that were duplicated for the wait."""
+
+    data: bytes
+    rights: list[tuple[int, int, array.array[int]]]
+    owned: bool = False
+
+    def keep(self) -> None:
+        """It has to wait: hold its descriptors by duplicates, since the caller may close its own."""
+        if not self.owned:
+            for _, _, fds in self.rights:
+                for i, fd in enumerate(fds):
+                    fds[i] = os.dup(fd)
+            self.owned = True
+
+    def close(self) -> None:
+        if self.owned:
+            for _, _, fds in self.rights:
+                for fd in fds:
+                    os.close(fd)
+
+
+class Helper:
+    """A connection to a helper process. Frames that arrive go to ``on_frame``; its loss to ``on_lost``."""
+
+    def __init__(
+        self, module: str, path: str, on_frame: Callable[[protocol.Frame], None], on_lost: Callable[[], None]
+    ) -> None:
+        self._module = module
+        self._path = path
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+        self._sock: socket.socket | None = None
+        self._reader: protocol.Reader | None = None
+        self._queue: deque[_Outgoing] = deque()
+        self._writing = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._sock is not None
+
+    async def connect(self) -> None:
+        """Join the helper that listens on the path, or start one. Raises ``HelperFailed``."""
+        sock = self._dial()
+        if sock is None:
+            Path(self._path).unlink(missing_ok=True)
+            async with asyncio.timeout(START_SECONDS):
+                await asyncio.to_thread(_spawn, self._module, self._path)
+            sock = self._dial()
+        if sock is None:
+            raise HelperFailed(f"the {self._module} does not answer on {self._path}")
+        sock.setblocking(False)
+        self._sock = sock
+        self._reader = protocol.Reader(sock)
+        asyncio.get_running_loop().add_reader(sock.fileno(), self._readable)
+
+    def send(self, kind: int, body: bytes, fds: Sequence[int] = ()) -> None:
+        """Send a frame, now or as soon as the socket takes it. The descriptors stay the caller's.
+
+        Raises ``Unavailable`` where there is no connection.
+        """
+        if self._sock is None:
+            raise Unavailable(f"the {self._module} is away: try again")
+        frame = _Outgoing(*protocol.encode(kind, body, fds))
+        self._queue.append(frame)
+        if self._writing:
+            frame.keep()
+        else:
+            self._flush()
+
+    def close(self) -> None:
+        """Let go of the helper, which goes on."""
+        if self._sock is None or self._reader is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._sock.fileno())
+        if self._writing:
+            loop.remove_writer(self._sock.fileno())
+        self._writing = False
+        while self._queue:
+            self._queue.popleft().close()
+        self._reader.close()
+        self._sock = self._reader = None
+
+    def _dial(self) -> socket.socket | None:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(self._path)
+        except OSError:
+            sock.close()
+            return None
+        return sock
+
+    def _readable(self) -> None:
+        assert self._reader is not None
+        try:
+            more = self._reader.receive()
+            for frame in self._reader.frames():
+                self._on_frame(frame)
+        except BlockingIOError:
+            return
+        except (OSError, protocol.ProtocolError):
+            more = False
+        if not more:
+            self._lost()
+
+    def _flush(self) -> None:
+        assert self._sock is not None
+        loop = asyncio.get_running_loop()
+        try:
+            while self._queue:
+                frame = self._queue[0]
+                sent = self._sock.sendmsg([frame.data], frame.rights, socket.MSG_NOSIGNAL)
+                frame.close()
+                frame.data, frame.rights = frame.data[sent:], []
+                if not frame.data:
+                    self._queue.popleft()
+        except BlockingIOError:
+            for frame in self._queue:
+                frame.keep()
+            if not self._writing:
+                self._writing = True
+                loop.add_writer(self._sock.fileno(), self._flush)
+            return
+        except OSError:
+            self._lost()
+            return
+        if self._writing:
+            self._writing = False
+            loop.remove_writer(self._sock.fileno())
+
+    def _lost(self) -> None:
+        if self._sock is not None:
+            self.close()
+            self._on_lost()

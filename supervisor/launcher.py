@@ -1,0 +1,221 @@
+"""The supervisor's side of the forkserver: starts, signals, and the exits that come back."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sandbox_api.errors import Internal, InvalidArgument, NotFound, ResourceExhausted, SandboxerError, Unavailable
+from workers import protocol
+
+from .helper import Helper, HelperFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An exit as the forkserver, or the kernel, tells it. ``status`` is waitpid(2)'s, ``at`` in nanoseconds."""
+
+    instance: int
+    pid: int
+    status: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a forkserver had when it was joined: instances with their pids, and exits nobody acknowledged."""
+
+    engine: str
+    running: dict[int, int]
+    ended: list[Ended]
+
+
+@dataclass(slots=True)
+class _Start:
+    """A start under way: the fork's answer, and the exit where the worker has ended already."""
+
+    forked: asyncio.Future[int]
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: Ended | None = None
+
+
+class Launcher:
+    """Starts instances through the forkserver. Exits of running ones go to ``on_exits``."""
+
+    def __init__(self, path: str, on_exits: Callable[[list[Ended]], None], on_lost: Callable[[], None]) -> None:
+        self._helper = Helper("forkserver", path, self._frame, self._lost)
+        self._on_exits = on_exits
+        self._on_lost = on_lost
+        self._starts: dict[int, _Start] = {}
+        self._kills: dict[int, asyncio.Future[int]] = {}
+        self._serial = 0
+        self._welcome: asyncio.Future[protocol.Frame] | None = None
+
+    async def connect(self) -> Inventory:
+        """Join the forkserver, or start one. Raises ``HelperFailed``."""
+        await self._helper.connect()
+        self._welcome = asyncio.get_running_loop().create_future()
+        self._helper.send(protocol.HELLO, b"")
+        frame = await self._welcome
+        version, engine, running, exits = protocol.unpack(frame.body)
+        if protocol.unpack_numbers(version) != (protocol.VERSION,):
+            raise HelperFailed(f"a forkserver of protocol {protocol.unpack_numbers(version)} is running: end it first")
+        numbers = protocol.unpack_numbers(running)
+        return Inventory(engine.decode(), dict(zip(numbers[::2], numbers[1::2], strict=True)), _exits(exits))
+
+    async def start(self, request: protocol.StartRequest, fds: Sequence[int]) -> int:
+        """Run an instance; its pid, once the module is instantiated and about to run.
+
+        ``fds`` are all of the request's but the report pipe. Raises a ``SandboxerError`` when it does
+        not come to that; then no process is left, and its exit is told to nobody.
+        """
+        name = request.instance
+        report, theirs = os.pipe2(os.O_CLOEXEC)
+        start = self._starts[name] = _Start(asyncio.get_running_loop().create_future())
+        try:
+            try:
+                self._helper.send(protocol.START, request.encode(), [theirs, *fds])
+                pid = await start.forked
+            finally:
+                os.close(theirs)
+            verdict = await _read(report)
+            if verdict[:1] == protocol.READY:
+                return pid
+            await start.exited.wait()
+            assert start.ended is not None
+            self.acknowledge([name])
+            ended, start.ended = start.ended, None
+            raise _refusal(verdict, ended)
+        finally:
+            os.close(report)
+            del self._starts[name]
+            if start.ended is not None:
+                # It has run and ended already. The caller must first have noted that it ran.
+                asyncio.get_running_loop().call_soon(self._on_exits, [start.ended])
+
+    async def kill(self, instance: int, number: int) -> None:
+        """Send a signal to an instance. Raises ``NotFound`` where it has ended."""
+        self._serial += 1
+        answer = self._kills[self._serial] = asyncio.get_running_loop().create_future()
+        try:
+            self._helper.send(protocol.KILL, protocol.pack_numbers(self._serial, instance, number))
+            error = await answer
+        finally:
+            del self._kills[self._serial]
+        if error == errno.ESRCH:
+            raise NotFound("the process has ended")
+        if error:
+            raise Internal(f"signal {number}: {os.strerror(error)}")
+
+    def acknowledge(self, instances: Sequence[int]) -> None:
+        """These exits are on record: the forkserver need not keep them."""
+        try:
+            self._helper.send(protocol.ACK, protocol.pack_numbers(*instances))
+        except Unavailable:  # then it has no exits to forget
+            pass
+
+    def end(self) -> None:
+        """Tell the forkserver to kill what runs and go."""
+        self._helper.send(protocol.END, b"")
+
+    def close(self) -> None:
+        """Let go of the forkserver, which goes on."""
+        self._helper.close()
+
+    def _frame(self, frame: protocol.Frame) -> None:
+        if frame.kind == protocol.EXITED:
+            self._exited(_exits(frame.body))
+        elif frame.kind == protocol.FORKED:
+            instance, pid, error = protocol.unpack_numbers(frame.body)
+            start = self._starts.get(instance)
+            if start is None or start.forked.done():
+                return
+            if error:
+                start.forked.set_exception(
+                    ResourceExhausted(
+                        f"no process could be forked: {os.strerror(error)} (pid_max, pids limit or memory)"
+                    )
+                )
+            else:
+                start.forked.set_result(pid)
+        elif frame.kind == protocol.KILLED:
+            serial, error = protocol.unpack_numbers(frame.body)
+            answer = self._kills.get(serial)
+            if answer is not None and not answer.done():
+                answer.set_result(error)
+        elif frame.kind == protocol.WELCOME and self._welcome is not None and not self._welcome.done():
+            self._welcome.set_result(frame)
+
+    def _exited(self, exits: list[Ended]) -> None:
+        told = []
+        for ended in exits:
+            start = self._starts.get(ended.instance)
+            if start is None:
+                told.append(ended)
+            else:
+                start.ended = ended
+                start.exited.set()
+        if told:
+            self._on_exits(told)
+
+    def _lost(self) -> None:
+        error = Unavailable("the forkserver died: try again")
+        waiting: list[asyncio.Future[int]] = [start.forked for start in self._starts.values()]
+        waiting += self._kills.values()
+        for answer in waiting:
+            if not answer.done():
+                answer.set_exception(error)
+        if self._welcome is not None and not self._welcome.done():
+            self._welcome.set_exception(error)
+        self._on_lost()
+
+
+def _exits(body: bytes) -> list[Ended]:
+    numbers = protocol.unpack_numbers(body)
+    return [Ended(*numbers[i : i + 4]) for i in range(0, len(numbers), 4)]
+
+
+async def _read(pipe: int) -> bytes:
+    """All that a worker reports, up to its end."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(pipe, False)
+    parts: list[bytes] = []
+    while True:
+        try:
+            part = os.read(pipe, 65536)
+        except BlockingIOError:
+            readable = loop.create_future()
+            loop.add_reader(pipe, _wake, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(pipe)
+            continue
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+
+
+def _wake(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
+
+
+def _refusal(verdict: bytes, ended: Ended) -> SandboxerError:
+    text = verdict[1:].decode(errors="replace")
+    if verdict[:1] == protocol.REFUSED:
+        return InvalidArgument(text)
+    if verdict[:1] == protocol.FAILED:
+        return Internal(text)
+    if os.WIFSIGNALED(ended.status):
+        number = os.WTERMSIG(ended.status)
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        return Internal(f"the worker was ended by {name} before the guest ran")
+    return Internal(f"the worker ended with status {os.waitstatus_to_exitcode(ended.status)} before the guest ran")

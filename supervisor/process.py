@@ -1,0 +1,76 @@
+"""A process of a container's: its init process, or an exec in it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from sandbox_api.errors import FailedPrecondition, NotFound
+from sandbox_api.interface import Exit, Stdio
+
+
+class ProcessState(StrEnum):
+    """Where a process is in its life."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+
+ALIVE = frozenset({ProcessState.RUNNING, ProcessState.PAUSED})
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """One process, from Create (or Exec) to Delete.
+
+    ``instance`` is its number, unique for ever; the pid is 0 while there is none.
+    """
+
+    instance: int
+    name: str
+    """The container's id, and the exec's behind a slash: for messages."""
+    exec_id: str
+    stdio: Stdio
+    state: ProcessState = ProcessState.CREATED
+    pid: int = 0
+    exit: Exit | None = None
+    pumped: bool = False
+    """The relay feeds its stdin."""
+    _waiters: list[asyncio.Future[Exit]] | None = field(default=None, repr=False)
+
+    def require(self, what: str, *states: ProcessState) -> None:
+        """Raise ``FailedPrecondition`` unless it is in one of these states."""
+        if self.state not in states:
+            raise FailedPrecondition(f"{self.name}: cannot {what}: it is {self.state}")
+
+    async def wait(self) -> Exit:
+        """Answer when it has ended. Raises ``NotFound`` where it is deleted without ever having run."""
+        if self.exit is not None:
+            return self.exit
+        waiter: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        return await waiter
+
+    def end(self, ended: Exit) -> None:
+        """It has ended: tell everybody who waits."""
+        self.state = ProcessState.STOPPED
+        self.exit = ended
+        for waiter in self._take_waiters():
+            if not waiter.done():
+                waiter.set_result(ended)
+
+    def forget(self) -> None:
+        """It is deleted: whoever still waits will not see an end."""
+        for waiter in self._take_waiters():
+            if not waiter.done():
+                waiter.set_exception(NotFound(f"{self.name}: deleted before it was started"))
+
+    def _take_waiters(self) -> list[asyncio.Future[Exit]]:
+        waiters, self._waiters = self._waiters or [], None
+        return waiters

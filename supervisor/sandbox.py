@@ -1,0 +1,74 @@
+"""A pod sandbox: it has no process of its own, only a network namespace, labels, and containers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from sandbox_api.errors import FailedPrecondition, NotFound
+from sandbox_api.interface import Exit
+
+from .container import Container
+
+
+class SandboxState(StrEnum):
+    """Where a sandbox is in its life."""
+
+    CREATED = "created"
+    READY = "ready"
+    NOTREADY = "notready"
+
+
+@dataclass(slots=True, eq=False)
+class Sandbox:
+    """One sandbox, from Create to Shutdown."""
+
+    namespace: str
+    id: str
+    netns: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    state: SandboxState = SandboxState.CREATED
+    created_at: int = 0
+    exited_at: int = 0
+    containers: dict[str, Container] = field(default_factory=dict)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by start, stop and shutdown."""
+    stopping: bool = False
+    """Its containers are being ended: nothing new begins in it."""
+    _waiters: list[asyncio.Future[Exit]] = field(default_factory=list, repr=False)
+
+    def require(self, what: str, *states: SandboxState) -> None:
+        """Raise ``FailedPrecondition`` unless it is in one of these states."""
+        if self.stopping or self.state not in states:
+            state = "stopping" if self.stopping and self.state is not SandboxState.NOTREADY else self.state
+            raise FailedPrecondition(f"sandbox {self.id}: cannot {what}: it is {state}")
+
+    async def wait(self) -> Exit:
+        """Answer when it has stopped."""
+        if self.state is SandboxState.NOTREADY:
+            return self.exit
+        waiter: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        return await waiter
+
+    @property
+    def exit(self) -> Exit:
+        """How it ended: a sandbox has no status of its own but 0."""
+        return Exit(0, self.exited_at)
+
+    def end(self, at: int) -> None:
+        """It has stopped: tell everybody who waits."""
+        self.state = SandboxState.NOTREADY
+        self.exited_at = at
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(self.exit)
+
+    def forget(self) -> None:
+        """It is gone: whoever still waits is told so."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(NotFound(f"sandbox {self.id}: shut down"))

@@ -1,0 +1,242 @@
+"""The part of an OCI runtime spec (config.json) that means something to a WASM instance.
+
+Source of every name: the OCI runtime specification 1.2, config.md and config-linux.md.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sandbox_api.errors import InvalidArgument
+
+T = TypeVar("T")
+
+PASSED_OVER = frozenset({"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2"})
+"""Mount types that mean nothing to WASI."""
+
+_DEFAULT_TMPFS = frozenset({"/dev", "/dev/shm"})
+_MOST_NUMBER = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rlimit:
+    """A limit by its number in setrlimit(2); -1 is none."""
+
+    resource: int
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """What to run and as whom."""
+
+    args: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    cwd: str = "/"
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    rlimits: tuple[Rlimit, ...] = ()
+    oom_score_adj: int | None = None
+    terminal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A file or folder of the host's, at ``destination`` in the guest."""
+
+    destination: str
+    source: str
+    readonly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tmpfs:
+    """A private tmpfs at ``destination``; ``data`` is what mount(2) gets (size=, mode=, ...)."""
+
+    destination: str
+    readonly: bool = False
+    data: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A container's spec."""
+
+    process: ProcessSpec
+    root: str
+    root_readonly: bool = False
+    binds: tuple[Bind, ...] = ()
+    tmpfs: tuple[Tmpfs, ...] = ()
+    annotations: dict[str, str] = field(default_factory=dict)
+    cgroups_path: str = ""
+    resources: dict[str, Any] = field(default_factory=dict)
+    """LinuxResources as the spec has them."""
+    private_network: bool = False
+    """A network namespace is asked for, as opposed to the host's network."""
+    netns: str = ""
+    """Path of the network namespace to join; "" with ``private_network`` is no network at all."""
+
+
+def parse(text: bytes) -> Spec:
+    """Read a config.json. Raises ``InvalidArgument`` that says which member is wrong and why."""
+    root = _json_object(text, "config.json")
+    process = member(root, "process", dict)
+    if process is None:
+        raise InvalidArgument("config.json: process is missing")
+    linux = member(root, "linux", dict) or {}
+    rootfs = member(root, "root", dict)
+    if rootfs is None or not member(rootfs, "path", str, "root"):
+        raise InvalidArgument("config.json: root.path is missing")
+    binds, tmpfs = _mounts(member(root, "mounts", list) or [])
+    private, netns = _network(member(linux, "namespaces", list, "linux") or [])
+    annotations = member(root, "annotations", dict) or {}
+    return Spec(
+        process=parse_process(process),
+        root=rootfs["path"],
+        root_readonly=member(rootfs, "readonly", bool, "root") or False,
+        binds=binds,
+        tmpfs=tmpfs,
+        annotations={str(key): str(value) for key, value in annotations.items()},
+        cgroups_path=member(linux, "cgroupsPath", str, "linux") or "",
+        resources=member(linux, "resources", dict, "linux") or {},
+        private_network=private,
+        netns=netns,
+    )
+
+
+def parse_process(process: Mapping[str, Any], terminal: bool = False) -> ProcessSpec:
+    """Read the ``process`` member of a spec, or the spec of an exec. Raises ``InvalidArgument``."""
+    args = _strings(process, "args", "process")
+    if not args or not args[0]:
+        raise InvalidArgument("config.json: process.args is empty: its first names the module")
+    env = _strings(process, "env", "process")
+    for each in env:
+        if "=" not in each:
+            raise InvalidArgument(f"config.json: process.env: {each!r} is not NAME=value")
+    cwd = member(process, "cwd", str, "process") or "/"
+    if not cwd.startswith("/"):
+        raise InvalidArgument(f"config.json: process.cwd {cwd!r} is not an absolute path")
+    user = member(process, "user", dict, "process") or {}
+    groups = member(user, "additionalGids", list, "process.user") or []
+    adj = member(process, "oomScoreAdj", int, "process")
+    if adj is not None and not -1000 <= adj <= 1000:
+        raise InvalidArgument(f"config.json: process.oomScoreAdj {adj} is not from -1000 to 1000")
+    return ProcessSpec(
+        args=args,
+        env=env,
+        cwd=posixpath.normpath(cwd),
+        uid=_id(member(user, "uid", int, "process.user"), "uid"),
+        gid=_id(member(user, "gid", int, "process.user"), "gid"),
+        groups=tuple(_id(group, "additionalGids") for group in groups),
+        rlimits=tuple(_rlimit(limit) for limit in member(process, "rlimits", list, "process") or []),
+        oom_score_adj=adj,
+        terminal=terminal or member(process, "terminal", bool, "process") or False,
+    )
+
+
+def parse_exec(text: bytes) -> ProcessSpec:
+    """Read the process spec of an exec, as JSON. Raises ``InvalidArgument``."""
+    return parse_process(_json_object(text, "exec spec"))
+
+
+def member(owner: Mapping[str, Any], name: str, kind: type[T], where: str = "") -> T | None:
+    """A member of a JSON object, or None where it is absent or null. Raises ``InvalidArgument``."""
+    value = owner.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        path = f"{where}.{name}" if where else name
+        raise InvalidArgument(f"config.json: {path} is {type(value).__name__}, not {kind.__name__}")
+    return value
+
+
+def _json_object(text: bytes, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{what} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidArgument(f"{what} is a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def _strings(owner: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+    values = member(owner, name, list, where) or []
+    for value in values:
+        if not isinstance(value, str) or "\0" in value:
+            raise InvalidArgument(f"config.json: {where}.{name} holds something that is not a string without NUL")
+    return tuple(values)
+
+
+def _id(value: object, name: str) -> int:
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 0xFFFFFFFF:
+        raise InvalidArgument(f"config.json: process.user.{name}: {value!r} is not a user or group number")
+    return value
+
+
+def _rlimit(limit: object) -> Rlimit:
+    if not isinstance(limit, dict):
+        raise InvalidArgument("config.json: process.rlimits holds something that is not an object")
+    name = member(limit, "type", str, "process.rlimits") or ""
+    number = getattr(resource, name, None) if name.startswith("RLIMIT_") else None
+    if not isinstance(number, int):
+        raise InvalidArgument(f"config.json: process.rlimits: no limit is called {name!r}")
+    soft, hard = (member(limit, key, int, "process.rlimits") or 0 for key in ("soft", "hard"))
+    # The spec's numbers are unsigned; all bits set is RLIM_INFINITY.
+    return Rlimit(number, *(-1 if value > _MOST_NUMBER else value for value in (soft, hard)))
+
+
+def _mounts(mounts: list[Any]) -> tuple[tuple[Bind, ...], tuple[Tmpfs, ...]]:
+    binds: dict[str, Bind] = {}
+    tmpfs: dict[str, Tmpfs] = {}
+    for mount in mounts:
+        if not isinstance(mount, dict):
+            raise InvalidArgument("config.json: mounts holds something that is not an object")
+        kind = member(mount, "type", str, "mounts") or ""
+        options = _strings(mount, "options", "mounts")
+        if kind in PASSED_OVER:
+            continue
+        destination = _destination(member(mount, "destination", str, "mounts") or "")
+        readonly = "ro" in options
+        if kind == "bind" or "bind" in options or "rbind" in options:
+            source = member(mount, "source", str, "mounts") or ""
+            tmpfs.pop(destination, None)  # the later mount hides the earlier one
+            binds[destination] = Bind(destination, source, readonly)
+        elif kind == "tmpfs":
+            if destination in _DEFAULT_TMPFS:
+                continue
+            binds.pop(destination, None)
+            data = ",".join(option for option in options if "=" in option)
+            tmpfs[destination] = Tmpfs(destination, readonly, data)
+        else:
+            raise InvalidArgument(f"config.json: mounts: {destination}: type {kind!r} is not served (bind, tmpfs)")
+    return tuple(binds.values()), tuple(tmpfs.values())
+
+
+def _destination(path: str) -> str:
+    if not path.startswith("/"):
+        raise InvalidArgument(f"config.json: mounts: destination {path!r} is not an absolute path")
+    if ":" in path or "\0" in path:
+        raise InvalidArgument(f"config.json: mounts: destination {path!r} holds a colon, which WASI's preopens cannot")
+    normal = "/" + posixpath.normpath(path).lstrip("/")
+    if normal == "/":
+        raise InvalidArgument("config.json: mounts: '/' is the root file system: nothing else can be mounted there")
+    return normal
+
+
+def _network(namespaces: list[Any]) -> tuple[bool, str]:
+    for each in namespaces:
+        if not isinstance(each, dict):
+            raise InvalidArgument("config.json: linux.namespaces holds something that is not an object")
+        if member(each, "type", str, "linux.namespaces") == "network":
+            return True, member(each, "path", str, "linux.namespaces") or ""
+    return False, ""

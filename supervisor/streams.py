@@ -1,0 +1,101 @@
+"""A process's standard streams: opened here, handed to the worker, and closed again.
+
+What clients expect of FIFOs at their ends is told in docs/architecture.md, "Streams".
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from sandbox_api.errors import InvalidArgument
+from sandbox_api.interface import Stdio
+
+_FLAGS = os.O_CLOEXEC | os.O_NOCTTY
+
+
+@dataclass(slots=True)
+class Streams:
+    """Open descriptors for a worker's 0, 1 and 2, and what the relay is to pump into its stdin, if anything."""
+
+    stdin: int = -1
+    stdout: int = -1
+    stderr: int = -1
+    pump_from: int = -1
+    pump_to: int = -1
+
+    def close(self) -> None:
+        """Close all that is still open."""
+        for name in self.__slots__:
+            fd = getattr(self, name)
+            if fd >= 0:
+                os.close(fd)
+                setattr(self, name, -1)
+
+
+def open_streams(stdio: Stdio) -> Streams:
+    """Open a process's streams. Raises ``InvalidArgument``, and leaves nothing open then."""
+    streams = Streams()
+    try:
+        _open_input(stdio.stdin, streams)
+        streams.stdout = _open_output("stdout", stdio.stdout)
+        streams.stderr = _open_output("stderr", stdio.stderr)
+    except BaseException:
+        streams.close()
+        raise
+    return streams
+
+
+def check(stdio: Stdio) -> None:
+    """Refuse what cannot be opened later, without opening it. Raises ``InvalidArgument``."""
+    for name in ("stdin", "stdout", "stderr"):
+        where = getattr(stdio, name)
+        if where:
+            path = _path(name, where)
+            if not where.startswith("file://") and not os.path.exists(path):
+                raise InvalidArgument(f"{name}: {path}: no such file or FIFO")
+
+
+def _open_input(where: str, streams: Streams) -> None:
+    if not where:
+        streams.stdin = os.open("/dev/null", os.O_RDONLY | _FLAGS)
+        return
+    # Non-blocking: the open of a FIFO for reading would wait for its writer.
+    fd = _open("stdin", _path("stdin", where), os.O_RDONLY | os.O_NONBLOCK | _FLAGS)
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        # A reader of the FIFO itself would see its end before the client first opens it.
+        streams.pump_from = fd
+        streams.stdin, streams.pump_to = os.pipe2(os.O_CLOEXEC)
+    else:
+        os.set_blocking(fd, True)
+        streams.stdin = fd
+
+
+def _open_output(name: str, where: str) -> int:
+    if not where:
+        return os.open("/dev/null", os.O_WRONLY | _FLAGS)
+    path = _path(name, where)
+    if where.startswith("file://"):
+        return _open(name, path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _FLAGS)
+    # Read-write: the guest outlives its reader, and the open waits for nobody; the reader still sees the
+    # end, since only the guest's process holds this.
+    fd = _open(name, path, os.O_RDWR | os.O_NONBLOCK | _FLAGS)
+    os.set_blocking(fd, True)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        os.lseek(fd, 0, os.SEEK_END)
+    return fd
+
+
+def _path(name: str, where: str) -> str:
+    path = where.removeprefix("file://")
+    if not path.startswith("/") or "\0" in path:
+        raise InvalidArgument(f"{name} {where!r} is neither an absolute path nor file:///PATH")
+    return path
+
+
+def _open(name: str, path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        raise InvalidArgument(f"{name}: {path}: {error.strerror}") from None

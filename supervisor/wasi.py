@@ -1,0 +1,175 @@
+"""From an OCI spec to a WASI world: the module, the preopens, and the request that starts a worker.
+
+``assemble`` opens everything a worker is given, so that the worker resolves no path.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from dataclasses import dataclass, field
+
+from sandbox_api.errors import InvalidArgument
+from workers.protocol import Preopen, StartRequest
+
+from . import linux
+from .rootfs import Plan, make_folders
+from .spec import ProcessSpec, Spec
+
+PAGE = 65536
+"""Bytes of a WebAssembly page."""
+_MAX_PAGES = 65536
+_MAX_TOP_FOLDERS = 64
+
+
+@dataclass(slots=True)
+class World:
+    """A worker's module and preopens, opened. ``close`` it once they are handed over."""
+
+    module: int = -1
+    preopens: list[Preopen] = field(default_factory=list)
+    folders: list[int] = field(default_factory=list)
+    """One descriptor for each preopen."""
+
+    def add(self, path: str, fd: int, readonly: bool) -> None:
+        """A preopen more; the descriptor is the world's from now on."""
+        self.preopens.append(Preopen(os.fsencode(path), readonly))
+        self.folders.append(fd)
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        if self.module >= 0:
+            os.close(self.module)
+            self.module = -1
+        for fd in self.folders:
+            os.close(fd)
+        self.folders.clear()
+
+
+def module_and_function(argument: str) -> tuple[str, str]:
+    """``module.wasm#func`` cut in two; without ``#func`` the function is ``_start``."""
+    path, mark, function = argument.rpartition("#")
+    return (path, function) if mark and path and function else (argument, "_start")
+
+
+def max_pages(memory_limit: int) -> int:
+    """A memory limit in bytes as a bound on linear memory; 0 is none."""
+    return 0 if memory_limit <= 0 else max(1, min(memory_limit // PAGE, _MAX_PAGES))
+
+
+def request(
+    instance: int, spec: ProcessSpec, world: World, memory_limit: int, cgroups: int, netns: bool
+) -> StartRequest:
+    """The start request for this process in this world."""
+    module, function = module_and_function(spec.args[0])
+    env = list(spec.env)
+    if spec.cwd != "/" and not any(each.startswith("PWD=") for each in env):
+        env.append(f"PWD={spec.cwd}")  # where Go's WASI port, among others, finds its working directory
+    return StartRequest(
+        instance=instance,
+        args=[os.fsencode(arg) for arg in (module, *spec.args[1:])],
+        env=[os.fsencode(each) for each in env],
+        preopens=world.preopens,
+        function=os.fsencode(function),
+        uid=spec.uid,
+        gid=spec.gid,
+        groups=list(spec.groups),
+        rlimits=[(limit.resource, limit.soft, limit.hard) for limit in spec.rlimits],
+        oom_score_adj=spec.oom_score_adj,
+        max_pages=max_pages(memory_limit),
+        cgroups=cgroups,
+        netns=netns,
+    )
+
+
+def assemble(spec: Spec, process: ProcessSpec, plan: Plan) -> World:
+    """Open the module and every folder the guest gets. Raises ``InvalidArgument``; nothing stays open then."""
+    world = World()
+    try:
+        root = os.open(plan.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        world.add("/", root, spec.root_readonly)
+        top = len(world.folders)
+        for bind in spec.binds:
+            if bind in plan.binds:
+                fd = linux.open_in_root(root, bind.destination, os.O_PATH)
+                if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                    os.close(fd)
+                    continue
+            else:
+                fd = os.open(bind.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            world.add(bind.destination, fd, bind.readonly)
+        for number, tmpfs in enumerate(plan.tmpfs):
+            fd = os.open(plan.tmpfs_path(number), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            world.add(tmpfs.destination, fd, tmpfs.readonly)
+        world.module = _open_module(world, process)
+        if process.cwd != "/":
+            _add_cwd(world, top, process.cwd, spec.root_readonly)
+    except OSError as error:
+        world.close()
+        raise InvalidArgument(f"{error.filename or plan.root}: {error.strerror}") from None
+    except BaseException:
+        world.close()
+        raise
+    return world
+
+
+def _holder(world: World, path: str) -> tuple[int, str, bool]:
+    """The preopen that holds an absolute guest path: its folder, the path inside it, and if it is read-only."""
+    best = 0
+    for number, preopen in enumerate(world.preopens):
+        prefix = os.fsdecode(preopen.path)
+        if (path == prefix or path.startswith(prefix + "/")) and len(preopen.path) >= len(world.preopens[best].path):
+            best = number
+    prefix = os.fsdecode(world.preopens[best].path)
+    return world.folders[best], path[len(prefix) :].lstrip("/") or ".", world.preopens[best].readonly
+
+
+def _open_module(world: World, process: ProcessSpec) -> int:
+    name, _ = module_and_function(process.args[0])
+    path = posixpath.normpath(posixpath.join(process.cwd, name))
+    folder, inside, _ = _holder(world, path)
+    try:
+        # Non-blocking: a FIFO in the module's place must hold nobody up.
+        fd = linux.open_in_root(folder, inside, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise InvalidArgument(f"module {path}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise InvalidArgument(f"module {path} is not a regular file")
+    return fd
+
+
+def _add_cwd(world: World, top: int, cwd: str, root_readonly: bool) -> None:
+    """Let relative paths start at ``cwd``.
+
+    WASI has no working directory. C libraries look a path, relative or absolute, up in the preopen with
+    the longest fitting name, where "/" and "." are both the empty name and the later one wins. So "."
+    comes last and is the working directory, and absolute paths are kept right by a preopen for each
+    folder in the root.
+    """
+    root = world.folders[0]
+    taken = {preopen.path for preopen in world.preopens}
+    listing = linux.open_in_root(root, ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        names = sorted(entry.name for entry in os.scandir(listing))
+    finally:
+        os.close(listing)
+    for name in names[:_MAX_TOP_FOLDERS]:
+        path = f"/{name}"
+        if os.fsencode(path) in taken or ":" in path:
+            continue
+        try:
+            fd = linux.open_in_root(root, name, os.O_PATH | os.O_DIRECTORY)
+        except OSError:  # not a folder, or a link to nowhere
+            continue
+        world.preopens.insert(top, Preopen(os.fsencode(path), root_readonly))
+        world.folders.insert(top, fd)
+    folder, inside, readonly = _holder(world, cwd)
+    try:
+        fd = linux.open_in_root(folder, inside, os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        if readonly:
+            raise InvalidArgument(f"config.json: process.cwd {cwd}: no such folder in a read-only root") from None
+        fd = make_folders(folder, inside)
+    world.add(".", fd, readonly)

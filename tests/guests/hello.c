@@ -1,0 +1,8 @@
+/* Says hello and ends well. */
+#include <stdio.h>
+
+int main(void)
+{
+    puts("hello from WASI");
+    return 0;
+}

@@ -1,0 +1,122 @@
+"""The real daemon as a process of its own, on paths of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+START_SECONDS = 30
+
+
+class Daemon:
+    """A running sandboxer. Use it as a context manager: it leaves no process, mount or file behind."""
+
+    def __init__(self, *options: str, folder: Path | None = None) -> None:
+        # Short: a socket's path has 107 bytes.
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="wasm-sb-"))
+        self._options = options
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = self.folder / "log"
+
+    @property
+    def listen(self) -> Path:
+        return self.folder / "api.sock"
+
+    @property
+    def dir(self) -> Path:
+        return self.folder / "dir"
+
+    @property
+    def task_socket(self) -> Path:
+        return self.dir / "task.sock"
+
+    def start(self) -> Daemon:
+        """Start it and wait until it says that it is ready."""
+        notify = self.folder / "notify.sock"
+        notify.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, self.log.open("ab") as log:
+            sock.bind(str(notify))
+            command = [sys.executable, "-m", "supervisor", "--listen", str(self.listen), "--dir", str(self.dir)]
+            self.process = subprocess.Popen(
+                [*command, "--log-level", "debug", *self._options],
+                cwd=ROOT,
+                env={**os.environ, "NOTIFY_SOCKET": str(notify)},
+                stderr=log,
+            )
+            deadline = time.monotonic() + START_SECONDS
+            sock.settimeout(0.2)
+            while True:
+                try:
+                    if b"READY=1" in sock.recv(4096):
+                        return self
+                except TimeoutError:
+                    if self.process.poll() is not None or time.monotonic() > deadline:
+                        self.kill()
+                        raise AssertionError(f"the daemon did not start:\n{self.log_text()}") from None
+
+    def stop(self, timeout: float = 30) -> int:
+        """SIGTERM, and its exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(timeout)
+        self.process = None
+        return status
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def helpers(self) -> list[psutil.Process]:
+        """The forkserver and relay of this daemon's folder, with what they forked."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            if any(str(self.dir) in part for part in process.info["cmdline"] or []):
+                found += [process, *process.children(recursive=True)]
+        return [process for process in found if self.process is None or process.pid != self.process.pid]
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes that live."""
+        found: dict[int, psutil.Process] = {}
+        for helper in self.helpers():
+            try:
+                if helper.name() == "wasm-worker":
+                    found[helper.pid] = helper
+            except psutil.NoSuchProcess:
+                pass
+        return list(found.values())
+
+    def mounts(self) -> list[str]:
+        """Mount points below the folder."""
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        return [line.split()[4] for line in lines if line.split()[4].startswith(f"{self.folder}/")]
+
+    def __enter__(self) -> Daemon:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        if self.process is not None:
+            self.stop()
+        for helper in self.helpers():
+            try:
+                helper.kill()
+            except psutil.NoSuchProcess:
+                pass
+        for mount in reversed(self.mounts()):
+            subprocess.run(["umount", "-l", mount], check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
