@@ -1,7 +1,8 @@
 #!/bin/sh
-# Puts containerd 2.1+ (containerd, ctr, containerd-shim-runc-v2) under DEST/usr/bin, or does nothing where
-# DEST has a fit one. With --peers also crun (built with WasmEdge), runc, wasmedge and the CNI plug-ins, for
-# comparisons and for pods with a network of their own. For tests: nothing is installed on the machine.
+# Puts containerd 2.1+ (containerd, ctr, containerd-shim-runc-v2) and the CNI plug-ins, for pods with a
+# network of their own, under DEST, laid out as Debian does; or does nothing where DEST has fit ones. With
+# --peers also crun (built with WasmEdge), runc and wasmedge, for comparisons. This is for tests: nothing is
+# installed on the machine.
 #
 # Debian has containerd 2.1 in sid only, and its programs run on Debian 12 with the libc6 that
 # install-wasmedge.sh brings. The packages come from the machine's own mirror and key, through an apt
@@ -28,13 +29,13 @@ fit_containerd() {
     found=$("$dest/usr/bin/containerd" --version 2>/dev/null | awk '{ sub(/^v/, "", $3); print $3 }')
     case "$found" in
         2.0.*|"") return 1 ;;
-        2.*|[3-9].*) "$dest/usr/bin/ctr" --version >/dev/null 2>&1 ;;
+        2.*|[3-9].*) "$dest/usr/bin/ctr" --version >/dev/null 2>&1 && [ -x "$dest/usr/lib/cni/ptp" ] ;;
         *) return 1 ;;
     esac
 }
 
 fit_peers() {
-    [ -x "$dest/usr/lib/cni/bridge" ] && "$dest/usr/sbin/runc" --version >/dev/null 2>&1 &&
+    "$dest/usr/sbin/runc" --version >/dev/null 2>&1 &&
         "$dest/usr/bin/wasmedge" --version >/dev/null 2>&1 && with_libraries "$dest/usr/bin/crun" --version 2>/dev/null |
         grep -q '+WASM:wasmedge'
 }
@@ -123,10 +124,9 @@ private_apt() {
 }
 
 set --
-[ -n "$need_containerd" ] && set -- "$@" containerd/sid
+[ -n "$need_containerd" ] && set -- "$@" containerd/sid containernetworking-plugins/sid
 # crun needs libyajl2, which few machines have; it is unpacked beside it and found with LD_LIBRARY_PATH.
-[ -n "$need_peers" ] && set -- "$@" crun/trixie libyajl2/trixie runc/trixie wasmedge/trixie \
-    containernetworking-plugins/trixie
+[ -n "$need_peers" ] && set -- "$@" crun/trixie libyajl2/trixie runc/trixie wasmedge/trixie
 
 private_apt update
 (cd "$work/debs" && private_apt download "$@")
@@ -135,5 +135,8 @@ for deb in "$work"/debs/*.deb; do
     dpkg -x "$deb" "$dest"
 done
 
-fit_containerd || { say "unpacked, but $dest/usr/bin/containerd does not run as 2.1 or later"; exit 1; }
+fit_containerd || {
+    say "unpacked, but $dest/usr/bin/containerd does not run as 2.1 or later: on Debian 12, run install-wasmedge.sh first"
+    exit 1
+}
 [ -z "$peers" ] || fit_peers || { say "unpacked, but the peers in $dest do not run (libwasmedge0 missing?)"; exit 1; }

@@ -49,6 +49,9 @@ def main(context: click.Context, listen: Path, folder: Path, log_level: str) -> 
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
+    for chatty in ("asyncio", "grpc"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
     async def serve() -> None:
         await Daemon(listen.absolute(), folder.absolute()).run()
 

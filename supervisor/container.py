@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from .cgroups import Cgroup
 from .process import ALIVE, Process
 
 
@@ -18,8 +19,8 @@ class Container:
     sandbox_id: str
     bundle: str
     init: Process
-    cgroup: str = ""
-    """State of its control group (``cgroups``); "" where it has none."""
+    cgroup: Cgroup | None = None
+    """Its control group, where its spec names one or asks for limits."""
     execs: dict[str, Process] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whatever changes its state, except signals: they must always get through."""

@@ -83,7 +83,8 @@ class Controller:
     async def metrics(self, namespace: str, sandbox_id: str) -> Usage:
         """The sum over its containers."""
         sandbox = self._registry.sandbox(namespace, sandbox_id)
-        return usage.total([self._tasks.usage(container) for container in sandbox.containers.values()])
+        used = [self._tasks.usage(container) for container in sandbox.containers.values()]
+        return usage.total(used, time.time_ns())
 
     async def update(self, namespace: str, sandbox_id: str, labels: dict[str, str] | None) -> None:
         """Replace its labels, where given."""

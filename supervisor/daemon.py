@@ -17,7 +17,7 @@ from sandbox_api.dialects.dialect import Host
 from sandbox_api.errors import SandboxerError
 from sandbox_api.ttrpc.server import Server
 
-from . import __version__, linux, recovery, sockets
+from . import __version__, cgroups, linux, recovery, sockets
 from .container import Container
 from .controller import Controller
 from .helper import HelperFailed
@@ -87,17 +87,18 @@ class Daemon:
         relay = Relay(str(self._folder / "relay.sock"))
         reaper = Reaper(registry, store, launcher.acknowledge, self._ended)
         loop.add_signal_handler(signal.SIGCHLD, reaper.adopted)
-        tasks = Tasks(str(self._folder), registry, store, launcher, relay)
+        hierarchy = cgroups.detect()
+        tasks = Tasks(str(self._folder), registry, store, hierarchy, launcher, relay)
         task_socket = self._folder / "task.sock"
         controller = Controller(registry, store, tasks, str(task_socket))
 
         inventory = await launcher.connect()
-        recovery.reconcile(registry, store, reaper, inventory)
+        recovery.reconcile(registry, store, reaper, hierarchy, inventory)
         grpc_api: grpc.aio.Server | None = None
-        ttrpc = Server(task_service.TaskMethods(tasks, 1).table())
+        ttrpc = Server(task_service.TaskMethods(tasks, hierarchy.version).table())
         try:
             await ttrpc.start(sockets.listen(task_socket))
-            grpc_api = grpc_server.server(Host(controller, 1))
+            grpc_api = grpc_server.server(Host(controller, hierarchy.version))
             with sockets.private():
                 grpc_api.add_insecure_port(f"unix:{self._listen}")
             await grpc_api.start()
@@ -120,6 +121,7 @@ class Daemon:
             await ttrpc.close()
             launcher.end()
             launcher.close()
+            relay.end()
             relay.close()
             store.close()
             for path in (self._listen, task_socket):

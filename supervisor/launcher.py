@@ -99,13 +99,13 @@ class Launcher:
 
     async def kill(self, instance: int, number: int) -> None:
         """Send a signal to an instance. Raises ``NotFound`` where it has ended."""
-        self._serial += 1
-        answer = self._kills[self._serial] = asyncio.get_running_loop().create_future()
+        serial = self._serial = self._serial + 1
+        answer = self._kills[serial] = asyncio.get_running_loop().create_future()
         try:
-            self._helper.send(protocol.KILL, protocol.pack_numbers(self._serial, instance, number))
+            self._helper.send(protocol.KILL, protocol.pack_numbers(serial, instance, number))
             error = await answer
         finally:
-            del self._kills[self._serial]
+            del self._kills[serial]
         if error == errno.ESRCH:
             raise NotFound("the process has ended")
         if error:

@@ -8,6 +8,7 @@ import time
 from sandbox_api.interface import Exit
 
 from . import rootfs
+from .cgroups import Hierarchy
 from .launcher import Inventory
 from .process import ALIVE, ProcessState
 from .reaper import Reaper
@@ -20,14 +21,19 @@ UNKNOWN_STATUS = 255
 """Reported for an instance whose end nobody saw. It is logged as such."""
 
 
-def reconcile(registry: Registry, store: Store, reaper: Reaper, inventory: Inventory) -> None:
+def reconcile(registry: Registry, store: Store, reaper: Reaper, hierarchy: Hierarchy, inventory: Inventory) -> None:
     """Fill the registry from the store, and bring every process to the state it is really in."""
     for sandbox in store.sandboxes():
         registry.sandboxes[sandbox.namespace, sandbox.id] = sandbox
-    for container in list(store.containers()):
+    recorded = list(store.containers())
+    for container, cgroup in recorded:  # all of them first: parents go with the last that holds them
+        container.cgroup = hierarchy.attach(cgroup) if cgroup else None
+    for container, _ in recorded:
         home = registry.sandboxes.get((container.namespace, container.sandbox_id))
         if home is None:
             rootfs.unmount(store.recorded(container).plan)
+            if container.cgroup is not None:
+                container.cgroup.delete()
             store.remove_container(container)
         else:
             registry.add(home, container)

@@ -36,6 +36,11 @@ class Relay:
         if self._helper.connected:
             self._helper.send(protocol.CLOSE, protocol.pack_numbers(instance))
 
+    def end(self) -> None:
+        """Tell the relay, if there is one, to go."""
+        if self._helper.connected:
+            self._helper.send(protocol.END, b"")
+
     def close(self) -> None:
         """Let go of the relay, which goes on while it has something to feed."""
         self._helper.close()

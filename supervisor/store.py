@@ -118,7 +118,7 @@ class Store:
                     container.bundle,
                     recorded.config,
                     json.dumps(asdict(recorded.plan)),
-                    container.cgroup,
+                    "",
                 ),
             )
             self._insert_process(container, container.init)
@@ -131,7 +131,7 @@ class Store:
         """Record its control group."""
         self._db.execute(
             "UPDATE containers SET cgroup = ? WHERE namespace = ? AND id = ?",
-            (container.cgroup, container.namespace, container.id),
+            (container.cgroup.state if container.cgroup else "", container.namespace, container.id),
         )
 
     def recorded(self, container: Container) -> Recorded:
@@ -149,8 +149,8 @@ class Store:
         self._db.execute("DELETE FROM containers WHERE namespace = ? AND id = ?", key)
         self._db.execute("COMMIT")
 
-    def containers(self) -> Iterator[Container]:
-        """Every container on record, with its processes."""
+    def containers(self) -> Iterator[tuple[Container, str]]:
+        """Every container on record, with its processes, and the state of its control group ("": none)."""
         execs: dict[tuple[str, str], dict[str, Process]] = {}
         rows = self._db.execute(
             "SELECT namespace, container_id, instance, exec_id, state, pid, stdin, stdout, stderr, terminal, pumped,"
@@ -174,7 +174,7 @@ class Store:
         ):
             processes = execs[namespace, container_id]
             init = processes.pop("")
-            yield Container(namespace, container_id, sandbox_id, bundle, init, cgroup, processes or None)
+            yield Container(namespace, container_id, sandbox_id, bundle, init, None, processes or None), cgroup
 
     def add_process(self, container: Container, process: Process) -> None:
         """Record an exec, which is given its instance number."""

@@ -48,13 +48,14 @@ def open_streams(stdio: Stdio) -> Streams:
 
 
 def check(stdio: Stdio) -> None:
-    """Refuse what cannot be opened later, without opening it. Raises ``InvalidArgument``."""
+    """Refuse what is no place for a stream. Whether it is there shows at the start: a client may make it until then.
+
+    Raises ``InvalidArgument``.
+    """
     for name in ("stdin", "stdout", "stderr"):
         where = getattr(stdio, name)
         if where:
-            path = _path(name, where)
-            if not where.startswith("file://") and not os.path.exists(path):
-                raise InvalidArgument(f"{name}: {path}: no such file or FIFO")
+            _path(name, where)
 
 
 def _open_input(where: str, streams: Streams) -> None:

@@ -8,7 +8,8 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sandbox_api.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, SandboxerError, Unimplemented
@@ -16,6 +17,7 @@ from sandbox_api.interface import Connection, Exit, NewTask, TaskInfo, TaskStatu
 
 from . import __version__, bundle, rootfs, streams, usage, wasi
 from . import spec as oci
+from .cgroups import Hierarchy, Resources
 from .container import Container
 from .launcher import Launcher
 from .netns import open_netns
@@ -54,32 +56,50 @@ _ENDS_NOTHING = frozenset(
 class Tasks:
     """Implements ``sandbox_api.interface.TaskService``."""
 
-    def __init__(self, folder: str, registry: Registry, store: Store, launcher: Launcher, relay: Relay) -> None:
+    def __init__(
+        self,
+        folder: str,
+        registry: Registry,
+        store: Store,
+        hierarchy: Hierarchy,
+        launcher: Launcher,
+        relay: Relay,
+    ) -> None:
         self._folder = folder
         self._registry = registry
         self._store = store
+        self._hierarchy = hierarchy
         self._launcher = launcher
         self._relay = relay
 
     async def create(self, namespace: str, new: NewTask) -> int:
         """Prepare a container in a ready sandbox: record it, then mount what it needs."""
         self._registry.new_container(namespace, new.id)
+        with _about(new.id):
+            return self._create(namespace, new)
+
+    def _create(self, namespace: str, new: NewTask) -> int:
         config = bundle.read_config(new.bundle)
         spec = oci.parse(config)
         sandbox = self._sandbox_of(namespace, new, spec)
         sandbox.require("create a container in it", SandboxState.READY)
         if new.stdio.terminal or spec.process.terminal:
-            raise Unimplemented(f"container {new.id}: terminals are not served yet")
+            raise Unimplemented("terminals are not served yet")
         streams.check(new.stdio)
+        resources = Resources.parse(spec.resources)
         plan = rootfs.plan(spec, new.bundle, new.rootfs, f"{self._folder}/containers/{namespace}/{new.id}")
         container = Container(namespace, new.id, sandbox.id, new.bundle, Process(0, new.id, "", new.stdio))
         self._store.add_container(container, Recorded(config, plan))
         try:
             rootfs.mount(plan)
-        except SandboxerError as error:
-            self._store.remove_container(container)
-            raise type(error)(f"container {new.id}: {error}") from None
+            if spec.cgroups_path or resources.limited:
+                path = spec.cgroups_path or f"/wasm-sandboxer/{namespace}/{new.id}"
+                container.cgroup = self._hierarchy.create(path, resources)
+                self._store.update_container(container)
         except BaseException:
+            if container.cgroup is not None:
+                container.cgroup.delete()
+            rootfs.unmount(plan)
             self._store.remove_container(container)
             raise
         self._registry.add(sandbox, container)
@@ -95,10 +115,8 @@ class Tasks:
             sandbox.require("start a container in it", SandboxState.READY)
             process.state = ProcessState.STARTING
             try:
-                process.pid = await self._launch(sandbox, container, process)
-            except SandboxerError as error:
-                process.state = ProcessState.CREATED
-                raise type(error)(f"container {process.name}: {error}") from None
+                with _about(process.name):
+                    process.pid = await self._launch(sandbox, container, process)
             except BaseException:
                 process.state = ProcessState.CREATED
                 raise
@@ -148,7 +166,7 @@ class Tasks:
             else:
                 for each in container.processes():
                     each.require("delete its container", ProcessState.CREATED, ProcessState.STOPPED)
-                self._remove(container)
+                await self._remove(container)
         log.info("deleted %s", process.name)
         return _info(container, process)
 
@@ -173,7 +191,10 @@ class Tasks:
             self._relay.close_input(process.instance)
 
     def usage(self, container: Container) -> Usage:
-        """What a container's processes use."""
+        """What a container uses: as its control group counts it, or else its processes in /proc."""
+        counted = container.cgroup.usage(time.time_ns()) if container.cgroup else None
+        if counted is not None:
+            return counted
         return usage.of_processes([process.pid for process in container.alive()], time.time_ns())
 
     async def stop(self, containers: Iterable[Container], timeout: float) -> None:
@@ -184,9 +205,12 @@ class Tasks:
         """Forget a container whose processes have ended, or never ran."""
         async with container.lock:
             if (container.namespace, container.id) in self._registry.containers:
-                self._remove(container)
+                await self._remove(container)
 
-    def _remove(self, container: Container) -> None:
+    async def _remove(self, container: Container) -> None:
+        cgroup = container.cgroup
+        while cgroup is not None and not cgroup.delete():
+            await asyncio.sleep(0.005)  # a reaped process leaves its group a little later
         rootfs.unmount(self._store.recorded(container).plan)
         self._store.remove_container(container)
         self._registry.remove(container)
@@ -248,10 +272,13 @@ class Tasks:
         try:
             opened = streams.open_streams(process.stdio)
             world = wasi.assemble(spec, spec.process, recorded.plan)
+            for path in container.cgroup.procs() if container.cgroup else ():
+                own.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+            cgroups = len(own)
             if netns:
                 own.append(open_netns(netns))
-            limit = oci.member(oci.member(spec.resources, "memory", dict) or {}, "limit", int) or 0
-            request = wasi.request(process.instance, spec.process, world, limit, 0, bool(netns))
+            limit = Resources.parse(spec.resources).memory_limit or 0
+            request = wasi.request(process.instance, spec.process, world, limit, cgroups, bool(netns))
             if opened.pump_from >= 0:
                 await self._relay.ready()
                 process.pumped = True
@@ -260,6 +287,8 @@ class Tasks:
                 self._relay.pump(process.instance, source, sink)
             fds = [world.module, opened.stdin, opened.stdout, opened.stderr, *own, *world.folders]
             return await self._launcher.start(request, fds)
+        except OSError as error:
+            raise FailedPrecondition(f"{error.filename}: {error.strerror}") from None
         finally:
             opened.close()
             world.close()
@@ -274,10 +303,19 @@ class Tasks:
         here = [sandbox for (where, _), sandbox in self._registry.sandboxes.items() if where == namespace]
         if len(here) != 1:
             raise FailedPrecondition(
-                f"container {new.id}: which of the {len(here)} sandboxes of namespace {namespace} is it for? "
+                f"which of the {len(here)} sandboxes of namespace {namespace} is it for? "
                 "Annotate config.json with io.kubernetes.cri.sandbox-id"
             )
         return here[0]
+
+
+@contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Errors in here are about this container."""
+    try:
+        yield
+    except SandboxerError as error:
+        raise type(error)(f"container {name}: {error}") from None
 
 
 async def _held_and_released(lock: asyncio.Lock) -> None:

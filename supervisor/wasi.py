@@ -144,9 +144,9 @@ def _add_cwd(world: World, top: int, cwd: str, root_readonly: bool) -> None:
     """Let relative paths start at ``cwd``.
 
     WASI has no working directory. C libraries look a path, relative or absolute, up in the preopen with
-    the longest fitting name, where "/" and "." are both the empty name and the later one wins. So "."
-    comes last and is the working directory, and absolute paths are kept right by a preopen for each
-    folder in the root.
+    the longest fitting name, where "/" and "." are both the empty name, and which of them wins is chance.
+    So "." takes the place of "/", and absolute paths are kept right by a preopen for each folder in the
+    root. What is lost: a file that lies in the root itself is not found by its absolute path.
     """
     root = world.folders[0]
     taken = {preopen.path for preopen in world.preopens}
@@ -172,4 +172,6 @@ def _add_cwd(world: World, top: int, cwd: str, root_readonly: bool) -> None:
         if readonly:
             raise InvalidArgument(f"config.json: process.cwd {cwd}: no such folder in a read-only root") from None
         fd = make_folders(folder, inside)
-    world.add(".", fd, readonly)
+    world.preopens[0] = Preopen(b".", readonly)
+    world.folders[0] = fd
+    os.close(root)

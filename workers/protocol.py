@@ -23,7 +23,7 @@ VERSION = 1
 MAX_BODY = 8 << 20
 MAX_FDS = 250  # SCM_MAX_FD is 253 (unix(7))
 
-# supervisor to forkserver
+# supervisor to forkserver; the relay knows END, too
 HELLO, START, KILL, ACK, END = 1, 2, 3, 4, 5
 # forkserver to supervisor
 WELCOME, FORKED, EXITED, KILLED = 16, 17, 18, 19

@@ -14,7 +14,7 @@ import select
 import sys
 
 from . import boot
-from .protocol import CLOSE, PUMP, Frame, ProtocolError, Reader, unpack_numbers
+from .protocol import CLOSE, END, PUMP, Frame, ProtocolError, Reader, unpack_numbers
 
 IDLE_SECONDS = 30
 _CHUNK = 65536
@@ -61,12 +61,13 @@ class Relay:
         self._readers: dict[int, Reader] = {}
         self._pumps: dict[int, Pump] = {}  # by each of its descriptors
         self._instances: dict[int, Pump] = {}
+        self._ending = False
         self._poll = select.poll()
         self._poll.register(listener.fileno(), select.POLLIN)
 
     def run(self) -> None:
-        """Serve until idle for long with nobody connected."""
-        while True:
+        """Serve until told to end, or until idle for long with nobody connected."""
+        while not self._ending:
             needed = self._readers or self._instances
             events = self._poll.poll(None if needed else IDLE_SECONDS * 1000)
             if not events and not needed:
@@ -96,6 +97,9 @@ class Relay:
 
     def _obey(self, frame: Frame) -> None:
         try:
+            if frame.kind == END:
+                self._ending = True
+                return
             (instance,) = unpack_numbers(frame.body)
             if frame.kind == PUMP and len(frame.fds) == 2:
                 pump = Pump(instance, *frame.fds)

@@ -6,7 +6,7 @@
 int main(int argc, char **argv)
 {
     size_t bytes = (size_t)atoi(argc > 1 ? argv[1] : "1") << 20;
-    char *memory = malloc(bytes);
+    char *volatile memory = malloc(bytes); /* volatile: or the compiler sees that nobody needs it */
     if (!memory) {
         puts("refused");
         return 1;

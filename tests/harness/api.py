@@ -27,7 +27,9 @@ class Api:
     def future(self, method: str, request: Message, timeout: float = 60):  # type: ignore[no-untyped-def]
         """Begin a call; what is returned waits for the answer when it is called."""
         answer = getattr(pb, f"Controller{method}Response")
-        stub = self.channel.unary_unary(SERVICE + method, lambda message: message.SerializeToString(), answer.FromString)
+        stub = self.channel.unary_unary(
+            SERVICE + method, lambda message: message.SerializeToString(), answer.FromString
+        )
         pending = stub.future(request, timeout=timeout, metadata=self._metadata)
 
         def result() -> Message:

@@ -68,7 +68,11 @@ class Builder:
             "annotations": {"io.kubernetes.cri.sandbox-id": pod.id},
         }
         self._mounts: list[types_pb2.Mount] = []
-        self._streams = {"stdin": "", "stdout": f"file://{self.bundle}/stdout", "stderr": f"file://{self.bundle}/stderr"}
+        self._streams = {
+            "stdin": "",
+            "stdout": f"file://{self.bundle}/stdout",
+            "stderr": f"file://{self.bundle}/stderr",
+        }
         self._terminal = False
 
     def entry(self, entry: str) -> Builder:
@@ -102,7 +106,9 @@ class Builder:
         target.write_text(text)
         return self
 
-    def mount(self, destination: str, source: str | Path = "", kind: str = "bind", options: tuple[str, ...] = ()) -> Builder:
+    def mount(
+        self, destination: str, source: str | Path = "", kind: str = "bind", options: tuple[str, ...] = ()
+    ) -> Builder:
         options = ("rbind", *options) if kind == "bind" else options
         entry = {"destination": destination, "type": kind, "source": str(source), "options": list(options)}
         self.config["mounts"].append(entry)
@@ -161,6 +167,12 @@ class Container:
     def connect(self) -> Connection:
         """A connection more."""
         return Connection(self._path, self._namespace)
+
+    def reconnect(self) -> Container:
+        """Go on with a new daemon on the same paths."""
+        self.connection.close()
+        self.connection = self.connect()
+        return self
 
     def start(self, exec_id: str = "") -> Container:
         self.pid = self.connection.call("Start", pb.StartRequest(id=self.id, exec_id=exec_id)).pid

@@ -25,7 +25,11 @@ def guest(name: str) -> Path:
         built.parent.mkdir(parents=True, exist_ok=True)
         part = built.with_suffix(f".{os.getpid()}")
         command = [sys.executable, "-m", "ziglang", "cc", *flags, "-o", str(part), str(source)]
-        environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(CACHE / "zig"), "ZIG_LOCAL_CACHE_DIR": str(CACHE / "zig")}
+        environment = {
+            **os.environ,
+            "ZIG_GLOBAL_CACHE_DIR": str(CACHE / "zig"),
+            "ZIG_LOCAL_CACHE_DIR": str(CACHE / "zig"),
+        }
         subprocess.run(command, check=True, env=environment)
         part.rename(built)
     return built

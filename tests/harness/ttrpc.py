@@ -17,8 +17,7 @@ from sandbox_api.ttrpc import frames
 M = TypeVar("M", bound=Message)
 
 ANSWERS: dict[str, type[Message]] = {
-    name: getattr(pb, f"{name}Response")
-    for name in ("State", "Start", "Delete", "Pids", "Wait", "Stats", "Connect")
+    name: getattr(pb, f"{name}Response") for name in ("State", "Start", "Delete", "Pids", "Wait", "Stats", "Connect")
 } | {"Create": pb.CreateTaskResponse}
 
 

@@ -1,0 +1,36 @@
+# Everything is set up by these targets themselves, on a bare Debian 12 or 13, as root or with sudo.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: help demo test lint format protos clean
+
+help: ## What there is to make
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.ready ## Run a pod of WASM containers on a private sandboxer, and show how each ended
+	$(RUN) -m tests.demo
+
+test: $(VENV)/.ready ## All tests (real forks, real libwasmedge; needs root)
+	$(RUN) -m pytest
+
+lint: $(VENV)/.ready ## Style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.ready ## Put the code into shape
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+protos: $(VENV)/.ready ## Generate the message code anew
+	$(RUN) -m tests.protos
+
+clean: ## Remove what was made here
+	rm -rf $(VENV) .cache build *.egg-info
+
+$(VENV)/.ready: pyproject.toml packaging/install-wasmedge.sh packaging/make-venv.sh
+	packaging/install-wasmedge.sh
+	packaging/make-venv.sh $(PYTHON) $(VENV)
+	touch $@

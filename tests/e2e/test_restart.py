@@ -1,0 +1,75 @@
+"""Restarts of containerd, and of the sandboxer, under running containers."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from . import cri_pb2 as pb
+from .node import Node
+from .test_containers import pid_of
+
+KINDS = [signal.SIGTERM, signal.SIGKILL]
+
+
+@pytest.mark.parametrize("number", KINDS)
+def test_a_container_runs_on_while_containerd_restarts(node: Node, number: signal.Signals) -> None:
+    with node.pod() as pod:
+        container = pod.run("tick", "150", "7")
+        container.wait_for_line("tick 5")
+        pid = pid_of(container)
+
+        node.containerd.stop(number)
+        node.containerd.start()
+
+        assert node.cri.pod_status(pod.id).state == pb.SANDBOX_READY
+        assert node.cri.status(container.id).state == pb.CONTAINER_RUNNING
+        assert pid_of(container) == pid
+        assert container.wait().exit_code == 7
+        assert container.lines()[-1] == "tick 150"
+
+
+@pytest.mark.parametrize("number", KINDS)
+def test_an_end_while_containerd_is_away_is_not_lost(node: Node, number: signal.Signals) -> None:
+    with node.pod() as pod:
+        container = pod.run("tick", "50", "9")
+        container.wait_for_line("tick 5")
+        node.containerd.stop(number)
+        (worker,) = node.sandboxer.workers()
+        worker.wait(30)
+        node.containerd.start()
+        assert container.wait().exit_code == 9
+
+
+def test_a_pod_takes_new_containers_after_containerds_restart(node: Node) -> None:
+    with node.pod() as pod:
+        node.containerd.stop()
+        node.containerd.start()
+        assert pod.run("exit", "5").wait().exit_code == 5
+
+
+@pytest.mark.parametrize("number", KINDS)
+def test_a_container_runs_on_while_the_sandboxer_restarts(node: Node, number: signal.Signals) -> None:
+    if number == signal.SIGTERM:
+        pytest.skip("SIGTERM ends the sandboxer with all its instances")
+    with node.pod() as pod:
+        container = pod.run("tick", "150", "7")
+        container.wait_for_line("tick 5")
+        pid = pid_of(container)
+
+        node.sandboxer.kill()
+        node.sandboxer.start()
+
+        assert node.cri.status(container.id).state == pb.CONTAINER_RUNNING
+        assert pid_of(container) == pid
+        assert container.wait().exit_code == 7
+        assert container.lines()[-1] == "tick 150"
+
+
+def test_a_pod_takes_new_containers_after_the_sandboxers_restart(node: Node) -> None:
+    with node.pod() as pod:
+        node.sandboxer.kill()
+        node.sandboxer.start()
+        assert node.cri.pod_status(pod.id).state == pb.SANDBOX_READY
+        assert pod.run("exit", "5").wait().exit_code == 5

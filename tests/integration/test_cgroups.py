@@ -1,0 +1,443 @@
+"""Control groups on the real kernel: version 1 as mounted here, and as much of version 2 as the hybrid tree has."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox_api.errors import FailedPrecondition, InvalidArgument
+from supervisor.cgroups import Cgroup, Hierarchy, Resources, detect
+
+MIB = 1 << 20
+ROOT = Path("/sys/fs/cgroup")
+UNIFIED = ROOT / "unified"
+NAME = f"wasm-sandboxer-test-{os.getpid()}"
+
+Join = Callable[..., "Guest"]
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not os.access(ROOT, os.W_OK), reason="needs root and cgroups")
+needs_v1 = pytest.mark.skipif(
+    not (ROOT / "memory" / "cgroup.procs").exists(), reason="needs cgroup v1 at its usual place"
+)
+needs_v2 = pytest.mark.skipif(not (UNIFIED / "cgroup.procs").exists(), reason="needs a hybrid cgroup v2 tree")
+needs_hugetlb = pytest.mark.skipif(
+    not (UNIFIED / "cgroup.controllers").exists() or "hugetlb" not in (UNIFIED / "cgroup.controllers").read_text(),
+    reason="needs a controller in the hybrid cgroup v2 tree",
+)
+
+
+class Guest:
+    """A process that joined a container's groups as a worker does: descriptors from outside, and "0" written."""
+
+    def __init__(self, group: Cgroup, code: str) -> None:
+        fds = [os.open(path, os.O_WRONLY) for path in group.procs()]
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-S", "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=fds,
+                preexec_fn=lambda: [os.write(fd, b"0") for fd in fds] and None,
+            )
+        finally:
+            for fd in fds:
+                os.close(fd)
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def answers(self, within: float) -> bool:
+        """Whether the echo guest does anything."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        os.write(self.process.stdin.fileno(), b"x")
+        return self.heard(within)
+
+    def heard(self, within: float) -> bool:
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            if os_read(self.process.stdout.fileno()):
+                return True
+            time.sleep(0.002)
+        return False
+
+    def end(self) -> int:
+        self.process.kill()
+        return self.process.wait(10)
+
+
+ECHO = "import os\nwhile c := os.read(0, 1): os.write(1, c)"
+
+
+def os_read(fd: int) -> bytes:
+    try:
+        return os.read(fd, 100)
+    except BlockingIOError:
+        return b""
+
+
+def leftovers() -> list[Path]:
+    return [path for path in ROOT.glob(f"*/{NAME}*") if path.is_dir()]
+
+
+def groups() -> set[str]:
+    """All groups of this test in all hierarchies, as ``memory/a/b``."""
+    return {
+        os.path.relpath(folder, ROOT).replace(f"/{NAME}", "")
+        for top in leftovers()
+        for folder, _, _ in os.walk(top)
+        if Path(folder) != top
+    }
+
+
+@pytest.fixture
+def join() -> Iterator[Join]:
+    guests: list[Guest] = []
+
+    def start(group: Cgroup, code: str = ECHO) -> Guest:
+        guests.append(Guest(group, code))
+        return guests[-1]
+
+    yield start
+    for state in [*ROOT.glob(f"freezer/{NAME}/**/freezer.state")]:
+        state.write_text("THAWED")
+    for guest in guests:
+        guest.end()
+    for top in leftovers():
+        for folder, _, _ in os.walk(top, topdown=False):
+            os.rmdir(folder)
+
+
+@pytest.fixture
+def v1(join: Join) -> Hierarchy:
+    return detect()
+
+
+def value(tree: str, group: str, file: str) -> str:
+    return (ROOT / tree / NAME / group / file).read_text().strip()
+
+
+@needs_v1
+def test_what_this_host_has(v1: Hierarchy) -> None:
+    assert v1.version == 1
+    assert v1.controllers >= {"memory", "cpu", "cpuacct", "cpuset", "pids", "freezer"}
+
+
+@needs_v1
+def test_a_limited_container(v1: Hierarchy, join: Join) -> None:
+    asked = {
+        "memory": {"limit": 64 * MIB, "swap": 64 * MIB, "reservation": 32 * MIB},
+        "cpu": {"shares": 2, "quota": 20000, "period": 50000, "cpus": "0", "mems": "0"},
+        "pids": {"limit": 20},
+    }
+    group = v1.create(f"/{NAME}/pod/abc", Resources.parse(asked))
+    assert value("memory", "pod/abc", "memory.limit_in_bytes") == str(64 * MIB)
+    assert value("memory", "pod/abc", "memory.memsw.limit_in_bytes") == str(64 * MIB)
+    assert value("memory", "pod/abc", "memory.soft_limit_in_bytes") == str(32 * MIB)
+    assert value("cpu", "pod/abc", "cpu.shares") == "2"
+    assert value("cpu", "pod/abc", "cpu.cfs_quota_us") == "20000"
+    assert value("cpu", "pod/abc", "cpu.cfs_period_us") == "50000"
+    assert value("cpuset", "pod/abc", "cpuset.cpus") == "0"
+    assert value("pids", "pod/abc", "pids.max") == "20"
+
+    guest = join(group)
+    assert guest.answers(within=10)
+    assert group.pids() == [guest.pid]
+    assert os.sched_getaffinity(guest.pid) == {0}
+    usage = group.usage(7)
+    assert usage is not None
+    assert (usage.at, usage.processes, usage.process_limit, usage.memory_limit) == (7, 1, 20, 64 * MIB)
+    assert usage.memory_peak >= usage.memory > usage.anon > MIB
+    assert usage.cpu > 1000
+    assert usage.page_faults > 0
+
+    assert not group.delete(), "a process is in it"
+    guest.end()
+    assert group.delete()
+    assert group.delete()
+    assert not group.exists
+    assert leftovers() == []
+
+
+@needs_v1
+def test_quota_throttles(v1: Hierarchy, join: Join) -> None:
+    group = v1.create(f"/{NAME}/abc", Resources.parse({"cpu": {"quota": 2000, "period": 20000}}))
+    guest = join(group, "while True: pass")
+    deadline = time.monotonic() + 10
+    while not ((usage := group.usage(1)) and usage.throttled_periods and usage.throttled):
+        assert time.monotonic() < deadline, usage
+        time.sleep(0.01)
+    assert usage.throttle_periods >= usage.throttled_periods
+    guest.end()
+
+
+@needs_v1
+def test_pids_limit(v1: Hierarchy, join: Join) -> None:
+    group = v1.create(f"/{NAME}/abc", Resources.parse({"pids": {"limit": 1}}))
+    guest = join(group, "import os\ntry: os.fork()\nexcept OSError: os.write(1, b'x')\nos.read(0, 1)")
+    assert guest.heard(within=10)
+
+
+@needs_v1
+def test_out_of_memory_is_counted_for_the_container_alone(v1: Hierarchy, join: Join) -> None:
+    limit = Resources.parse({"memory": {"limit": 24 * MIB, "swap": 24 * MIB}})
+    hungry, other = (v1.create(f"/{NAME}/pod/{name}", limit) for name in ("hungry", "other"))
+    assert hungry.oom_kills() == 0
+    guest = join(hungry, f"bytearray({64 * MIB})")
+    assert guest.process.wait(20) == -signal.SIGKILL
+    assert hungry.oom_kills() == 1
+    assert other.oom_kills() == 0
+
+
+@needs_v1
+def test_containers_without_limits_join_the_parent(v1: Hierarchy, join: Join) -> None:
+    no_limits = Resources.parse({"memory": {"limit": -1}, "cpu": {"shares": 1024}})
+    one, other = (v1.create(f"/{NAME}/pod/{name}", no_limits) for name in ("one", "other"))
+    assert {Path(group).name for group in groups()} == {"pod"}
+    guests = [join(one), join(other)]
+    assert all(guest.answers(within=10) for guest in guests), "the parents' cpusets let processes in"
+    assert (one.own, one.pids(), one.usage(1)) == (False, None, None)
+    assert sorted(map(int, value("memory", "pod", "cgroup.procs").split())) == sorted(guest.pid for guest in guests)
+    guests[0].end()
+    assert one.delete()
+    assert other.exists
+    guests[1].end()
+    assert other.delete()
+    assert leftovers() == []
+
+
+@needs_v1
+def test_parents_of_others_stay(v1: Hierarchy) -> None:
+    (ROOT / "pids" / NAME).mkdir()
+    group = v1.create(f"/{NAME}/pod/abc", Resources(pids_limit=3))
+    assert group.delete()
+    assert leftovers() == [ROOT / "pids" / NAME]
+
+
+@needs_v1
+def test_the_systemd_form_makes_slices(v1: Hierarchy) -> None:
+    slices = NAME.replace("-", "_")
+    group = v1.create(f"{slices}-pod1.slice:cri-containerd:abc", Resources(pids_limit=3))
+    try:
+        assert (
+            ROOT / "pids" / f"{slices}.slice/{slices}-pod1.slice/cri-containerd-abc.scope/pids.max"
+        ).read_text() == "3\n"
+    finally:
+        assert group.delete()
+    assert not list(ROOT.glob(f"*/{slices}*"))
+
+
+@needs_v1
+def test_a_failure_half_way_leaves_nothing(v1: Hierarchy) -> None:
+    with pytest.raises(InvalidArgument, match=r"'4000'.*cpuset\.cpus"):
+        v1.create(f"/{NAME}/pod/abc", Resources.parse({"memory": {"limit": MIB}, "cpu": {"cpus": "4000"}}))
+    assert leftovers() == []
+
+
+@needs_v1
+def test_update_is_all_or_nothing(v1: Hierarchy, join: Join) -> None:
+    group = v1.create(f"/{NAME}/abc", Resources.parse({"memory": {"limit": 64 * MIB, "swap": 80 * MIB}}))
+    guest = join(group)
+    assert guest.answers(within=10)
+
+    def memory() -> tuple[int, int]:
+        files = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+        limit, total = (int(value("memory", "abc", file)) // MIB for file in files)
+        return limit, total
+
+    def update(**memory: int) -> None:
+        group.update(Resources.parse({"memory": {key: number * MIB for key, number in memory.items()}}), [guest.pid])
+
+    update(limit=128)
+    assert memory() == (128, 144), "as much swap as before"
+    update(limit=32, swap=40)
+    assert memory() == (32, 40)
+    update(limit=100, swap=100)
+    assert memory() == (100, 100)
+    with pytest.raises(InvalidArgument, match="'4000'"):
+        group.update(
+            Resources.parse({"memory": {"limit": 200 * MIB, "swap": 300 * MIB}, "cpu": {"cpus": "4000"}}), [guest.pid]
+        )
+    assert memory() == (100, 100)
+    assert not (ROOT / "cpuset" / NAME / "abc").exists()
+    with pytest.raises(FailedPrecondition, match=r"refuses '4096'.*memory\.limit_in_bytes"):
+        group.update(Resources.parse({"memory": {"limit": 4096}, "cpu": {"shares": 77}}), [guest.pid])
+    assert memory() == (100, 100)
+    assert value("cpu", "abc", "cpu.shares") == "1024"
+    group.update(Resources.parse({"memory": {"limit": -1}}), [guest.pid])
+    assert memory()[0] == memory()[1] > 1 << 40
+    assert guest.answers(within=10)
+
+
+@needs_v1
+def test_a_smaller_period_under_a_limited_parent(v1: Hierarchy) -> None:
+    pod = v1.create(f"/{NAME}/pod", Resources.parse({"cpu": {"quota": 50000, "period": 100000}}))
+    group = v1.create(f"/{NAME}/pod/abc", Resources.parse({"cpu": {"quota": 50000, "period": 100000}}))
+    for quota, period in ((5000, 10000), (50000, 100000)):  # in the wrong order, the ratio would be above the pod's
+        group.update(Resources(cpu_quota=quota, cpu_period=period), [])
+        assert value("cpu", "pod/abc", "cpu.cfs_quota_us") == str(quota)
+        assert value("cpu", "pod/abc", "cpu.cfs_period_us") == str(period)
+    assert group.delete()
+    assert pod.delete()
+
+
+@needs_v1
+def test_update_moves_a_container_into_a_group_of_its_own(v1: Hierarchy, join: Join) -> None:
+    group = v1.create(f"/{NAME}/pod/abc", Resources())
+    guest, other = join(group), join(v1.create(f"/{NAME}/pod/other", Resources()))
+    group.update(Resources.parse({"cpu": {"cpus": "1"}, "pids": {"limit": 9}}), [guest.pid])
+    assert groups() >= {"cpuset/pod/abc", "pids/pod/abc"}
+    assert "memory/pod/abc" not in groups()
+    assert (os.sched_getaffinity(guest.pid), len(os.sched_getaffinity(other.pid)) > 1) == ({1}, True)
+    assert group.pids() == [guest.pid]
+    assert group.usage(1) is None
+    assert guest.answers(within=10)
+    guest.end()
+    assert group.delete()
+    assert "pids/pod/abc" not in groups()
+
+
+@needs_v1
+def test_pause_and_resume(v1: Hierarchy, join: Join) -> None:
+    group = v1.create(f"/{NAME}/abc", Resources(pids_limit=9))
+    guest = join(group)
+    assert guest.answers(within=10)
+    group.freeze()
+    assert asyncio.run(group.settled(True, seconds=10))
+    assert not guest.answers(within=0.1)
+    assert not asyncio.run(group.settled(False, seconds=0.01))
+    group.thaw()
+    assert asyncio.run(group.settled(False, seconds=10))
+    assert guest.heard(within=10)
+
+
+@needs_v1
+def test_pause_of_a_shared_container_stops_it_alone(v1: Hierarchy, join: Join) -> None:
+    group, other = (v1.create(f"/{NAME}/pod/{name}", Resources()) for name in ("abc", "other"))
+    guest, beside = join(group), join(other)
+    with pytest.raises(FailedPrecondition, match="shared"):
+        group.freeze()
+    group.ensure_own([guest.pid, 1 << 22])
+    assert {group for group in groups() if group.endswith("abc")} == {"freezer/pod/abc"}
+    group.freeze()
+    assert asyncio.run(group.settled(True, seconds=10))
+    assert beside.answers(within=10)
+    assert not guest.answers(within=0.1)
+    assert group.pids() == [guest.pid]
+    group.thaw()
+    assert guest.heard(within=10)
+
+
+@needs_v1
+def test_a_restarted_supervisor_goes_on(v1: Hierarchy, join: Join) -> None:
+    first = v1.create(f"/{NAME}/pod/abc", Resources(memory_limit=64 * MIB))
+    guest = join(first)
+    again = detect().attach(first.state)
+    assert again.exists
+    assert again.procs() == first.procs()
+    assert again.pids() == [guest.pid]
+    usage = again.usage(1)
+    assert usage is not None
+    assert usage.memory_limit == 64 * MIB
+    guest.end()
+    assert again.delete()
+    assert leftovers() == []
+    assert not detect().attach(first.state).exists
+    assert detect().attach(first.state).delete()
+
+
+# Version 2: no controller but hugetlb is there, for version 1 has the others.
+
+
+@pytest.fixture
+def v2(join: Join) -> Iterator[Hierarchy]:
+    enabled = (UNIFIED / "cgroup.subtree_control").read_text().split()
+    yield detect(str(UNIFIED))
+    for state in UNIFIED.glob(f"{NAME}/**/cgroup.freeze"):
+        state.write_text("0")
+    for kill in UNIFIED.glob(f"{NAME}/cgroup.kill"):
+        kill.write_text("1")
+    deadline = time.monotonic() + 10
+    while "populated 1" in "".join(each.read_text() for each in UNIFIED.glob(f"{NAME}/cgroup.events")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    for folder, _, _ in os.walk(UNIFIED / NAME, topdown=False):
+        os.rmdir(folder)
+    for controller in (UNIFIED / "cgroup.subtree_control").read_text().split():
+        if controller not in enabled:
+            try:
+                (UNIFIED / "cgroup.subtree_control").write_text(f"-{controller}")
+            except OSError:  # another run of these tests needs it, and will switch it off
+                pass
+
+
+@needs_v2
+def test_v2_without_the_controller(v2: Hierarchy) -> None:
+    assert v2.version == 2
+    with pytest.raises(FailedPrecondition, match=r"memory\.limit needs the memory controller"):
+        v2.create(f"/{NAME}/abc", Resources(memory_limit=MIB))
+    assert not (UNIFIED / NAME).exists()
+
+
+@needs_hugetlb
+def test_v2_limits_beside_a_container_without(v2: Hierarchy, join: Join) -> None:
+    free = v2.create(f"/{NAME}/pod/free", Resources())
+    guest = join(free)
+    assert guest.answers(within=10)
+    limited = v2.create(f"/{NAME}/pod/limited", Resources(unified={"hugetlb.2MB.max": "4194304"}))
+    assert (UNIFIED / NAME / "pod/limited/hugetlb.2MB.max").read_text() == "4194304\n"
+    member = join(limited)
+    assert member.answers(within=10)
+    assert limited.pids() == [member.pid]
+    assert limited.usage(1) is None, "nobody counts its memory here"
+    with pytest.raises(InvalidArgument, match=r"'x'.*hugetlb\.2MB\.max"):
+        v2.create(f"/{NAME}/pod/wrong", Resources(unified={"hugetlb.2MB.max": "x"}))
+    assert not (UNIFIED / NAME / "pod/wrong").exists()
+    assert not limited.delete()
+    for each in (guest, member):
+        each.end()
+    assert limited.delete()
+    assert free.delete()
+    assert not (UNIFIED / NAME).exists()
+
+
+@needs_hugetlb
+def test_v2_parent_with_processes(v2: Hierarchy, join: Join) -> None:
+    (UNIFIED / NAME).mkdir()
+    free = v2.create(f"/{NAME}/free", Resources())
+    guest = join(free)
+    (UNIFIED / NAME / "cgroup.procs").write_text(str(guest.pid))
+    with pytest.raises(FailedPrecondition, match=rf"unified\[hugetlb.*{NAME}.*processes of its own"):
+        v2.create(f"/{NAME}/abc", Resources(unified={"hugetlb.2MB.max": "0"}))
+    assert not (UNIFIED / NAME / "abc").exists()
+
+
+@needs_v2
+def test_v2_pause_of_a_shared_container_stops_it_alone(v2: Hierarchy, join: Join) -> None:
+    group, other = (v2.create(f"/{NAME}/pod/{name}", Resources()) for name in ("abc", "other"))
+    assert group.procs() == other.procs()
+    guest, beside = join(group), join(other)
+    group.ensure_own([guest.pid])
+    group.freeze()
+    assert asyncio.run(group.settled(True, seconds=10))
+    assert beside.answers(within=10)
+    assert not guest.answers(within=0.1)
+    group.thaw()
+    assert guest.heard(within=10)
+    guest.end()
+    beside.end()
+    assert group.delete()
+    assert other.delete()
+    assert not (UNIFIED / NAME).exists()

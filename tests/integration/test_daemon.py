@@ -1,0 +1,127 @@
+"""The daemon process: how it begins, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ..harness.container import Pod
+from ..harness.daemon import ROOT, Daemon
+
+
+def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "supervisor", *options]
+    env = {**os.environ, **environment}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_sockets_and_folder_are_for_their_owner_only(daemon: Daemon) -> None:
+    for path in (daemon.listen, daemon.task_socket, daemon.dir / "forkserver.sock"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert stat.S_IMODE(daemon.dir.stat().st_mode) == 0o700
+
+
+def test_it_refuses_to_start_beside_a_live_one(daemon: Daemon, tmp_path: Path) -> None:
+    same_socket = run("--listen", str(daemon.listen), "--dir", str(tmp_path / "dir"))
+    assert same_socket.returncode == 1
+    assert "somebody serves there already" in same_socket.stderr
+    same_folder = run("--listen", str(tmp_path / "sock"), "--dir", str(daemon.dir))
+    assert same_folder.returncode == 1
+    assert "another sandboxer works in it" in same_folder.stderr
+    assert len(same_folder.stderr.splitlines()) == 1
+
+
+def test_it_removes_a_dead_socket(tmp_path: Path) -> None:
+    daemon = Daemon()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(daemon.listen))
+    with daemon:
+        Pod(daemon).close()
+
+
+def test_it_does_not_remove_a_file_that_is_no_socket(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    refused = run("--listen", str(tmp_path / "file"), "--dir", str(tmp_path / "dir"))
+    assert refused.returncode == 1
+    assert "is no socket" in refused.stderr
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
+    refused = run("--listen", str(tmp_path / ("x" * 120)), "--dir", str(tmp_path / "dir"))
+    assert (refused.returncode, "107 bytes" in refused.stderr) == (1, True)
+
+
+def test_a_missing_libwasmedge_is_one_line(tmp_path: Path) -> None:
+    # A library of that name that is none comes first on the path the forkserver is given.
+    (tmp_path / "libwasmedge.so.0").write_text("not a library")
+    refused = run("--listen", str(tmp_path / "sock"), "--dir", str(tmp_path / "d"), LD_LIBRARY_PATH=str(tmp_path))
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert "libwasmedge.so.0 does not load" in refused.stderr
+    assert "install-wasmedge.sh" in refused.stderr
+
+
+def test_without_root_it_says_so(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    script = (
+        "import os, sys; from supervisor import daemon; from supervisor.cli import main;"  # while it may read them
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", script, "--listen", "/tmp/nope.sock", "--dir", str(tmp_path / "dir")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    refused = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.strip().endswith("mounts, and gives containers their users")
+
+
+def test_version_and_help() -> None:
+    assert run("--version").stdout.startswith("wasm-sandboxer, version ")
+    text = "".join(run("--help").stdout.split())  # lines are broken to fit a terminal
+    for option in ("--listen", "--dir", "--log-level", "--version", "/run/wasm-sandboxer.sock", "/run/kuasar-wasm"):
+        assert option in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_in_order(number: signal.Signals) -> None:
+    with Daemon() as daemon:
+        pod = Pod(daemon)
+        pod.with_wasm("sleep").fifos("stdin").mount("/scratch", kind="tmpfs").build().start()
+        everybody = daemon.helpers()
+        assert len(everybody) >= 3  # forkserver, relay, worker
+        assert daemon.process is not None
+        daemon.process.send_signal(number)
+        assert daemon.process.wait(30) == 0
+        daemon.process = None
+        _, alive = psutil.wait_procs(everybody, timeout=10)
+        assert alive == []
+        assert daemon.mounts() == []
+        assert not daemon.listen.exists()
+        assert not daemon.task_socket.exists()
+        assert "Traceback" not in daemon.log_text()
+        pod.close()
+
+
+def test_a_new_daemon_takes_over_from_a_killed_one() -> None:
+    with Daemon() as daemon:
+        pod = Pod(daemon)
+        running = pod.with_wasm("sleep").build().start()
+        short = pod.with_wasm("exit").args("9").build()
+        short.start()
+        daemon.kill()
+        os.kill(running.pid, 0)
+        daemon.start()
+        assert running.reconnect().status() == "RUNNING"
+        assert short.reconnect().wait() == 9
+        running.kill(signal.SIGKILL)
+        assert running.wait() == 137
+        pod.shutdown()
+        pod.close()

@@ -1,0 +1,102 @@
+"""Landlock (landlock(7)): a worker reaches the folders and files it was given, and nothing else of the machine.
+
+Rules are made from descriptors, so no path is resolved. What was opened before stays as usable as it was:
+streams need no rule. A kernel denies what is handled and has no rule; what an older kernel cannot handle
+it leaves open, which is why ``doctor`` and the log name the ABI.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import posix
+from ctypes import byref, c_int32, c_uint32, c_uint64, c_void_p
+
+from . import linux
+
+# System call numbers, the same on every architecture.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_CREATE_RULESET_VERSION = 1
+_RULE_PATH_BENEATH = 1
+_EBADFD = 77
+
+# linux/landlock.h. Never given to a guest: EXECUTE, MAKE_CHAR, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, IOCTL_DEV.
+_WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
+_REMOVE_DIR, _REMOVE_FILE, _MAKE_DIR, _MAKE_REG, _MAKE_SYM = 1 << 4, 1 << 5, 1 << 7, 1 << 8, 1 << 12
+_REFER = 1 << 13  # rename and link between folders; without it they fail with EXDEV
+_TRUNCATE = 1 << 14
+_READ = _READ_FILE | _READ_DIR
+_CHANGE = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SYM | _REFER | _TRUNCATE
+
+_FILES_BY_ABI = (0, 0x1FFF, 0x3FFF, 0x7FFF, 0x7FFF, 0xFFFF)  # all rights there are; from ABI 5 on the last
+_BIND_TCP, _CONNECT_TCP = 1, 2  # from ABI 4 on
+_SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1, 2  # from ABI 6 on
+
+
+class _RulesetAttr(ctypes.Structure):
+    _fields_ = (("files", c_uint64), ("network", c_uint64), ("scoped", c_uint64))
+
+
+class _PathBeneath(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed", c_uint64), ("parent", c_int32))
+
+
+_create = linux.system_call(_CREATE_RULESET, c_void_p, ctypes.c_size_t, c_uint32)
+_add_rule = linux.system_call(_ADD_RULE, c_int32, c_int32, c_void_p, c_uint32)
+_restrict_self = linux.system_call(_RESTRICT_SELF, c_int32, c_uint32)
+
+
+def abi() -> int:
+    """The kernel's Landlock ABI; 0 where it has none, or was booted without it."""
+    try:
+        return _create(None, 0, _CREATE_RULESET_VERSION)
+    except OSError:
+        return 0
+
+
+class Landlock:
+    """What a worker needs to shut itself in, made in the forkserver: after the fork it is only filled in."""
+
+    __slots__ = ("_alone", "_networked", "_rule", "_rule_pointer", "_size", "abi")
+
+    def __init__(self) -> None:
+        self.abi = abi()
+        files = _FILES_BY_ABI[min(self.abi, len(_FILES_BY_ABI) - 1)]
+        tcp = _BIND_TCP | _CONNECT_TCP if self.abi >= 4 else 0
+        scoped = _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL if self.abi >= 6 else 0
+        # An older kernel takes the longer structure as long as what it does not know is zero.
+        self._size = ctypes.sizeof(_RulesetAttr)
+        self._alone = _RulesetAttr(files, tcp, scoped)
+        self._networked = _RulesetAttr(files, 0, scoped)
+        self._rule = _PathBeneath()
+        self._rule_pointer = byref(self._rule)
+
+    def restrict(self, folders: list[tuple[int, bool]], files: list[int], network: bool) -> None:
+        """Give up everything but reading ``files`` and using ``folders``, for good.
+
+        ``folders`` pairs the descriptor of each folder (``O_PATH`` will do) with whether it may only be
+        read; where one lies below another, the rights of both hold in it. TCP is left alone with
+        ``network``, and denied without. Needs no_new_privs. Does nothing where there is no Landlock.
+        Raises ``OSError``.
+        """
+        if not self.abi:
+            return
+        handled = self._networked if network else self._alone
+        ruleset = _create(byref(handled), self._size, 0)
+        change = _CHANGE & handled.files
+        for fd, readonly in folders:
+            self._allow(ruleset, fd, _READ if readonly else _READ | change)
+        for fd in files:
+            self._allow(ruleset, fd, _READ_FILE)
+        _restrict_self(ruleset, 0)
+        posix.close(ruleset)
+
+    def _allow(self, ruleset: int, fd: int, rights: int) -> None:
+        rule = self._rule
+        rule.allowed = rights
+        rule.parent = fd
+        try:
+            _add_rule(ruleset, _RULE_PATH_BENEATH, self._rule_pointer, 0)
+        except OSError as error:
+            if error.errno != _EBADFD:  # a memfd or the like is on no mount, and Landlock leaves it open
+                raise
