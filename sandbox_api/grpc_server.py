@@ -1,8 +1,9 @@
-"""The Sandbox API over gRPC. Messages are decoded by dialect, so gRPC itself carries plain bytes."""
+"""gRPC servers. Methods decode their own messages, so gRPC itself carries plain bytes."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -13,44 +14,55 @@ from .dialects.dialect import Host
 
 log = logging.getLogger(__name__)
 
-_SERVICE = "/containerd.services.sandbox.v1.Controller/"
+SANDBOX_SERVICE = "containerd.services.sandbox.v1.Controller"
 _NAMESPACE_KEY = "containerd-namespace"
-_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+Methods = Mapping[tuple[str, str], calls.Handler]
+"""Handlers by service and method name."""
 
 
 class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
-    """Finds the method for a path; grpc.aio calls it for every request."""
+    """Finds the method for a path; grpc.aio asks it for every request."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, methods: Methods) -> None:
         self._methods = {
-            _SERVICE + name: grpc.unary_unary_rpc_method_handler(_behaviour(host, name)) for name in dialects.METHODS
+            f"/{service}/{name}": grpc.unary_unary_rpc_method_handler(_behaviour(name, handler))
+            for (service, name), handler in methods.items()
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         return self._methods.get(handler_call_details.method)
 
 
-def _behaviour(host: Host, name: str) -> Any:
+def _behaviour(name: str, handler: calls.Handler) -> Any:
     async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         metadata = context.invocation_metadata() or ()
         namespace = next((str(value) for key, value in metadata if key == _NAMESPACE_KEY), "")
-
-        async def call(namespace: str, payload: bytes) -> bytes:
-            return await dialects.speaking(name, payload)(host, namespace, payload)
-
         try:
-            return await calls.run(name, call, namespace or calls.DEFAULT_NAMESPACE, request)
+            return await calls.run(name, handler, namespace or calls.DEFAULT_NAMESPACE, request)
         except Exception as error:
             code, message = status.of(error, name)
-        await context.abort(_GRPC_CODES[code], message)
+        await context.abort(_CODES[code], message)
 
     return serve
 
 
-def server(host: Host) -> grpc.aio.Server:
-    """A server of the Sandbox API, without an address yet."""
-    # The messages of ttrpc's bound apply here too: one size for both.
-    options = [("grpc.max_receive_message_length", 4 << 20)]
-    made = grpc.aio.server(options=options)
-    made.add_generic_rpc_handlers((_Router(host),))
+def sandbox_methods(host: Host) -> Methods:
+    """The Sandbox API in every dialect, told apart request by request."""
+
+    def method(name: str) -> calls.Handler:
+        async def call(namespace: str, payload: bytes) -> bytes:
+            return await dialects.speaking(name, payload)(host, namespace, payload)
+
+        return call
+
+    return {(SANDBOX_SERVICE, name): method(name) for name in dialects.METHODS}
+
+
+def server(methods: Methods) -> grpc.aio.Server:
+    """A server of these methods, without an address yet."""
+    # ttrpc's bound on a message is this one's, too.
+    made = grpc.aio.server(options=[("grpc.max_receive_message_length", 4 << 20)])
+    made.add_generic_rpc_handlers((_Router(methods),))
     return made

@@ -72,6 +72,11 @@ class SandboxInfo:
     """Path of the socket that serves the Task API to this sandbox's containers."""
     info: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def state(self) -> str:
+        """Its state as every dialect spells it."""
+        return "SANDBOX_READY" if self.ready else "SANDBOX_NOTREADY"
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -124,6 +129,18 @@ class NewTask:
 
 
 @dataclass(frozen=True, slots=True)
+class NewProcess:
+    """A container that is handed over before its Create (``exec_id`` ""), or an exec. ``spec`` is JSON: the OCI
+    spec of the container, or the OCI process of the exec."""
+
+    container_id: str
+    exec_id: str
+    spec: bytes
+    stdio: Stdio = Stdio()
+    rootfs: tuple[Mount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TaskInfo:
     """The state of a container's init process, or of an exec in it."""
 
@@ -173,8 +190,23 @@ class SandboxService(Protocol):
     async def metrics(self, namespace: str, sandbox_id: str) -> Usage:
         """What its containers use together."""
 
-    async def update(self, namespace: str, sandbox_id: str, labels: dict[str, str] | None) -> None:
-        """Replace its labels, where given."""
+    async def update(
+        self,
+        namespace: str,
+        sandbox_id: str,
+        labels: dict[str, str] | None,
+        prepared: Sequence[NewProcess] | None,
+    ) -> None:
+        """Replace its labels, and the whole list of what is prepared in it, where given."""
+
+    async def prepare(self, namespace: str, sandbox_id: str, new: NewProcess) -> str:
+        """Take a container's or an exec's spec, root file system and streams; the path of the container's bundle."""
+
+    async def purge(self, namespace: str, sandbox_id: str, container_id: str, exec_id: str) -> None:
+        """Undo ``prepare``."""
+
+    async def update_resources(self, namespace: str, sandbox_id: str, container_id: str, resources: bytes) -> None:
+        """Change the limits of a container. ``resources`` is OCI's LinuxResources as JSON."""
 
 
 class TaskService(Protocol):
@@ -209,3 +241,18 @@ class TaskService(Protocol):
 
     async def close_io(self, namespace: str, task_id: str, exec_id: str) -> None:
         """End its standard input, after what was written to it."""
+
+    async def exec(self, namespace: str, new: NewProcess) -> None:
+        """Prepare a process more in a running container."""
+
+    async def resize_pty(self, namespace: str, task_id: str, exec_id: str, width: int, height: int) -> None:
+        """Set the size of its terminal, in characters."""
+
+    async def pause(self, namespace: str, task_id: str) -> None:
+        """Freeze all processes of a container."""
+
+    async def resume(self, namespace: str, task_id: str) -> None:
+        """Let them go on."""
+
+    async def update(self, namespace: str, task_id: str, resources: bytes) -> None:
+        """Change its limits. ``resources`` is OCI's LinuxResources as JSON."""

@@ -7,7 +7,7 @@ from google.protobuf.empty_pb2 import Empty
 from . import calls
 from .convert import decode, mounts, timestamp, usage
 from .errors import Unimplemented
-from .interface import NewTask, Stdio, TaskService
+from .interface import NewProcess, NewTask, Stdio, TaskService
 from .proto import task_pb2 as pb
 
 SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
@@ -36,6 +36,11 @@ class TaskMethods:
             "Connect": self.connect,
             "Stats": self.stats,
             "CloseIO": self.close_io,
+            "Exec": self.exec,
+            "ResizePty": self.resize_pty,
+            "Pause": self.pause,
+            "Resume": self.resume,
+            "Update": self.update,
             "Shutdown": self.shutdown,
             "Checkpoint": self.checkpoint,
         }
@@ -121,6 +126,35 @@ class TaskMethods:
         request = decode(pb.CloseIORequest, payload)
         if request.stdin:
             await self._tasks.close_io(namespace, request.id, request.exec_id)
+        return _EMPTY
+
+    async def exec(self, namespace: str, payload: bytes) -> bytes:
+        """Exec."""
+        request = decode(pb.ExecProcessRequest, payload)
+        stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
+        await self._tasks.exec(namespace, NewProcess(request.id, request.exec_id, request.spec.value, stdio))
+        return _EMPTY
+
+    async def resize_pty(self, namespace: str, payload: bytes) -> bytes:
+        """ResizePty."""
+        request = decode(pb.ResizePtyRequest, payload)
+        await self._tasks.resize_pty(namespace, request.id, request.exec_id, request.width, request.height)
+        return _EMPTY
+
+    async def pause(self, namespace: str, payload: bytes) -> bytes:
+        """Pause."""
+        await self._tasks.pause(namespace, decode(pb.PauseRequest, payload).id)
+        return _EMPTY
+
+    async def resume(self, namespace: str, payload: bytes) -> bytes:
+        """Resume."""
+        await self._tasks.resume(namespace, decode(pb.ResumeRequest, payload).id)
+        return _EMPTY
+
+    async def update(self, namespace: str, payload: bytes) -> bytes:
+        """Update."""
+        request = decode(pb.UpdateTaskRequest, payload)
+        await self._tasks.update(namespace, request.id, request.resources.value)
         return _EMPTY
 
     async def shutdown(self, namespace: str, payload: bytes) -> bytes:

@@ -23,6 +23,11 @@ def read_config(bundle: str) -> bytes:
     return _read(f"{bundle}/config.json", MAX_CONFIG)
 
 
+def root(bundle: str, path: str) -> str:
+    """The root file system's folder, for a ``root.path`` that may be absolute or relative to the bundle."""
+    return os.path.realpath(os.path.join(bundle, path))
+
+
 def sandbox_id(bundle: str, annotations: dict[str, str]) -> str:
     """The sandbox a container says it belongs to: containerd writes a file, CRI an annotation; "" where neither."""
     try:

@@ -29,6 +29,13 @@ from . import __version__
     help="Folder for state, mounts and the Task API's socket (task.sock).",
 )
 @click.option(
+    "--events",
+    type=click.Path(),
+    default="",
+    metavar="SOCKET",
+    help="Forward task events to containerd's ttrpc socket (/run/containerd/containerd.sock.ttrpc).",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -37,7 +44,7 @@ from . import __version__
 )
 @click.version_option(__version__, prog_name="wasm-sandboxer")
 @click.pass_context
-def main(context: click.Context, listen: Path, folder: Path, log_level: str) -> None:
+def main(context: click.Context, listen: Path, folder: Path, events: str, log_level: str) -> None:
     """Run WebAssembly workloads as isolated processes, for iSulad and containerd.
 
     Without a command it is the daemon: it serves until SIGTERM or SIGINT.
@@ -45,7 +52,7 @@ def main(context: click.Context, listen: Path, folder: Path, log_level: str) -> 
     if context.invoked_subcommand is not None:
         return
     # Imported here: gRPC takes longer to load than the other commands take to run.
-    from .daemon import CannotStart, Daemon
+    from .daemon import CannotStart, Daemon, Options
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
@@ -53,7 +60,7 @@ def main(context: click.Context, listen: Path, folder: Path, log_level: str) -> 
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
     async def serve() -> None:
-        await Daemon(listen.absolute(), folder.absolute()).run()
+        await Daemon(Options(listen.absolute(), folder.absolute(), events)).run()
 
     try:
         asyncio.run(serve())

@@ -21,6 +21,8 @@ class Container:
     init: Process
     cgroup: Cgroup | None = None
     """Its control group, where its spec names one or asks for limits."""
+    oom_kills: int = 0
+    """Kills for memory that are known of already."""
     execs: dict[str, Process] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whatever changes its state, except signals: they must always get through."""

@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 
-from sandbox_api.interface import Exit, NewSandbox, Platform, SandboxInfo, Usage
+from sandbox_api.errors import NotFound
+from sandbox_api.interface import Exit, NewProcess, NewSandbox, Platform, SandboxInfo, Usage
 
 from . import __version__, usage
+from .containers import Containers
 from .netns import open_netns
+from .preparations import Preparations
 from .registry import Registry
 from .sandbox import Sandbox, SandboxState
+from .signals import Signals
 from .store import Store
 from .tasks import Tasks
 
@@ -23,9 +28,21 @@ _GOARCH = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"
 class Controller:
     """Implements ``sandbox_api.interface.SandboxService``."""
 
-    def __init__(self, registry: Registry, store: Store, tasks: Tasks, task_socket: str) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        containers: Containers,
+        preparations: Preparations,
+        signals: Signals,
+        tasks: Tasks,
+        task_socket: str,
+    ) -> None:
         self._registry = registry
         self._store = store
+        self._containers = containers
+        self._preparations = preparations
+        self._signals = signals
         self._tasks = tasks
         self._task_socket = task_socket
 
@@ -74,7 +91,10 @@ class Controller:
         async with sandbox.lock:
             await self._stop(sandbox, 0)
             for container in list(sandbox.containers.values()):
-                await self._tasks.remove(container)
+                async with container.lock:
+                    if container.id in sandbox.containers:  # or it was deleted while we waited
+                        await self._containers.remove(container)
+            self._preparations.forget_all(sandbox)
             self._store.remove_sandbox(sandbox)
             self._registry.sandboxes.pop((namespace, sandbox_id), None)
             sandbox.forget()
@@ -83,22 +103,50 @@ class Controller:
     async def metrics(self, namespace: str, sandbox_id: str) -> Usage:
         """The sum over its containers."""
         sandbox = self._registry.sandbox(namespace, sandbox_id)
-        used = [self._tasks.usage(container) for container in sandbox.containers.values()]
+        used = [self._containers.usage(container) for container in sandbox.containers.values()]
         return usage.total(used, time.time_ns())
 
-    async def update(self, namespace: str, sandbox_id: str, labels: dict[str, str] | None) -> None:
-        """Replace its labels, where given."""
+    async def update(
+        self,
+        namespace: str,
+        sandbox_id: str,
+        labels: dict[str, str] | None,
+        prepared: Sequence[NewProcess] | None,
+    ) -> None:
+        """Replace its labels, and the list of what is prepared in it, where given."""
         sandbox = self._registry.sandbox(namespace, sandbox_id)
-        if labels is not None:
-            sandbox.labels = labels
-            self._store.update_sandbox(sandbox)
+        async with sandbox.lock:
+            if prepared is not None:
+                await self._preparations.replace(sandbox, prepared)
+            if labels is not None:
+                sandbox.labels = labels
+                self._store.update_sandbox(sandbox)
+
+    async def prepare(self, namespace: str, sandbox_id: str, new: NewProcess) -> str:
+        """Take a container, or an exec, before it is created."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        async with sandbox.lock:
+            return self._preparations.prepare(sandbox, new)
+
+    async def purge(self, namespace: str, sandbox_id: str, container_id: str, exec_id: str) -> None:
+        """Undo ``prepare``."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        async with sandbox.lock:
+            await self._preparations.purge(sandbox, container_id, exec_id)
+
+    async def update_resources(self, namespace: str, sandbox_id: str, container_id: str, resources: bytes) -> None:
+        """Change the limits of a container of its."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        if container_id not in sandbox.containers:
+            raise NotFound(f"container {container_id!r}: there is none in sandbox {sandbox_id}")
+        await self._tasks.update(namespace, container_id, resources)
 
     async def _stop(self, sandbox: Sandbox, timeout: float) -> None:
         if sandbox.state is SandboxState.NOTREADY:
             return
         sandbox.stopping = True  # nothing new is created or started in it from here on
         try:
-            await self._tasks.stop(list(sandbox.containers.values()), timeout)
+            await self._signals.end(list(sandbox.containers.values()), timeout)
         except BaseException:
             sandbox.stopping = False
             raise

@@ -8,31 +8,41 @@ import logging
 import os
 import signal
 import sqlite3
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 
-from sandbox_api import calls, grpc_server, task_service
+from sandbox_api import calls, grpc_server
 from sandbox_api.dialects.dialect import Host
 from sandbox_api.errors import SandboxerError
+from sandbox_api.events import Publisher
+from sandbox_api.task_service import TaskMethods
 from sandbox_api.ttrpc.server import Server
 
 from . import __version__, cgroups, linux, recovery, sockets
 from .container import Container
+from .containers import Containers
 from .controller import Controller
+from .happenings import Happenings
 from .helper import HelperFailed
 from .launcher import Launcher
 from .notify import notify
+from .preparations import Preparations
 from .process import Process
 from .reaper import Reaper
 from .registry import Registry
 from .relay import Relay
+from .signals import Signals
 from .store import Store
 from .tasks import Tasks
 
 log = logging.getLogger(__name__)
 
-STOP_SECONDS = 5.0
+STOP_SECONDS = 5
 """What instances get between SIGTERM and SIGKILL when the daemon ends."""
 
 
@@ -40,112 +50,142 @@ class CannotStart(Exception):
     """What the daemon needs is not there; the text is one line that says what and what to do."""
 
 
-class Daemon:
-    """One sandboxer: everything below ``folder``, and the Sandbox API's socket."""
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Where the daemon works."""
 
-    def __init__(self, listen: Path, folder: Path) -> None:
-        self._listen = listen
-        self._folder = folder
+    listen: Path
+    """Socket of the Sandbox API."""
+    folder: Path
+    """State, mounts, the helpers' sockets, and the Task API's."""
+    events: str = ""
+    """Socket to forward events to; "" is nobody."""
+
+    @property
+    def task_socket(self) -> Path:
+        """Of the Task API over ttrpc."""
+        return self.folder / "task.sock"
+
+    @property
+    def grpc_task_socket(self) -> Path:
+        """Of the Task API over gRPC."""
+        return self.folder / "task-grpc.sock"
+
+
+class Daemon:
+    """One sandboxer."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
         self._stopping = asyncio.Event()
-        self._lock = -1
+        self._background: set[asyncio.Task[None]] = set()
+
+        folder = options.folder
+        self._registry = Registry()
+        self._publisher = Publisher(options.events) if options.events else None
+        self._happenings = Happenings(self._publisher)
+        self._launcher = Launcher(str(folder / "forkserver.sock"), lambda exits: self._reaper.exits(exits), self._lost)
+        self._relay = Relay(str(folder / "relay.sock"))
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises ``CannotStart``."""
+        if os.geteuid() != 0:
+            raise CannotStart("the sandboxer has to run as root: it mounts, and gives containers their users")
         try:
-            await self._run()
+            async with AsyncExitStack() as cleanup:
+                await self._run(cleanup)
         except (sockets.SocketTaken, HelperFailed) as error:
             raise CannotStart(str(error)) from None
         except sqlite3.Error as error:
-            raise CannotStart(f"{self._folder}/state.db: {error}") from None
-        except PermissionError as error:
-            raise CannotStart(f"{error.filename}: {error.strerror}: the sandboxer has to run as root") from None
+            raise CannotStart(f"{self._options.folder}/state.db: {error}") from None
         except OSError as error:
-            raise CannotStart(f"{error.filename or self._folder}: {error.strerror}") from None
-        finally:
-            if self._lock >= 0:
-                os.close(self._lock)
+            raise CannotStart(f"{error.filename or self._options.folder}: {error.strerror}") from None
 
-    async def _run(self) -> None:
-        if os.geteuid() != 0:
-            raise CannotStart("the sandboxer has to run as root: it mounts, and gives containers their users")
+    async def _run(self, cleanup: AsyncExitStack) -> None:
+        options = self._options
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        self._make_folder()
-        sockets.claim(self._listen)
+        cleanup.callback(os.close, _lock_folder(options.folder))
+        sockets.claim(options.listen)
         linux.become_subreaper()
 
-        registry = Registry()
-        store = Store(str(self._folder / "state.db"))
-        reaper: Reaper
-
-        def lost() -> None:
-            log.error("the forkserver died")
-            loop.create_task(self._reconnect(launcher, reaper))
-
-        launcher = Launcher(str(self._folder / "forkserver.sock"), lambda exits: reaper.exits(exits), lost)
-        relay = Relay(str(self._folder / "relay.sock"))
-        reaper = Reaper(registry, store, launcher.acknowledge, self._ended)
-        loop.add_signal_handler(signal.SIGCHLD, reaper.adopted)
+        store = Store(str(options.folder / "state.db"))
+        cleanup.callback(store.close)
         hierarchy = cgroups.detect()
-        tasks = Tasks(str(self._folder), registry, store, hierarchy, launcher, relay)
-        task_socket = self._folder / "task.sock"
-        controller = Controller(registry, store, tasks, str(task_socket))
+        self._signals = Signals(store, self._launcher)
+        self._reaper = Reaper(self._registry, store, self._launcher.acknowledge, self._ended)
+        loop.add_signal_handler(signal.SIGCHLD, self._reaper.adopted)
+        containers = Containers(str(options.folder), self._registry, store, hierarchy)
+        preparations = Preparations(str(options.folder), self._registry, store, containers)
+        tasks = Tasks(self._registry, store, containers, self._signals, self._launcher, self._relay, self._happenings)
+        controller = Controller(
+            self._registry, store, containers, preparations, self._signals, tasks, str(options.task_socket)
+        )
 
-        inventory = await launcher.connect()
-        recovery.reconcile(registry, store, reaper, hierarchy, inventory)
-        grpc_api: grpc.aio.Server | None = None
-        ttrpc = Server(task_service.TaskMethods(tasks, hierarchy.version).table())
-        try:
-            await ttrpc.start(sockets.listen(task_socket))
-            grpc_api = grpc_server.server(Host(controller, hierarchy.version))
-            with sockets.private():
-                grpc_api.add_insecure_port(f"unix:{self._listen}")
-            await grpc_api.start()
-            log.info(
-                "wasm-sandboxer %s serves on %s, tasks on %s, WasmEdge %s",
-                __version__,
-                self._listen,
-                task_socket,
-                inventory.engine,
-            )
-            notify("READY=1")
-            await self._stopping.wait()
-            notify("STOPPING=1")
-            log.info("ending")
-        finally:
-            await self._end(registry, controller)
-            if grpc_api is not None:
-                await grpc_api.stop(grace=0.5)
-            await calls.all_done()
-            await ttrpc.close()
-            launcher.end()
-            launcher.close()
-            relay.end()
-            relay.close()
-            store.close()
-            for path in (self._listen, task_socket):
-                path.unlink(missing_ok=True)
+        cleanup.callback(self._launcher.close)
+        cleanup.callback(self._relay.close)
+        inventory = await self._launcher.connect()
+        recovery.reconcile(self._registry, store, self._reaper, hierarchy, inventory)
+        cleanup.push_async_callback(self._end, controller)
+        if self._publisher is not None:
+            self._spawn(self._publisher.run())
 
-    def _make_folder(self) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder.chmod(0o700)
-        self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CannotStart(
-                f"{self._folder}: another sandboxer works in it: stop it or choose another --dir"
-            ) from None
+        methods = TaskMethods(tasks, hierarchy.version).table()
+        ttrpc = Server(methods)
+        await ttrpc.start(sockets.listen(options.task_socket))
+        cleanup.push_async_callback(ttrpc.close)
+        cleanup.callback(options.task_socket.unlink, missing_ok=True)
+        cleanup.push_async_callback(calls.all_done)
+        await self._serve_grpc(cleanup, grpc_server.server(methods), options.grpc_task_socket)
+        sandbox_api = grpc_server.server(grpc_server.sandbox_methods(Host(controller, hierarchy.version)))
+        await self._serve_grpc(cleanup, sandbox_api, options.listen)
+        log.info(
+            "wasm-sandboxer %s serves on %s, tasks on %s, WasmEdge %s",
+            __version__,
+            options.listen,
+            options.task_socket,
+            inventory.engine,
+        )
+        notify("READY=1")
+        await self._stopping.wait()
+        notify("STOPPING=1")
+        log.info("ending")
+
+    async def _serve_grpc(self, cleanup: AsyncExitStack, server: grpc.aio.Server, path: Path) -> None:
+        sockets.claim(path)
+        with sockets.private():
+            server.add_insecure_port(f"unix:{path}")
+        cleanup.callback(path.unlink, missing_ok=True)
+        cleanup.push_async_callback(server.stop, 0.5)
+        await server.start()
 
     def _ended(self, container: Container, process: Process) -> None:
-        """A process has ended."""
+        """The reaper's word that a process has ended."""
+        if container.cgroup is not None and process.exit is not None and process.exit.status == 128 + signal.SIGKILL:
+            kills = container.cgroup.oom_kills()
+            if kills > container.oom_kills:
+                container.oom_kills = kills
+                log.warning("%s was killed for memory", process.name)
+                self._happenings.out_of_memory(container)
+        self._happenings.ended(container, process)
+        if not process.exec_id and container.execs:
+            # As in a container with a pid namespace: with its first process all others end.
+            self._spawn(self._end_execs(container))
 
-    async def _reconnect(self, launcher: Launcher, reaper: Reaper) -> None:
+    async def _end_execs(self, container: Container) -> None:
+        for process in container.alive():
+            await self._signals.send(container, process, signal.SIGKILL)
+
+    def _lost(self) -> None:
+        log.error("the forkserver died")
+        self._spawn(self._reconnect())
+
+    async def _reconnect(self) -> None:
         """A new forkserver in place of one that died. What it ran is our child now, and goes on."""
         while not self._stopping.is_set():
             try:
-                await launcher.connect()
+                await self._launcher.connect()
             except (HelperFailed, SandboxerError, OSError, TimeoutError) as error:
                 log.error("no new forkserver: %s", error)
                 await asyncio.sleep(1)
@@ -153,14 +193,38 @@ class Daemon:
                 log.info("a new forkserver is up")
                 return
 
-    async def _end(self, registry: Registry, controller: Controller) -> None:
-        """End every instance, and take down what was mounted for it."""
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _end(self, controller: Controller) -> None:
+        """End every instance, take down what was mounted for it, and let the helpers go."""
 
         async def one(namespace: str, sandbox_id: str) -> None:
             try:
-                await controller.stop(namespace, sandbox_id, int(STOP_SECONDS))
+                await controller.stop(namespace, sandbox_id, STOP_SECONDS)
                 await controller.shutdown(namespace, sandbox_id)
             except SandboxerError as error:
                 log.error("sandbox %s: %s", sandbox_id, error)
 
-        await asyncio.gather(*(one(*key) for key in list(registry.sandboxes)))
+        await asyncio.gather(*(one(*key) for key in list(self._registry.sandboxes)))
+        if self._publisher is not None:
+            await self._publisher.drain(1.0)
+        for task in list(self._background):
+            task.cancel()
+        self._launcher.end()
+        self._relay.end()
+
+
+def _lock_folder(folder: Path) -> int:
+    """Make the folder ours alone; the descriptor that holds it. Raises ``CannotStart``."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise CannotStart(f"{folder}: another sandboxer works in it: stop it or choose another --dir") from None
+    return lock

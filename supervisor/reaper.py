@@ -1,4 +1,4 @@
-"""The reaper: every exit reaches its process once, is on record before anybody hears of it, and is then acknowledged."""
+"""The reaper: every exit reaches its process once, on record before anybody hears of it, and then acknowledged."""
 
 from __future__ import annotations
 

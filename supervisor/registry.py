@@ -18,7 +18,7 @@ def check_id(what: str, value: str) -> str:
     """An id that is fit to be a part of a path. Raises ``InvalidArgument``."""
     if not _ID.fullmatch(value):
         raise InvalidArgument(
-            f"{what} {value[:140]!r}: an id is 1 to 128 letters, digits, '.', '_' or '-', and begins with a letter or digit"
+            f"{what} {value[:140]!r}: an id is 1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit"
         )
     return value
 
@@ -75,6 +75,19 @@ class Registry:
         sandbox.containers[container.id] = container
         for process in container.processes():
             self.processes[process.instance] = (container, process)
+
+    def add_exec(self, container: Container, process: Process) -> None:
+        """An exec in a container."""
+        if container.execs is None:
+            container.execs = {}
+        container.execs[process.exec_id] = process
+        self.processes[process.instance] = (container, process)
+
+    def remove_exec(self, container: Container, process: Process) -> None:
+        """Forget an exec."""
+        if container.execs is not None:
+            container.execs.pop(process.exec_id, None)
+        self.processes.pop(process.instance, None)
 
     def remove(self, container: Container) -> None:
         """Forget a container and its processes."""

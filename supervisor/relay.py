@@ -1,13 +1,13 @@
-"""The supervisor's side of the relay, which feeds guests' standard inputs. Started when first needed."""
+"""The supervisor's side of the relay between guests and their clients' FIFOs. Started when first needed."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 
 from workers import protocol
 
 from .helper import Helper
+from .streams import Pump
 
 
 class Relay:
@@ -23,18 +23,19 @@ class Relay:
             if not self._helper.connected:
                 await self._helper.connect()
 
-    def pump(self, instance: int, source: int, sink: int) -> None:
-        """Feed ``sink`` from ``source`` until one of them ends. Both are the relay's from now on."""
-        try:
-            self._helper.send(protocol.PUMP, protocol.pack_numbers(instance), [source, sink])
-        finally:
-            for fd in (source, sink):
-                os.close(fd)
+    def pump(self, instance: int, pump: Pump) -> None:
+        """Move bytes for an instance until one side ends. The descriptors stay the caller's."""
+        self._helper.send(protocol.PUMP, protocol.pack_numbers(instance, pump.kind), [pump.source, pump.sink])
 
-    def close_input(self, instance: int) -> None:
+    async def close_input(self, instance: int) -> None:
         """End an instance's input after what is in its FIFO already."""
-        if self._helper.connected:
-            self._helper.send(protocol.CLOSE, protocol.pack_numbers(instance))
+        await self.ready()
+        self._helper.send(protocol.CLOSE, protocol.pack_numbers(instance))
+
+    async def resize(self, instance: int, width: int, height: int) -> None:
+        """Set the size of an instance's terminal, in characters."""
+        await self.ready()
+        self._helper.send(protocol.RESIZE, protocol.pack_numbers(instance, width, height))
 
     def end(self) -> None:
         """Tell the relay, if there is one, to go."""
@@ -42,5 +43,5 @@ class Relay:
             self._helper.send(protocol.END, b"")
 
     def close(self) -> None:
-        """Let go of the relay, which goes on while it has something to feed."""
+        """Let go of the relay, which goes on while it has something to move."""
         self._helper.close()

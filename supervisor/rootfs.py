@@ -54,9 +54,11 @@ class Plan:
         return f"{self.tmpfs_folder}/{number}"
 
 
-def plan(spec: Spec, bundle: str, rootfs: Sequence[Mount], folder: str) -> Plan:
-    """What must be mounted for this container. Raises ``InvalidArgument`` where that cannot be."""
-    root = os.path.realpath(posixpath.join(bundle, spec.root))
+def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str) -> Plan:
+    """What must be mounted for this container, whose root is the folder ``root``.
+
+    Raises ``InvalidArgument`` where that cannot be.
+    """
     if root == "/":
         raise InvalidArgument("config.json: root.path is the host's root file system")
     if not os.path.isdir(root):

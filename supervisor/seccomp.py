@@ -26,40 +26,90 @@ LIBRARY = "libseccomp.so.2"
 # The workers' allow list. Each group is what tests/bench/measure_syscalls.py saw libwasmedge 0.14, AOT products,
 # glibc and the worker's last steps use while the conformance guests ran; "Siblings" are other ways of the same
 # that another libc, architecture or kernel takes. What is in no group ends the guest.
-FILES: Final = """
-    openat close fstat newfstatat faccessat2 fcntl dup lseek
-    read readv pread64 preadv write writev pwritev
-    ftruncate fallocate fadvise64 fsync fdatasync utimensat
-    mkdirat unlinkat renameat linkat symlinkat readlinkat getdents64
-""".split()
+FILES: Final = [
+    "openat",
+    "close",
+    "fstat",
+    "newfstatat",
+    "faccessat2",
+    "fcntl",
+    "dup",
+    "lseek",
+    "read",
+    "readv",
+    "pread64",
+    "preadv",
+    "write",
+    "writev",
+    "pwritev",
+    "ftruncate",
+    "fallocate",
+    "fadvise64",
+    "fsync",
+    "fdatasync",
+    "utimensat",
+    "mkdirat",
+    "unlinkat",
+    "renameat",
+    "linkat",
+    "symlinkat",
+    "readlinkat",
+    "getdents64",
+]
 """WASI's files and folders, relative to descriptors; the module and preopens under /proc/self/fd."""
-FILE_SIBLINGS: Final = "faccessat renameat2 pwrite64 statx dup3".split()
+FILE_SIBLINGS: Final = ["faccessat", "renameat2", "pwrite64", "statx", "dup3"]
 
-WAITING: Final = """
-    epoll_create1 epoll_ctl epoll_wait timerfd_create timerfd_settime poll
-    clock_gettime clock_getres sched_yield
-""".split()
+WAITING: Final = [
+    "epoll_create1",
+    "epoll_ctl",
+    "epoll_wait",
+    "timerfd_create",
+    "timerfd_settime",
+    "poll",
+    "clock_gettime",
+    "clock_getres",
+    "sched_yield",
+]
 """poll_oneoff, clocks. ``poll`` is the reporter's and the resolver's."""
-WAITING_SIBLINGS: Final = """
-    epoll_pwait epoll_pwait2 ppoll nanosleep clock_nanosleep restart_syscall gettimeofday time getrandom
-""".split()
+WAITING_SIBLINGS: Final = [
+    "epoll_pwait",
+    "epoll_pwait2",
+    "ppoll",
+    "nanosleep",
+    "clock_nanosleep",
+    "restart_syscall",
+    "gettimeofday",
+    "time",
+    "getrandom",
+]
 """``restart_syscall`` is the kernel's own, after a pause; clocks are calls where the vDSO has none; ``getrandom``
 where the processor has no random numbers."""
 
-MEMORY: Final = "brk munmap futex".split()
+MEMORY: Final = ["brk", "munmap", "futex"]
 """malloc and linear memory, with mmap and mprotect below; C++ one-time initialisation."""
-MEMORY_SIBLINGS: Final = "mremap madvise".split()
+MEMORY_SIBLINGS: Final = ["mremap", "madvise"]
 
-ENDING: Final = "exit_group rt_sigprocmask getpid gettid getsockopt".split()
+ENDING: Final = ["exit_group", "rt_sigprocmask", "getpid", "gettid", "getsockopt"]
 """The end; a trap's signal unblocked; abort() and proc_raise; how full a stream is (poll_oneoff asks any)."""
-ENDING_SIBLINGS: Final = "exit".split()
+ENDING_SIBLINGS: Final = ["exit"]
 
-NETWORK: Final = """
-    bind connect listen accept sendmsg recvmsg sendto recvfrom shutdown setsockopt getsockname getpeername
-    uname
-""".split()
+NETWORK: Final = [
+    "bind",
+    "connect",
+    "listen",
+    "accept",
+    "sendmsg",
+    "recvmsg",
+    "sendto",
+    "recvfrom",
+    "shutdown",
+    "setsockopt",
+    "getsockname",
+    "getpeername",
+    "uname",
+]
 """WasmEdge's sockets and getaddrinfo (``uname`` too). ``socket`` is below."""
-NETWORK_SIBLINGS: Final = "accept4 sendmmsg recvmmsg".split()
+NETWORK_SIBLINGS: Final = ["accept4", "sendmmsg", "recvmmsg"]
 
 # Calls allowed by the low 32 bits of one argument, which are all that the kernel looks at: (argument, values).
 _SIGBUS, _SIGFPE, _SIGSEGV = 7, 8, 11
@@ -79,9 +129,21 @@ _PROT_WRITE, _PROT_EXEC, _MAP_ANONYMOUS = 2, 4, 0x20
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
 
-NEEDED: Final = """
-    openat close fstat newfstatat read pread64 write mmap munmap mprotect brk rt_sigaction exit_group
-""".split()
+NEEDED: Final = [
+    "openat",
+    "close",
+    "fstat",
+    "newfstatat",
+    "read",
+    "pread64",
+    "write",
+    "mmap",
+    "munmap",
+    "mprotect",
+    "brk",
+    "rt_sigaction",
+    "exit_group",
+]
 """Without these no module can be loaded and run: a profile that forbids one is refused."""
 
 _ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # linux/audit.h

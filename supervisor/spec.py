@@ -86,7 +86,7 @@ class Spec:
 
 def parse(text: bytes) -> Spec:
     """Read a config.json. Raises ``InvalidArgument`` that says which member is wrong and why."""
-    root = _json_object(text, "config.json")
+    root = json_object(text, "config.json")
     process = member(root, "process", dict)
     if process is None:
         raise InvalidArgument("config.json: process is missing")
@@ -143,7 +143,7 @@ def parse_process(process: Mapping[str, Any], terminal: bool = False) -> Process
 
 def parse_exec(text: bytes) -> ProcessSpec:
     """Read the process spec of an exec, as JSON. Raises ``InvalidArgument``."""
-    return parse_process(_json_object(text, "exec spec"))
+    return parse_process(json_object(text, "exec spec"))
 
 
 def member(owner: Mapping[str, Any], name: str, kind: type[T], where: str = "") -> T | None:
@@ -157,7 +157,8 @@ def member(owner: Mapping[str, Any], name: str, kind: type[T], where: str = "") 
     return value
 
 
-def _json_object(text: bytes, what: str) -> dict[str, Any]:
+def json_object(text: bytes, what: str) -> dict[str, Any]:
+    """A JSON object. Raises ``InvalidArgument``."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

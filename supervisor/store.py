@@ -9,10 +9,12 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from sandbox_api.interface import Exit, Mount, NewSandbox, Stdio
 
 from .container import Container
+from .prepared import Prepared
 from .process import Process, ProcessState
 from .rootfs import Plan
 from .sandbox import Sandbox, SandboxState
@@ -40,9 +42,17 @@ CREATE TABLE processes (
     namespace TEXT NOT NULL, container_id TEXT NOT NULL, exec_id TEXT NOT NULL,
     state TEXT NOT NULL, pid INTEGER NOT NULL,
     stdin TEXT NOT NULL, stdout TEXT NOT NULL, stderr TEXT NOT NULL, terminal INTEGER NOT NULL,
+    spec BLOB NOT NULL,         -- of an exec: its OCI process
     pumped INTEGER NOT NULL, exit_status INTEGER, exited_at INTEGER,
     UNIQUE (namespace, container_id, exec_id)
 );
+CREATE TABLE prepared (
+    namespace TEXT NOT NULL, container_id TEXT NOT NULL, exec_id TEXT NOT NULL, sandbox_id TEXT NOT NULL,
+    spec BLOB NOT NULL, rootfs TEXT NOT NULL,
+    stdin TEXT NOT NULL, stdout TEXT NOT NULL, stderr TEXT NOT NULL, terminal INTEGER NOT NULL,
+    bundle TEXT NOT NULL,
+    PRIMARY KEY (namespace, container_id, exec_id)
+) WITHOUT ROWID;
 """
 
 
@@ -174,11 +184,16 @@ class Store:
         ):
             processes = execs[namespace, container_id]
             init = processes.pop("")
-            yield Container(namespace, container_id, sandbox_id, bundle, init, None, processes or None), cgroup
+            yield Container(namespace, container_id, sandbox_id, bundle, init, execs=processes or None), cgroup
 
-    def add_process(self, container: Container, process: Process) -> None:
+    def add_process(self, container: Container, process: Process, spec: bytes) -> None:
         """Record an exec, which is given its instance number."""
-        self._insert_process(container, process)
+        self._insert_process(container, process, spec)
+
+    def exec_spec(self, process: Process) -> bytes:
+        """The OCI process, as JSON, of an exec."""
+        row = self._db.execute("SELECT spec FROM processes WHERE instance = ?", (process.instance,)).fetchone()
+        return bytes(row[0])
 
     def update_process(self, process: Process) -> None:
         """Record its state, pid and exit."""
@@ -207,11 +222,53 @@ class Store:
         """Forget an exec."""
         self._db.execute("DELETE FROM processes WHERE instance = ?", (process.instance,))
 
-    def _insert_process(self, container: Container, process: Process) -> None:
+    def add_prepared(self, namespace: str, prepared: Prepared) -> None:
+        """Record a preparation."""
+        stdio = prepared.stdio
+        self._db.execute(
+            "INSERT INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                namespace,
+                prepared.container_id,
+                prepared.exec_id,
+                prepared.sandbox_id,
+                prepared.spec,
+                json.dumps([asdict(mount) for mount in prepared.rootfs]),
+                stdio.stdin,
+                stdio.stdout,
+                stdio.stderr,
+                stdio.terminal,
+                prepared.bundle,
+            ),
+        )
+
+    def prepared(self, namespace: str, container_id: str, exec_id: str) -> Prepared | None:
+        """The preparation of a container or an exec, if there is one."""
+        row = self._db.execute(
+            f"SELECT {_PREPARED} FROM prepared WHERE namespace = ? AND container_id = ? AND exec_id = ?",
+            (namespace, container_id, exec_id),
+        ).fetchone()
+        return _prepared(*row) if row else None
+
+    def all_prepared(self, namespace: str, sandbox_id: str) -> list[Prepared]:
+        """All preparations of a sandbox."""
+        rows = self._db.execute(
+            f"SELECT {_PREPARED} FROM prepared WHERE namespace = ? AND sandbox_id = ?", (namespace, sandbox_id)
+        )
+        return [_prepared(*row) for row in rows.fetchall()]
+
+    def remove_prepared(self, namespace: str, prepared: Prepared) -> None:
+        """Forget a preparation."""
+        self._db.execute(
+            "DELETE FROM prepared WHERE namespace = ? AND container_id = ? AND exec_id = ?",
+            (namespace, prepared.container_id, prepared.exec_id),
+        )
+
+    def _insert_process(self, container: Container, process: Process, spec: bytes = b"") -> None:
         stdio = process.stdio
         cursor = self._db.execute(
-            "INSERT INTO processes (namespace, container_id, exec_id, state, pid, stdin, stdout, stderr, terminal, pumped)"
-            " VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, 0)",
+            "INSERT INTO processes (namespace, container_id, exec_id, state, pid, stdin, stdout, stderr, terminal,"
+            " spec, pumped) VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, ?, 0)",
             (
                 container.namespace,
                 container.id,
@@ -221,6 +278,7 @@ class Store:
                 stdio.stdout,
                 stdio.stderr,
                 stdio.terminal,
+                spec,
             ),
         )
         process.instance = cursor.lastrowid or 0
@@ -230,8 +288,31 @@ def _plan(text: str) -> Plan:
     values = json.loads(text)
     return Plan(
         root=values["root"],
-        rootfs=tuple(Mount(**{**each, "options": tuple(each["options"])}) for each in values["rootfs"]),
+        rootfs=_mounts(values["rootfs"]),
         binds=tuple(Bind(**each) for each in values["binds"]),
         tmpfs=tuple(Tmpfs(**each) for each in values["tmpfs"]),
         tmpfs_folder=values["tmpfs_folder"],
     )
+
+
+_PREPARED = "sandbox_id, container_id, exec_id, spec, rootfs, stdin, stdout, stderr, terminal, bundle"
+
+
+def _prepared(
+    sandbox_id: str,
+    container_id: str,
+    exec_id: str,
+    spec: bytes,
+    rootfs: str,
+    stdin: str,
+    stdout: str,
+    stderr: str,
+    terminal: int,
+    bundle: str,
+) -> Prepared:
+    stdio = Stdio(stdin, stdout, stderr, bool(terminal))
+    return Prepared(sandbox_id, container_id, exec_id, spec, _mounts(json.loads(rootfs)), stdio, bundle)
+
+
+def _mounts(values: list[dict[str, Any]]) -> tuple[Mount, ...]:
+    return tuple(Mount(**{**each, "options": tuple(each["options"])}) for each in values)

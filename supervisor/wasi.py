@@ -59,7 +59,13 @@ def max_pages(memory_limit: int) -> int:
 
 
 def request(
-    instance: int, spec: ProcessSpec, world: World, memory_limit: int, cgroups: int, netns: bool
+    instance: int,
+    spec: ProcessSpec,
+    world: World,
+    memory_limit: int,
+    cgroups: int,
+    netns: bool,
+    terminal: bool,
 ) -> StartRequest:
     """The start request for this process in this world."""
     module, function = module_and_function(spec.args[0])
@@ -80,6 +86,7 @@ def request(
         max_pages=max_pages(memory_limit),
         cgroups=cgroups,
         netns=netns,
+        terminal=terminal,
     )
 
 

@@ -6,8 +6,8 @@ exits nobody has acknowledged; so no exit is lost, whoever is killed when.
 
 from __future__ import annotations
 
-import _socket
 import _signal  # the signal module imports enum
+import _socket
 import gc
 import posix
 import select

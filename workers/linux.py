@@ -10,6 +10,7 @@ PR_SET_NAME = 15
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
+TIOCSCTTY = 0x540E  # ioctl_tty(2)
 CLONE_NEWNET = 0x40000000  # setns(2)
 SFD_CLOEXEC = 0o2000000  # signalfd(2)
 SFD_NONBLOCK = 0o4000
@@ -62,6 +63,11 @@ def prctl(option: int, argument: int | bytes, extra: int = 0) -> int:
 def setns(fd: int, kind: int) -> None:
     """setns(2)."""
     _check(_libc.setns(fd, kind), "setns")
+
+
+def make_controlling_terminal(fd: int) -> None:
+    """Make a terminal the controlling one of the calling session leader (ioctl_tty(2))."""
+    _check(_libc.ioctl(fd, ctypes.c_ulong(TIOCSCTTY), 0), "TIOCSCTTY")
 
 
 def close_range(first: int, last: int) -> None:

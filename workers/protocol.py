@@ -28,7 +28,10 @@ HELLO, START, KILL, ACK, END = 1, 2, 3, 4, 5
 # forkserver to supervisor
 WELCOME, FORKED, EXITED, KILLED = 16, 17, 18, 19
 # supervisor to relay
-PUMP, CLOSE = 32, 33
+PUMP, CLOSE, RESIZE = 32, 33, 34
+
+INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT = 0, 1, 2
+"""Kinds of pump: FIFO to pipe, FIFO to terminal, terminal to FIFO."""
 
 READY, FAILED, REFUSED = b"R", b"F", b"X"
 """First byte of a worker's report: about to run; its own set-up failed; the module cannot be run."""
@@ -205,6 +208,7 @@ class StartRequest:
         "oom_score_adj",
         "preopens",
         "rlimits",
+        "terminal",
         "uid",
     )
 
@@ -225,6 +229,7 @@ class StartRequest:
         max_pages: int = 0,
         cgroups: int = 0,
         netns: bool = False,
+        terminal: bool = False,
     ) -> None:
         self.instance = instance
         """The supervisor's number for this instance: unique for ever, unlike a pid."""
@@ -245,6 +250,8 @@ class StartRequest:
         self.cgroups = cgroups
         """How many ``cgroup.procs`` descriptors there are."""
         self.netns = netns
+        self.terminal = terminal
+        """Stdin is a terminal, and becomes the controlling one."""
 
     def fd_count(self) -> int:
         """How many descriptors belong to this request."""
@@ -254,7 +261,15 @@ class StartRequest:
         """The body of a START frame."""
         adj = -32768 if self.oom_score_adj is None else self.oom_score_adj
         numbers = pack_numbers(
-            self.instance, self.module_kind, self.uid, self.gid, adj, self.max_pages, self.cgroups, int(self.netns)
+            self.instance,
+            self.module_kind,
+            self.uid,
+            self.gid,
+            adj,
+            self.max_pages,
+            self.cgroups,
+            int(self.netns),
+            int(self.terminal),
         )
         return pack(
             [
@@ -276,9 +291,9 @@ class StartRequest:
             raise ProtocolError(f"a start request has 7 fields, not {len(fields)}")
         numbers = unpack_numbers(fields[0])
         limits = unpack_numbers(fields[6])
-        if len(numbers) != 8 or len(limits) % 3:
+        if len(numbers) != 9 or len(limits) % 3:
             raise ProtocolError("a start request's numbers do not fit")
-        instance, kind, uid, gid, adj, pages, cgroups, netns = numbers
+        instance, kind, uid, gid, adj, pages, cgroups, netns, terminal = numbers
         return cls(
             instance=instance,
             args=unpack(fields[2]),
@@ -294,4 +309,5 @@ class StartRequest:
             max_pages=pages,
             cgroups=cgroups,
             netns=bool(netns),
+            terminal=bool(terminal),
         )

@@ -1,32 +1,50 @@
-"""The relay: one process that feeds guests' standard inputs from their clients' FIFOs.
+"""The relay: one process between guests and their clients' FIFOs, where a FIFO itself would not do.
 
-A guest cannot read its FIFO itself: before the client's first open a read would report the end, and
-CloseIO could not end it while a writer is there. So each such guest reads a pipe that is fed here.
+Standard input: a guest cannot read its FIFO itself. Before the client's first open a read would report the
+end, and CloseIO could not end it while a writer is there. So such a guest reads a pipe that is fed here;
 poll(2) reports no hang-up on a FIFO before its first writer came, which is just what is needed.
-Outlives the supervisor, like the forkserver; if it dies, guests see the end of their input.
+Terminals: the master side of each is held here, between the client's input and output FIFOs.
+The relay outlives the supervisor; if it dies, guests see the end of their input, and terminals hang up.
 """
 
 from __future__ import annotations
 
 import _socket
+import fcntl
 import posix
 import select
+import struct
 import sys
 
 from . import boot
-from .protocol import CLOSE, END, PUMP, Frame, ProtocolError, Reader, unpack_numbers
+from .protocol import (
+    CLOSE,
+    END,
+    INPUT,
+    PUMP,
+    RESIZE,
+    TERMINAL_INPUT,
+    TERMINAL_OUTPUT,
+    Frame,
+    ProtocolError,
+    Reader,
+    unpack_numbers,
+)
 
 IDLE_SECONDS = 30
 _CHUNK = 65536
+_TIOCSWINSZ = 0x5414  # ioctl_tty(2)
+_END_OF_INPUT = b"\x04"  # what a terminal takes for the end (VEOF, termios(3))
 
 
 class Pump:
     """Bytes from one descriptor to another, both non-blocking, until the source ends or the sink is gone."""
 
-    __slots__ = ("closing", "full", "instance", "pending", "sink", "source")
+    __slots__ = ("closing", "full", "instance", "kind", "pending", "sink", "source")
 
-    def __init__(self, instance: int, source: int, sink: int) -> None:
+    def __init__(self, instance: int, kind: int, source: int, sink: int) -> None:
         self.instance = instance
+        self.kind = kind
         self.source = source
         self.sink = sink
         self.pending = b""
@@ -48,9 +66,18 @@ class Pump:
                     return False
         except BlockingIOError:
             # With bytes pending the sink is full; without, the source is empty for now.
-            return bool(self.pending) or not self.closing
-        except OSError:  # the guest is gone
+            return bool(self.pending) or not self._close()
+        except OSError:  # the guest, or its terminal, is gone
             return False
+
+    def _close(self) -> bool:
+        """Whether this pump ends here because CloseIO asked for it."""
+        if self.closing and self.kind == TERMINAL_INPUT:
+            try:
+                posix.write(self.sink, _END_OF_INPUT)
+            except OSError:
+                pass
+        return self.closing
 
 
 class Relay:
@@ -60,7 +87,8 @@ class Relay:
         self._listener = listener
         self._readers: dict[int, Reader] = {}
         self._pumps: dict[int, Pump] = {}  # by each of its descriptors
-        self._instances: dict[int, Pump] = {}
+        self._inputs: dict[int, Pump] = {}  # by instance
+        self._terminals: dict[int, Pump] = {}
         self._ending = False
         self._poll = select.poll()
         self._poll.register(listener.fileno(), select.POLLIN)
@@ -68,11 +96,11 @@ class Relay:
     def run(self) -> None:
         """Serve until told to end, or until idle for long with nobody connected."""
         while not self._ending:
-            needed = self._readers or self._instances
+            needed = self._readers or self._pumps
             events = self._poll.poll(None if needed else IDLE_SECONDS * 1000)
             if not events and not needed:
                 return
-            for fd, _ in events:
+            for fd, event in events:
                 if fd == self._listener.fileno():
                     connection = boot.accept(self._listener)
                     self._readers[connection.fileno()] = Reader(connection)
@@ -80,7 +108,11 @@ class Relay:
                 elif fd in self._readers:
                     self._hear(fd)
                 elif fd in self._pumps:
-                    self._move(self._pumps[fd])
+                    pump = self._pumps[fd]
+                    if fd == pump.sink and event & (select.POLLERR | select.POLLHUP):
+                        self._drop(pump)  # nobody reads any more
+                    else:
+                        self._move(pump)
 
     def _hear(self, fd: int) -> None:
         reader = self._readers[fd]
@@ -97,41 +129,55 @@ class Relay:
 
     def _obey(self, frame: Frame) -> None:
         try:
-            if frame.kind == END:
-                self._ending = True
-                return
-            (instance,) = unpack_numbers(frame.body)
-            if frame.kind == PUMP and len(frame.fds) == 2:
-                pump = Pump(instance, *frame.fds)
+            numbers = unpack_numbers(frame.body)
+            if frame.kind == PUMP and len(frame.fds) == len(numbers) == 2:
+                self._add(Pump(*numbers, *frame.fds))
                 frame.fds = []
-                self._instances[instance] = pump
-                self._pumps[pump.source] = self._pumps[pump.sink] = pump
-                self._poll.register(pump.sink, 0)  # errors only: the guest's end was closed
-                self._poll.register(pump.source, select.POLLIN)
-            elif frame.kind == CLOSE:
-                if instance in self._instances:
-                    self._instances[instance].closing = True
-                    self._move(self._instances[instance])
+            elif frame.kind == CLOSE and len(numbers) == 1:
+                pump = self._inputs.get(numbers[0])
+                if pump is not None:
+                    pump.closing = True
+                    self._move(pump)
+            elif frame.kind == RESIZE and len(numbers) == 3:
+                instance, width, height = numbers
+                if instance in self._terminals:
+                    size = struct.pack("HHHH", height, width, 0, 0)
+                    fcntl.ioctl(self._terminals[instance].source, _TIOCSWINSZ, size)
+            elif frame.kind == END:
+                self._ending = True
             else:
                 raise ProtocolError(f"no message of kind {frame.kind} with {len(frame.fds)} descriptors")
         finally:
             frame.close()
 
+    def _add(self, pump: Pump) -> None:
+        if pump.kind not in (INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT):
+            raise ProtocolError(f"no pump of kind {pump.kind}")
+        (self._terminals if pump.kind == TERMINAL_OUTPUT else self._inputs)[pump.instance] = pump
+        self._pumps[pump.source] = self._pumps[pump.sink] = pump
+        self._poll.register(pump.sink, 0)  # errors only: that its other end was closed
+        self._poll.register(pump.source, select.POLLIN)
+
     def _move(self, pump: Pump) -> None:
-        if pump.step():
-            full = bool(pump.pending)
-            if full != pump.full:
-                pump.full = full
-                self._poll.modify(pump.sink, select.POLLOUT if full else 0)
-                if full:  # not watched at all meanwhile: poll would report its hang-up again and again
-                    self._poll.unregister(pump.source)
-                else:
-                    self._poll.register(pump.source, select.POLLIN)
+        if not pump.step():
+            self._drop(pump)
             return
+        full = bool(pump.pending)
+        if full != pump.full:
+            pump.full = full
+            self._poll.modify(pump.sink, select.POLLOUT if full else 0)
+            if full:  # not watched at all meanwhile: poll would report its hang-up again and again
+                self._poll.unregister(pump.source)
+            else:
+                self._poll.register(pump.source, select.POLLIN)
+
+    def _drop(self, pump: Pump) -> None:
+        table = self._terminals if pump.kind == TERMINAL_OUTPUT else self._inputs
+        if table.get(pump.instance) is pump:
+            del table[pump.instance]
         if not pump.full:
             self._poll.unregister(pump.source)
         self._poll.unregister(pump.sink)
-        del self._instances[pump.instance]
         for fd in (pump.source, pump.sink):
             del self._pumps[fd]
             posix.close(fd)

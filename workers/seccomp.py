@@ -15,7 +15,9 @@ from __future__ import annotations
 import ctypes
 import posix
 import select
-from ctypes import byref, c_int, c_uint, c_ushort, c_void_p
+import struct
+import sys
+from ctypes import c_int, c_uint, c_void_p
 
 from . import linux
 
@@ -23,19 +25,12 @@ OWN_PID = 0x5AFE0B1D
 """Stands in a filter where the worker puts its own pid; above every pid there is (proc_sys_kernel(5))."""
 
 _SET_MODE_FILTER = 1
-_NUMBERS = {"x86_64": 317, "aarch64": 277}  # of seccomp itself
-_ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # linux/audit.h
 _SIGSYS = 31
 _SYS_SECCOMP = 1  # si_code (sigaction(2))
 _INSTRUCTION_BYTES = 8
 _EPITAPH = b"SIGSYS "
-_MACHINE = posix.uname().machine
-
-
-class _Program(ctypes.Structure):
-    """``struct sock_fprog``."""
-
-    _fields_ = (("length", c_ushort), ("filter", c_void_p))
+# Of seccomp(2) itself, and linux/audit.h's.
+_SECCOMP, _ARCH = {"x86_64": (317, 0xC000003E), "aarch64": (277, 0xC00000B7)}.get(posix.uname().machine, (-1, 0))
 
 
 class _Trap(ctypes.Structure):
@@ -55,36 +50,33 @@ class _Trap(ctypes.Structure):
 class Filter:
     """A filter program as the kernel takes it, made before the fork. Empty, it stands for no filter."""
 
-    __slots__ = ("_bytes", "_pid", "_pointer", "_program")
+    __slots__ = ("_code", "_pid", "_program")
 
-    def __init__(self, program: bytes) -> None:
-        if len(program) % _INSTRUCTION_BYTES:
-            raise ValueError(f"{len(program)} bytes are no seccomp filter")
-        self._bytes = ctypes.create_string_buffer(program, len(program))
-        self._program = _Program(len(program) // _INSTRUCTION_BYTES, ctypes.addressof(self._bytes))
-        self._pointer = byref(self._program)
-        at = program.find(OWN_PID.to_bytes(4, "little"))
-        self._pid = c_int.from_buffer(self._bytes, at) if at >= 0 else c_int()
+    def __init__(self, code: bytes) -> None:
+        if len(code) % _INSTRUCTION_BYTES:
+            raise ValueError(f"{len(code)} bytes are no seccomp filter")
+        buffer = ctypes.create_string_buffer(code, len(code))
+        self._code = memoryview(buffer).cast("B").cast("I")
+        self._pid = code.find(OWN_PID.to_bytes(4, sys.byteorder)) // 4  # -1 where it is not there
+        # struct sock_fprog
+        self._program = struct.pack("HP", len(code) // _INSTRUCTION_BYTES, ctypes.addressof(buffer)) if code else b""
 
     def install(self) -> None:
         """Confine this process for good. Needs no_new_privs. Raises ``OSError``."""
-        if self._program.length:
-            self._pid.value = posix.getpid()
-            _seccomp(_SET_MODE_FILTER, 0, self._pointer)
-
-
-_seccomp = linux.system_call(_NUMBERS.get(_MACHINE, -1), c_uint, c_uint, c_void_p)
+        if self._program:
+            if self._pid >= 0:
+                self._code[self._pid] = posix.getpid()
+            linux.system_call(_SECCOMP, _SET_MODE_FILTER, 0, self._program)
 
 
 class Reporter:
     """Names the forbidden call on the guest's stderr, and to the forkserver, before the process ends by it."""
 
-    __slots__ = ("_arch", "_callback", "_names")
+    __slots__ = ("_callback", "_names")
 
     def __init__(self, names: bytes) -> None:
         """``names`` are the names of all system calls by number, a line each."""
         self._names = names
-        self._arch = _ARCHES.get(_MACHINE, 0)
         self._callback = ctypes.CFUNCTYPE(None, c_int, c_void_p, c_void_p)(self._report)
         linux.sigaction(_SIGSYS, self._callback, linux.SA_SIGINFO | linux.SA_RESETHAND)
 
@@ -92,7 +84,7 @@ class Reporter:
         try:
             trap = _Trap.from_address(info)
             if trap.code == _SYS_SECCOMP:  # and not from somebody's kill(2)
-                name = self._name(trap.call) if trap.arch == self._arch else b"of a foreign architecture"
+                name = self._name(trap.call) if trap.arch == _ARCH else b"of a foreign architecture"
                 # Not where it would block: a full pipe must not keep the process alive.
                 poll = select.poll()
                 poll.register(2, select.POLLOUT)

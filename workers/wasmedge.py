@@ -5,7 +5,6 @@ Source of the call order and of every fact here: WasmEdge's C API 0.14, as measu
 
 from __future__ import annotations
 
-import ctypes
 from ctypes import c_char_p, c_void_p
 
 from . import _capi

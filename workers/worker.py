@@ -49,7 +49,7 @@ def main(engine: Engine, request: StartRequest, fds: list[int], arguments: Argum
 
 def _prepare(request: StartRequest, fds: list[int]) -> tuple[int, list[int]]:
     """Take the streams, leave everything of the forkserver behind, drop all privileges."""
-    report, module, *streams = fds[:5]
+    module, streams = fds[1], fds[2:5]
     for number, fd in enumerate(streams):
         posix.dup2(fd, number)
     kept = fds[:2] + fds[5:]
@@ -58,8 +58,11 @@ def _prepare(request: StartRequest, fds: list[int]) -> tuple[int, list[int]]:
     preopens = fds[len(fds) - len(request.preopens) :]
     posix.setsid()
     linux.prctl(linux.PR_SET_NAME, b"wasm-worker")
-    step = "cgroup"
+    step = "terminal"
     try:
+        if request.terminal:
+            linux.make_controlling_terminal(0)
+        step = "cgroup"
         confinement.enter_cgroups(cgroups)
         step = "network namespace"
         if request.netns:

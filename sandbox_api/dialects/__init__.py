@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from . import v2
+from . import dialect_2023, v2
+from .detect import is_2023
 from .dialect import Dialect, Method
 
-ALL: tuple[Dialect, ...] = (v2.DIALECT,)
-METHODS = frozenset(name for dialect in ALL for name in dialect.methods)
+METHODS = frozenset({*v2.DIALECT.methods, *dialect_2023.DIALECT.methods})
 """Every method that some dialect has."""
 
 
 def speaking(method: str, request: bytes) -> Method:
-    """The dialect's method that this request is for."""
-    return v2.DIALECT.methods[method]
+    """The method of the dialect that this request is in. Raises ``InvalidArgument`` where it is in none."""
+    old, new = dialect_2023.DIALECT.methods.get(method), v2.DIALECT.methods.get(method)
+    if old is not None and (new is None or is_2023(method, request)):
+        return old
+    assert new is not None
+    return new
 
 
-__all__ = ["ALL", "METHODS", "Dialect", "Method", "speaking"]
+__all__ = ["METHODS", "Dialect", "Method", "speaking"]

@@ -7,6 +7,7 @@ from ..errors import InvalidArgument
 from ..interface import NewSandbox
 from ..proto import controller_pb2 as pb
 from ..proto import types_pb2
+from . import extension
 from .dialect import Dialect, Host
 
 TASK_API_VERSION = 3
@@ -67,7 +68,7 @@ async def _status(host: Host, namespace: str, payload: bytes) -> bytes:
     return pb.ControllerStatusResponse(
         sandbox_id=info.id,
         pid=info.pid,
-        state="SANDBOX_READY" if info.ready else "SANDBOX_NOTREADY",
+        state=info.state,
         info=info.info,
         created_at=timestamp(info.created_at),
         exited_at=timestamp(info.exited_at),
@@ -95,7 +96,12 @@ async def _update(host: Host, namespace: str, payload: bytes) -> bytes:
         raise InvalidArgument(f"sandbox {request.sandbox_id}: the update is for {request.sandbox.sandbox_id}")
     wanted = set(request.fields)
     labels = dict(request.sandbox.labels) if not wanted or "labels" in wanted else None
-    await host.sandboxes.update(namespace, request.sandbox_id, labels)
+    prepared = None
+    if extension.FIELD in wanted:
+        if extension.KEY not in request.sandbox.extensions:
+            raise InvalidArgument(f"sandbox {request.sandbox_id}: {extension.FIELD} is to be updated, and is not there")
+        prepared = extension.parse(request.sandbox.extensions[extension.KEY].value)
+    await host.sandboxes.update(namespace, request.sandbox_id, labels, prepared)
     return pb.ControllerUpdateResponse().SerializeToString()
 
 

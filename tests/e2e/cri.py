@@ -13,11 +13,24 @@ from google.protobuf.message import Message
 from . import cri_pb2 as pb
 
 Answer = TypeVar("Answer", bound=Message)
+Result = TypeVar("Result")
 
 SECONDS = 60.0
 """What a call may take; a StopContainer's grace comes on top."""
 
 NODE = pb.NamespaceOption(network=pb.NODE)
+
+
+def eventually(call: Callable[[], Result], seconds: float = 30) -> Result:
+    """The call's result, tried again while the runtime says UNAVAILABLE, as the kubelet would."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 class Cri:

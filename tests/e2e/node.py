@@ -27,6 +27,7 @@ from .cri import NODE, Cri
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOOLS = ROOT / ".cache" / "containerd"
+PACKAGING = ROOT / "packaging" / "containerd"
 START_SECONDS = 30
 SUBNET = "10.89.64.0/24"
 
@@ -95,7 +96,7 @@ class Containerd:
         config = CONFIG.format(folder=folder, tools=self.tools, disabled=disabled)
         (folder / "config.toml").write_text(config + extra)
         # The very file that users get, with its socket's path changed.
-        fragment = (ROOT / "packaging" / "containerd" / "config.toml").read_text()
+        fragment = (PACKAGING / "config.toml").read_text()
         assert "/run/wasm-sandboxer.sock" in fragment
         (folder / "conf.d" / "wasm.toml").write_text(fragment.replace("/run/wasm-sandboxer.sock", str(sandboxer)))
         pair = {"type": "ptp", "ipam": {"type": "host-local", "dataDir": f"{folder}/ips", "subnet": SUBNET}}
@@ -116,7 +117,7 @@ class Containerd:
         """Start it and wait until its CRI answers."""
         environment = {
             **os.environ,
-            "PATH": f"{self.tools}/usr/bin:{self.tools}/usr/sbin:{os.environ['PATH']}",
+            "PATH": f"{PACKAGING}:{self.tools}/usr/bin:{self.tools}/usr/sbin:{os.environ['PATH']}",
             "LD_LIBRARY_PATH": ":".join(str(path) for path in self.tools.glob("usr/lib/*-linux-gnu")),
         }
         with self.log.open("ab") as log:

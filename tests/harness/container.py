@@ -182,9 +182,9 @@ class Container:
         """The exit status, once it has ended."""
         return self.connection.call("Wait", pb.WaitRequest(id=self.id, exec_id=exec_id)).exit_status
 
-    def wait_later(self, exec_id: str = "") -> Waiter:
+    def wait_later(self, exec_id: str = "", timeout: float = 60) -> Waiter:
         """Wait on a connection of its own."""
-        return Waiter(self, exec_id)
+        return Waiter(self, exec_id, timeout)
 
     def state(self, exec_id: str = "") -> pb.StateResponse:
         return self.connection.call("State", pb.StateRequest(id=self.id, exec_id=exec_id))
@@ -212,8 +212,9 @@ class Container:
 class Waiter:
     """A pending Wait."""
 
-    def __init__(self, container: Container, exec_id: str) -> None:
+    def __init__(self, container: Container, exec_id: str, timeout: float) -> None:
         self._connection = container.connect()
+        self._connection.sock.settimeout(timeout)
         self._stream = self._connection.send("Wait", pb.WaitRequest(id=container.id, exec_id=exec_id))
 
     def result(self) -> pb.WaitResponse:

@@ -81,8 +81,8 @@ def test_a_bundle_without_config(pod: Pod) -> None:
         ('{"process": {"args": ["/a"]}, "root": {"path": "/"}}', "the host's root"),
         ('{"process": {"args": ["/a"], "rlimits": [{"type": "RLIMIT_X"}]}, "root": {"path": "rootfs"}}', "RLIMIT_X"),
         (
-            '{"process": {"args": ["/a"]}, "root": {"path": "rootfs"}, "mounts": [{"type": "nfs", "destination": "/x"}]}',
-            "nfs",
+            '{"process": {"args": ["/a"]}, "root": {"path": "rootfs"}, "mounts": [{"type": "x9", "destination": "/x"}]}',
+            "type .x9. is not served",
         ),
     ],
 )

@@ -1,0 +1,78 @@
+"""``extensions.tasks``: how iSulad 2.1.6 and Kuasar's containerd hand containers over in dialect v2's Update.
+
+An Any whose value is JSON: the whole list of a sandbox's containers, each with its processes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..errors import InvalidArgument
+from ..interface import Mount, NewProcess, Stdio
+
+FIELD = "extensions.tasks"
+KEY = "tasks"
+
+
+def parse(value: bytes) -> list[NewProcess]:
+    """The containers and processes of the list, containers before their processes. Raises ``InvalidArgument``."""
+    try:
+        root = json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{FIELD} is not JSON: {error}") from None
+    found: list[NewProcess] = []
+    for task in _list(root, "tasks"):
+        name = _text(task, "task_id")
+        found.append(
+            NewProcess(name, "", _spec(task), _stdio(task), tuple(_mount(each) for each in _list(task, "rootfs")))
+        )
+        found += [
+            NewProcess(name, _text(process, "exec_id"), _spec(process), _stdio(process))
+            for process in _list(task, "processes")
+        ]
+    seen: set[tuple[str, str]] = set()
+    for each in found:
+        if (each.container_id, each.exec_id) in seen:
+            raise InvalidArgument(f"{FIELD}: {each.container_id}/{each.exec_id} is in the list twice")
+        seen.add((each.container_id, each.exec_id))
+    return found
+
+
+def _spec(owner: dict[str, Any]) -> bytes:
+    spec = owner.get("spec")
+    if isinstance(spec, str):  # an object that was encoded twice
+        return spec.encode()
+    return json.dumps(spec).encode() if spec is not None else b""
+
+
+def _stdio(owner: dict[str, Any]) -> Stdio:
+    process = owner["spec"].get("process", owner["spec"]) if isinstance(owner.get("spec"), dict) else {}
+    terminal = process.get("terminal") if isinstance(process, dict) else False
+    return Stdio(_text(owner, "stdin"), _text(owner, "stdout"), _text(owner, "stderr"), terminal is True)
+
+
+def _mount(each: object) -> Mount:
+    if not isinstance(each, dict):
+        raise InvalidArgument(f"{FIELD}: rootfs holds something that is not an object")
+    options = each.get("options") or []
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise InvalidArgument(f"{FIELD}: rootfs: options is not a list of strings")
+    target = _text(each, "target") or _text(each, "destination")
+    return Mount(_text(each, "type"), _text(each, "source"), target, tuple(options))
+
+
+def _list(owner: object, name: str) -> list[dict[str, Any]]:
+    values = owner.get(name) if isinstance(owner, dict) else None
+    if values is None and isinstance(owner, dict):
+        return []
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise InvalidArgument(f"{FIELD}: {name} is not a list of objects")
+    return values
+
+
+def _text(owner: dict[str, Any], name: str) -> str:
+    value = owner.get(name)
+    if value is not None and not isinstance(value, str):
+        raise InvalidArgument(f"{FIELD}: {name} is {type(value).__name__}, not a string")
+    return value or ""

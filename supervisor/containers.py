@@ -1,0 +1,124 @@
+"""What a container owns, made and undone as one: its record, its mounts, its control group."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from sandbox_api.errors import FailedPrecondition
+from sandbox_api.interface import NewTask, Stdio, Usage
+
+from . import bundle, rootfs, streams, usage
+from . import spec as oci
+from .cgroups import Cgroup, Hierarchy, Resources
+from .container import Container
+from .prepared import Prepared
+from .process import Process
+from .registry import Registry
+from .sandbox import Sandbox, SandboxState
+from .store import Recorded, Store
+
+
+class Containers:
+    """Makes and removes containers."""
+
+    def __init__(self, folder: str, registry: Registry, store: Store, hierarchy: Hierarchy) -> None:
+        self._folder = folder
+        self._registry = registry
+        self._store = store
+        self._hierarchy = hierarchy
+
+    def make(self, namespace: str, new: NewTask) -> Container:
+        """Prepare a container in a ready sandbox: record it, then mount what it needs and make its control group.
+
+        Raises a ``SandboxerError``, and leaves nothing behind then.
+        """
+        config = bundle.read_config(new.bundle)
+        spec = oci.parse(config)
+        prepared = self._store.prepared(namespace, new.id, "")
+        sandbox = self._sandbox_of(namespace, new, spec, prepared)
+        sandbox.require("create a container in it", SandboxState.READY)
+        stdio = _stdio(new.stdio, prepared, spec.process.terminal)
+        streams.check(stdio)
+        resources = Resources.parse(spec.resources)
+        folder = f"{self._folder}/containers/{namespace}/{new.id}"
+        if prepared and prepared.rootfs and not new.rootfs:
+            # The client handed its root file system over before: it is mounted in our own bundle, whichever is named.
+            plan = rootfs.plan(spec, prepared.root, prepared.rootfs, folder)
+        else:
+            plan = rootfs.plan(spec, bundle.root(new.bundle, spec.root), new.rootfs, folder)
+        container = Container(namespace, new.id, sandbox.id, new.bundle, Process(0, new.id, "", stdio))
+        self._store.add_container(container, Recorded(config, plan))
+        try:
+            rootfs.mount(plan)
+            if spec.cgroups_path or resources.limited:
+                path = spec.cgroups_path or _default_path(container)
+                container.cgroup = self._hierarchy.create(path, resources)
+                self._store.update_container(container)
+        except BaseException:
+            if container.cgroup is not None:
+                container.cgroup.delete()
+            rootfs.unmount(plan)
+            self._store.remove_container(container)
+            raise
+        self._registry.add(sandbox, container)
+        return container
+
+    async def remove(self, container: Container) -> None:
+        """Undo ``make``. The container's processes have ended, or never ran."""
+        cgroup = container.cgroup
+        while cgroup is not None and not cgroup.delete():
+            await asyncio.sleep(0.005)  # a reaped process leaves its group a little later
+        rootfs.unmount(self._store.recorded(container).plan)
+        self._store.remove_container(container)
+        self._registry.remove(container)
+        for process in container.processes():
+            process.forget()
+
+    def usage(self, container: Container) -> Usage:
+        """What a container uses: as its control group counts it, or else its processes in /proc."""
+        counted = container.cgroup.usage(time.time_ns()) if container.cgroup else None
+        if counted is not None:
+            return counted
+        return usage.of_processes([process.pid for process in container.alive()], time.time_ns())
+
+    def update(self, container: Container, resources: Resources) -> None:
+        """Change the limits of a container, running or not."""
+        self._cgroup(container).update(resources, [process.pid for process in container.alive()])
+        self._store.update_container(container)
+
+    def own_cgroup(self, container: Container) -> Cgroup:
+        """A control group that no other container is in, with its processes in it."""
+        cgroup = self._cgroup(container)
+        cgroup.ensure_own([process.pid for process in container.alive()])
+        self._store.update_container(container)
+        return cgroup
+
+    def _cgroup(self, container: Container) -> Cgroup:
+        if container.cgroup is None:
+            container.cgroup = self._hierarchy.create(_default_path(container), Resources())
+        return container.cgroup
+
+    def _sandbox_of(self, namespace: str, new: NewTask, spec: oci.Spec, prepared: Prepared | None) -> Sandbox:
+        """The sandbox a new container belongs to. The request does not say; Prepare did, or its bundle does."""
+        name = prepared.sandbox_id if prepared else bundle.sandbox_id(new.bundle, spec.annotations)
+        if name:
+            return self._registry.sandbox(namespace, name)
+        here = [sandbox for (where, _), sandbox in self._registry.sandboxes.items() if where == namespace]
+        if len(here) != 1:
+            raise FailedPrecondition(
+                f"which of the {len(here)} sandboxes of namespace {namespace} is it for? "
+                "Annotate config.json with io.kubernetes.cri.sandbox-id"
+            )
+        return here[0]
+
+
+def _default_path(container: Container) -> str:
+    return f"/wasm-sandboxer/{container.namespace}/{container.id}"
+
+
+def _stdio(asked: Stdio, prepared: Prepared | None, terminal: bool) -> Stdio:
+    """The streams of the request, or those that were handed over before."""
+    if prepared and not (asked.stdin or asked.stdout or asked.stderr):
+        asked = prepared.stdio
+    return Stdio(asked.stdin, asked.stdout, asked.stderr, asked.terminal or terminal)

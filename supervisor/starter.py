@@ -1,0 +1,61 @@
+"""Starting a process: everything its worker is given is opened, handed over, and closed here again."""
+
+from __future__ import annotations
+
+import os
+
+from sandbox_api.errors import FailedPrecondition
+
+from . import spec as oci
+from . import streams, wasi
+from .cgroups import Resources
+from .container import Container
+from .launcher import Launcher
+from .netns import open_netns
+from .process import Process
+from .relay import Relay
+from .sandbox import Sandbox
+from .store import Store
+
+
+class Starter:
+    """Turns created processes into workers."""
+
+    def __init__(self, store: Store, launcher: Launcher, relay: Relay) -> None:
+        self._store = store
+        self._launcher = launcher
+        self._relay = relay
+
+    async def start(self, sandbox: Sandbox, container: Container, process: Process) -> int:
+        """Run a process; its pid. Raises a ``SandboxerError``, and leaves nothing open or running then."""
+        recorded = self._store.recorded(container)
+        spec = oci.parse(recorded.config)
+        what = oci.parse_exec(self._store.exec_spec(process)) if process.exec_id else spec.process
+        netns = sandbox.netns or spec.netns
+        opened = streams.Streams()
+        world = wasi.World()
+        places: list[int] = []
+        try:
+            opened = streams.open_streams(process.stdio)
+            world = wasi.assemble(spec, what, recorded.plan)
+            for path in container.cgroup.procs() if container.cgroup else ():
+                places.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+            cgroups = len(places)
+            if netns:
+                places.append(open_netns(netns))
+            limit = Resources.parse(spec.resources).memory_limit or 0
+            request = wasi.request(process.instance, what, world, limit, cgroups, bool(netns), process.stdio.terminal)
+            if opened.pumps:
+                await self._relay.ready()
+                process.pumped = True
+                for pump in opened.pumps:
+                    self._relay.pump(process.instance, pump)
+            fds = [world.module, opened.stdin, opened.stdout, opened.stderr, *places, *world.folders]
+            return await self._launcher.start(request, fds)
+        except OSError as error:
+            raise FailedPrecondition(f"{error.filename}: {error.strerror}") from None
+        finally:
+            opened.close()
+            world.close()
+            for fd in places:
+                os.close(fd)
