@@ -14,7 +14,7 @@ import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from sandbox_api.errors import InvalidArgument
 from workers.seccomp import OWN_PID
@@ -23,100 +23,43 @@ from .spec import member
 
 LIBRARY = "libseccomp.so.2"
 
-# The workers' allow list. Each group is what tests/bench/measure_syscalls.py saw libwasmedge 0.14, AOT products,
-# glibc and the worker's last steps use while the conformance guests ran; "Siblings" are other ways of the same
-# that another libc, architecture or kernel takes. What is in no group ends the guest.
-FILES: Final = [
-    "openat",
-    "close",
-    "fstat",
-    "newfstatat",
-    "faccessat2",
-    "fcntl",
-    "dup",
-    "lseek",
-    "read",
-    "readv",
-    "pread64",
-    "preadv",
-    "write",
-    "writev",
-    "pwritev",
-    "ftruncate",
-    "fallocate",
-    "fadvise64",
-    "fsync",
-    "fdatasync",
-    "utimensat",
-    "mkdirat",
-    "unlinkat",
-    "renameat",
-    "linkat",
-    "symlinkat",
-    "readlinkat",
-    "getdents64",
-]
-"""WASI's files and folders, relative to descriptors; the module and preopens under /proc/self/fd."""
-FILE_SIBLINGS: Final = ["faccessat", "renameat2", "pwrite64", "statx", "dup3"]
+# The workers' allow list. "Seen" is what tests/bench/measure_syscalls.py saw libwasmedge 0.14, AOT products, glibc and
+# the worker's last steps use while the conformance guests ran. "Kin" are other ways of the same, which another libc,
+# architecture or kernel takes. What is in no group ends the guest.
+_FILES_SEEN = """
+    openat close fstat newfstatat faccessat2 dup lseek
+    read readv pread64 preadv write writev pwritev
+    ftruncate fallocate fadvise64 fsync fdatasync utimensat
+    mkdirat unlinkat renameat linkat symlinkat readlinkat getdents64
+"""  # WASI's files and folders, relative to descriptors; the module and preopens under /proc/self/fd
+_FILES_KIN = "faccessat renameat2 pwrite64 statx dup3"
 
-WAITING: Final = [
-    "epoll_create1",
-    "epoll_ctl",
-    "epoll_wait",
-    "timerfd_create",
-    "timerfd_settime",
-    "poll",
-    "clock_gettime",
-    "clock_getres",
-    "sched_yield",
-]
-"""poll_oneoff, clocks. ``poll`` is the reporter's and the resolver's."""
-WAITING_SIBLINGS: Final = [
-    "epoll_pwait",
-    "epoll_pwait2",
-    "ppoll",
-    "nanosleep",
-    "clock_nanosleep",
-    "restart_syscall",
-    "gettimeofday",
-    "time",
-    "getrandom",
-]
-"""``restart_syscall`` is the kernel's own, after a pause; clocks are calls where the vDSO has none; ``getrandom``
-where the processor has no random numbers."""
+_WAITING_SEEN = """
+    epoll_create1 epoll_ctl epoll_wait timerfd_create timerfd_settime poll
+    clock_gettime clock_getres sched_yield
+"""  # poll_oneoff, clocks; poll is the reporter's and the resolver's
+_WAITING_KIN = """
+    epoll_pwait epoll_pwait2 ppoll nanosleep clock_nanosleep restart_syscall gettimeofday time getrandom
+"""  # restart_syscall is the kernel's, after a pause; clocks are calls without a vDSO; getrandom without RDRAND
 
-MEMORY: Final = ["brk", "munmap", "futex"]
-"""malloc and linear memory, with mmap and mprotect below; C++ one-time initialisation."""
-MEMORY_SIBLINGS: Final = ["mremap", "madvise"]
+_MEMORY_SEEN = "brk munmap futex"  # malloc and linear memory (mmap and mprotect are below); C++ one-time set-up
+_MEMORY_KIN = "mremap madvise"
 
-ENDING: Final = ["exit_group", "rt_sigprocmask", "getpid", "gettid", "getsockopt"]
-"""The end; a trap's signal unblocked; abort() and proc_raise; how full a stream is (poll_oneoff asks any)."""
-ENDING_SIBLINGS: Final = ["exit"]
+# The end; a trap's signal unblocked; abort() and proc_raise; how full a stream is (poll_oneoff asks any)
+_ENDING_SEEN = "exit_group rt_sigprocmask getpid gettid getsockopt"
+_ENDING_KIN = "exit"
 
-NETWORK: Final = [
-    "bind",
-    "connect",
-    "listen",
-    "accept",
-    "sendmsg",
-    "recvmsg",
-    "sendto",
-    "recvfrom",
-    "shutdown",
-    "setsockopt",
-    "getsockname",
-    "getpeername",
-    "uname",
-]
-"""WasmEdge's sockets and getaddrinfo (``uname`` too). ``socket`` is below."""
-NETWORK_SIBLINGS: Final = ["accept4", "sendmmsg", "recvmmsg"]
+_NETWORK_SEEN = """
+    bind connect listen accept sendmsg recvmsg sendto recvfrom shutdown setsockopt getsockname getpeername uname
+"""  # WasmEdge's sockets, and getaddrinfo (uname, too); socket is below
+_NETWORK_KIN = "accept4 sendmmsg recvmmsg"
 
-# Calls allowed by the low 32 bits of one argument, which are all that the kernel looks at: (argument, values).
+# Allowed by the low 32 bits of one argument, which are all that the kernel looks at: (argument, values).
 _SIGBUS, _SIGFPE, _SIGSEGV = 7, 8, 11
 _F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
 _TCGETS, _TIOCOUTQ, _TIOCGWINSZ, _FIONREAD = 0x5401, 0x5411, 0x5413, 0x541B
 _PR_SET_NAME = 15
-_CHOICES: Final = {
+_CHOICES = {
     "rt_sigaction": (0, (_SIGBUS, _SIGFPE, _SIGSEGV)),  # AOT traps. Never SIGSYS
     "tgkill": (0, (OWN_PID,)),  # abort() and proc_raise; the worker puts its pid in
     "prctl": (0, (_PR_SET_NAME,)),  # the reporter's
@@ -129,21 +72,7 @@ _PROT_WRITE, _PROT_EXEC, _MAP_ANONYMOUS = 2, 4, 0x20
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
 
-NEEDED: Final = [
-    "openat",
-    "close",
-    "fstat",
-    "newfstatat",
-    "read",
-    "pread64",
-    "write",
-    "mmap",
-    "munmap",
-    "mprotect",
-    "brk",
-    "rt_sigaction",
-    "exit_group",
-]
+NEEDED = "openat close fstat newfstatat read pread64 write mmap munmap mprotect brk rt_sigaction exit_group"
 """Without these no module can be loaded and run: a profile that forbids one is refused."""
 
 _ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # linux/audit.h
@@ -174,6 +103,10 @@ _OPERATORS = {
 _MAX_ERRNO = 4095
 _ATTR_BADARCH, _ATTR_OPTIMIZE = 2, 8
 _BINARY_TREE = 2  # a third less time to install than a list of comparisons
+
+
+def _names(*groups: str) -> list[str]:
+    return " ".join(groups).split()
 
 
 class SeccompMissing(Exception):
@@ -213,7 +146,7 @@ class _Builder:
             self._check(self._lib.seccomp_arch_add(self._context, self._arch), machine)
             self._check(self._lib.seccomp_arch_remove(self._context, native), machine)
         self._lib.seccomp_attr_set(self._context, _ATTR_BADARCH, _TRAP)
-        self._lib.seccomp_attr_set(self._context, _ATTR_OPTIMIZE, _BINARY_TREE)  # 2.5 and later; else slower
+        self._lib.seccomp_attr_set(self._context, _ATTR_OPTIMIZE, _BINARY_TREE)  # 2.5 and later, else slower
 
     def __enter__(self) -> _Builder:
         return self
@@ -263,26 +196,25 @@ def call_names(machine: str = platform.machine()) -> bytes:
 
 def _worker(machine: str, network: bool) -> bytes:
     with _Builder(_TRAP, machine) as filter_:
-        allowed = [*FILES, *FILE_SIBLINGS, *WAITING, *WAITING_SIBLINGS, *MEMORY, *MEMORY_SIBLINGS]
-        for name in [*allowed, *ENDING, *ENDING_SIBLINGS]:
-            if name not in _CHOICES:
-                filter_.rule(_ALLOW, name)
+        for name in _names(_FILES_SEEN, _FILES_KIN, _WAITING_SEEN, _WAITING_KIN, _MEMORY_SEEN, _MEMORY_KIN):
+            filter_.rule(_ALLOW, name)
+        for name in _names(_ENDING_SEEN, _ENDING_KIN):
+            filter_.rule(_ALLOW, name)
         for name, (argument, values) in _CHOICES.items():
             for value in values:
                 filter_.rule(_ALLOW, name, _low(argument, value))
-        # Machine code comes from files only (an AOT product's) and is never written to.
+        # Machine code comes from files only, as an AOT product's does: none is made in memory.
         filter_.rule(_ALLOW, "mprotect", _low(2, 0, _PROT_EXEC))
         filter_.rule(_ALLOW, "mmap", _low(2, 0, _PROT_EXEC))
         filter_.rule(_ALLOW, "mmap", _low(2, 0, _PROT_WRITE), _low(3, 0, _MAP_ANONYMOUS))
         if network:
-            for name in [*NETWORK, *NETWORK_SIBLINGS]:
+            for name in _names(_NETWORK_SEEN, _NETWORK_KIN):
                 filter_.rule(_ALLOW, name)
             for family in (_AF_INET, _AF_INET6):
                 for kind in (_SOCK_STREAM, _SOCK_DGRAM):
                     filter_.rule(_ALLOW, "socket", _low(0, family), _low(1, kind, _SOCK_TYPE_MASK))
-            # Refused, and no more: the resolver tries them, and a guest may. A Unix socket is refused although
-            # WasmEdge would give one: no path, and before ABI 6 no name, of it is any of Landlock's business, so
-            # it would reach every service of the host that trusts the user.
+            # Refused, and no more: the resolver tries both and goes on. A Unix socket would reach every service of the
+            # host that trusts the user: no path, and before ABI 6 no abstract name, is any of Landlock's business.
             for family in (_AF_UNIX, _AF_NETLINK):
                 filter_.rule(_ERRNO | errno.EAFNOSUPPORT, "socket", _low(0, family))
         return filter_.program()
@@ -336,10 +268,12 @@ def _rules(entry: Mapping[str, Any]) -> Iterable[_Rule]:
 def _require_needed(default: int, rules: list[_Rule]) -> None:
     always = {name: action for action, name, compares in rules if not compares}
     sometimes = {name for action, name, compares in rules if compares and action in (_ALLOW, _LOG)}
-    forbidden = [name for name in NEEDED if always.get(name, default) not in (_ALLOW, _LOG) and name not in sometimes]
+    forbidden = [
+        name for name in _names(NEEDED) if always.get(name, default) not in (_ALLOW, _LOG) and name not in sometimes
+    ]
     if forbidden:
         raise InvalidArgument(
-            f"config.json: linux.seccomp forbids {', '.join(forbidden)}: the engine cannot run a module without. Allow it"
+            f"config.json: linux.seccomp forbids {', '.join(forbidden)}, without which the engine runs no module"
         )
 
 

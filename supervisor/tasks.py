@@ -153,8 +153,7 @@ class Tasks:
                 self._registry.remove_exec(container, process)
                 process.forget()
             else:
-                for each in container.processes():
-                    each.require("delete its container", ProcessState.CREATED, ProcessState.STOPPED)
+                await self._signals.end([container], 0)  # execs end with the init process; some may be about to
                 await self._containers.remove(container)
         log.info("deleted %s", process.name)
         self._happenings.deleted(container, process)

@@ -175,7 +175,9 @@ class Container:
         return self
 
     def start(self, exec_id: str = "") -> Container:
-        self.pid = self.connection.call("Start", pb.StartRequest(id=self.id, exec_id=exec_id)).pid
+        pid = self.connection.call("Start", pb.StartRequest(id=self.id, exec_id=exec_id)).pid
+        if not exec_id:
+            self.pid = pid
         return self
 
     def wait(self, exec_id: str = "") -> int:
@@ -201,6 +203,29 @@ class Container:
 
     def close_stdin(self, exec_id: str = "") -> None:
         self.connection.call("CloseIO", pb.CloseIORequest(id=self.id, exec_id=exec_id, stdin=True))
+
+    def add_exec(
+        self,
+        exec_id: str,
+        *args: str,
+        env: list[str] | None = None,
+        user: dict[str, int] | None = None,
+        fifos: bool = False,
+        terminal: bool = False,
+    ) -> Container:
+        """Exec: a process whose streams are ``<exec_id>.in``, ``.out`` and ``.err`` in the bundle."""
+        spec = {"args": list(args), "env": env or [], "cwd": "/", "user": user or {"uid": 0, "gid": 0}}
+        request = pb.ExecProcessRequest(id=self.id, exec_id=exec_id, terminal=terminal)
+        request.spec.value = json.dumps(spec).encode()
+        if fifos:
+            for name in ("in", "out"):
+                os.mkfifo(self.bundle / f"{exec_id}.{name}")
+            request.stdin, request.stdout = (str(self.bundle / f"{exec_id}.{name}") for name in ("in", "out"))
+        else:
+            request.stdout = f"file://{self.bundle}/{exec_id}.out"
+            request.stderr = f"file://{self.bundle}/{exec_id}.err"
+        self.connection.call("Exec", request)
+        return self
 
     def stdout(self) -> str:
         return (self.bundle / "stdout").read_text(errors="replace")

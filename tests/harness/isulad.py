@@ -1,0 +1,82 @@
+"""iSulad's calls, in both dialects of the Sandbox API: the same verbs, other messages."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from sandbox_api import status
+from sandbox_api.proto import controller_2023_pb2 as old
+from sandbox_api.proto import controller_pb2 as new
+
+from .api import SERVICE
+from .daemon import Daemon
+
+
+class Isulad:
+    """What both versions share: a channel without namespace metadata."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.channel = grpc.insecure_channel(f"unix:{daemon.listen}")
+
+    def call(self, method: str, request: Message, answer: type[Message]) -> Any:
+        stub = self.channel.unary_unary(SERVICE + method)
+        try:
+            return answer.FromString(stub(request.SerializeToString(), timeout=60))
+        except grpc.RpcError as error:
+            raise status.error(error.code().value[0], error.details() or "") from None
+
+
+class Isulad2023(Isulad):
+    """iSulad 2.1.3 to 2.1.5."""
+
+    def named(self, method: str, sandbox_id: str, **fields: Any) -> Any:
+        request = getattr(old, f"Controller{method}Request")(sandboxer="wasm", sandbox_id=sandbox_id, **fields)
+        return self.call(method, request, getattr(old, f"Controller{method}Response"))
+
+    def create(self, sandbox_id: str) -> None:
+        request = old.ControllerCreateRequest(sandboxer="wasm", sandbox_id=sandbox_id)
+        request.options.type_url = "runtime.v1.PodSandboxConfig"
+        request.options.value = b"\n\x05\n\x03pod"
+        assert self.call("Create", request, old.ControllerCreateResponse).sandbox_id == sandbox_id
+
+    def prepare(
+        self, sandbox_id: str, container_id: str, spec: dict[str, Any], exec_id: str = "", **fields: Any
+    ) -> str:
+        request = old.PrepareRequest(
+            sandboxer="wasm", sandbox_id=sandbox_id, container_id=container_id, exec_id=exec_id, **fields
+        )
+        request.spec.value = json.dumps(spec).encode()
+        return self.call("Prepare", request, old.PrepareResponse).bundle
+
+    def purge(self, sandbox_id: str, container_id: str, exec_id: str = "") -> None:
+        request = old.PurgeRequest(sandboxer="wasm", sandbox_id=sandbox_id, container_id=container_id, exec_id=exec_id)
+        self.call("Purge", request, old.PurgeResponse)
+
+    def update_resources(self, sandbox_id: str, container_id: str, resources: dict[str, Any]) -> None:
+        request = old.UpdateResourcesRequest(sandboxer="wasm", sandbox_id=sandbox_id, container_id=container_id)
+        request.resources.value = json.dumps(resources).encode()
+        self.call("UpdateResources", request, old.UpdateResourcesResponse)
+
+
+class Isulad216(Isulad):
+    """iSulad 2.1.6 and later."""
+
+    def named(self, method: str, sandbox_id: str, **fields: Any) -> Any:
+        request = getattr(new, f"Controller{method}Request")(sandbox_id=sandbox_id, sandboxer="wasm", **fields)
+        return self.call(method, request, getattr(new, f"Controller{method}Response"))
+
+    def create(self, sandbox_id: str) -> None:
+        request = new.ControllerCreateRequest(sandbox_id=sandbox_id, sandboxer="wasm")
+        request.options.value = b"\n\x05\n\x03pod"
+        assert self.call("Create", request, new.ControllerCreateResponse).sandbox_id == sandbox_id
+
+    def update_tasks(self, sandbox_id: str, tasks: list[dict[str, Any]]) -> None:
+        request = new.ControllerUpdateRequest(sandbox_id=sandbox_id, sandboxer="wasm", fields=["extensions.tasks"])
+        request.sandbox.sandbox_id = sandbox_id
+        request.sandbox.extensions["tasks"].value = json.dumps({"tasks": tasks}).encode()
+        self.call("Update", request, new.ControllerUpdateResponse)

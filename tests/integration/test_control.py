@@ -1,0 +1,122 @@
+"""Pause, resume, update of limits, and running out of memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from sandbox_api.errors import FailedPrecondition, InvalidArgument, NotFound
+from sandbox_api.proto import task_pb2 as pb
+
+from ..harness.container import Collected, Container, Pod
+
+
+def pause(container: Container) -> None:
+    container.connection.call("Pause", pb.PauseRequest(id=container.id))
+
+
+def resume(container: Container) -> None:
+    container.connection.call("Resume", pb.ResumeRequest(id=container.id))
+
+
+def update(container: Container, resources: bytes) -> None:
+    request = pb.UpdateTaskRequest(id=container.id)
+    request.resources.value = resources
+    container.connection.call("Update", request)
+
+
+def cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+@pytest.mark.parametrize("cgroup", ["", f"/wasm-sandboxer-test-{os.getpid()}/frozen"])
+def test_a_paused_container_stands_still_until_it_is_resumed(pod: Pod, cgroup: str) -> None:
+    builder = pod.with_wasm("spin").fifos("stdout")
+    if cgroup:
+        builder.linux(cgroupsPath=cgroup)
+    container = builder.build()
+    output = Collected(container.bundle / "stdout")
+    container.start()
+    container.add_exec("too", "/app.wasm").start("too")
+    pause(container)
+    assert (container.status(), container.status("too")) == ("PAUSED", "PAUSED")
+    before = [cpu_ticks(pid) for pid in (container.pid, container.state("too").pid)]
+    neighbour = pod.with_wasm("hello").build().start()  # takes a while, in which nothing may move
+    assert neighbour.wait() == 0
+    assert [cpu_ticks(pid) for pid in (container.pid, container.state("too").pid)] == before
+    resume(container)
+    assert container.status() == "RUNNING"
+    container.kill(signal.SIGKILL)
+    assert container.wait() == 137
+    container.delete()
+    assert output.text() in ("", "up\n")
+
+
+def test_a_paused_container_can_be_killed(pod: Pod) -> None:
+    container = pod.with_wasm("spin").build().start()
+    pause(container)
+    container.kill(signal.SIGKILL)
+    assert container.wait() == 137
+    container.delete()
+
+
+def test_a_paused_container_ends_with_its_sandbox(pod: Pod) -> None:
+    container = pod.with_wasm("spin").build().start()
+    pause(container)
+    pod.stop(timeout=0)
+    assert container.wait() == 137
+
+
+def test_what_cannot_be_paused_or_resumed(pod: Pod) -> None:
+    container = pod.with_wasm("sleep").build()
+    with pytest.raises(FailedPrecondition, match="it is created"):
+        pause(container)
+    container.start()
+    with pytest.raises(FailedPrecondition, match="it is running"):
+        resume(container)
+    pause(container)
+    with pytest.raises(FailedPrecondition, match="it is paused"):
+        pause(container)
+    with pytest.raises(FailedPrecondition, match="it is paused"):
+        container.add_exec("x", "/app.wasm")
+    resume(container)
+    container.kill(signal.SIGKILL)
+    container.wait()
+    with pytest.raises(FailedPrecondition, match="it is stopped"):
+        pause(container)
+
+
+def test_limits_of_a_running_container_are_changed(pod: Pod) -> None:
+    path = f"/wasm-sandboxer-test-{os.getpid()}/updated"
+    resources = {"memory": {"limit": 64 << 20}}
+    container = pod.with_wasm("sleep").linux(cgroupsPath=path, resources=resources).build().start()
+    update(container, b'{"memory": {"limit": 100663296}, "pids": {"limit": 5}}')
+    found = [each.read_text().strip() for each in Path("/sys/fs/cgroup").glob(f"**{path}/memory.*limit_in_bytes")]
+    found += [each.read_text().strip() for each in Path("/sys/fs/cgroup").glob(f"**{path}/memory.max")]
+    assert "100663296" in found
+    assert [each.read_text().strip() for each in Path("/sys/fs/cgroup").glob(f"**{path}/pids.max")] == ["5"]
+    container.kill(signal.SIGKILL)
+    container.wait()
+    with pytest.raises(FailedPrecondition, match="it is stopped"):
+        update(container, b"{}")
+    container.delete()
+
+
+@pytest.mark.parametrize("resources", [b"", b"{", b"[]", b'{"memory": {"limit": "x"}}', b'{"cpu": 3}'])
+def test_resources_that_are_none(pod: Pod, resources: bytes) -> None:
+    container = pod.with_wasm("sleep").build().start()
+    with pytest.raises(InvalidArgument, match=container.id):
+        update(container, resources)
+    assert container.status() == "RUNNING"
+
+
+def test_update_of_nobody(pod: Pod) -> None:
+    container = pod.with_wasm("sleep").build()
+    container.delete()
+    for call in (pause, resume, lambda container: update(container, b"{}")):
+        with pytest.raises(NotFound):
+            call(container)

@@ -1,0 +1,135 @@
+"""Events, forwarded to a receiver as containerd's: in order, and whole when it was away."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox_api.proto import events_pb2, events_ttrpc_pb2
+from sandbox_api.proto import task_pb2 as pb
+from sandbox_api.ttrpc.server import Server
+
+from ..harness.container import Pod
+from ..harness.daemon import Daemon
+from ..harness.guests import guest
+
+
+class Receiver:
+    """What containerd's events service would be."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.events: queue.Queue[tuple[str, str, object]] = queue.Queue()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(10)
+
+    async def _serve(self) -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        self._path.unlink(missing_ok=True)
+        sock.bind(str(self._path))
+        sock.listen()
+        sock.setblocking(False)
+        self._server = Server({("containerd.services.events.ttrpc.v1.Events", "Forward"): self._forward})
+        await self._server.start(sock)
+
+    async def _forward(self, namespace: str, payload: bytes) -> bytes:
+        envelope = events_ttrpc_pb2.ForwardRequest.FromString(payload).envelope
+        assert envelope.timestamp.ToNanoseconds() > 0
+        name = envelope.event.type_url.rpartition(".")[2]
+        event = getattr(events_pb2, name).FromString(envelope.event.value)
+        self.events.put((envelope.namespace, envelope.topic, event))
+        return b""
+
+    def take(self, count: int) -> list[tuple[str, str, object]]:
+        return [self.events.get(timeout=10) for _ in range(count)]
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ev") / "s"
+
+
+@pytest.fixture
+def publishing(path: Path) -> Iterator[Daemon]:
+    with Daemon("--events", str(path)) as daemon:
+        yield daemon
+
+
+def test_a_containers_life_is_told_in_order(publishing: Daemon, path: Path) -> None:
+    receiver = Receiver(path)
+    try:
+        pod = Pod(publishing, namespace="k8s.io")
+        builder = pod.with_wasm("sleep")
+        shutil.copy(guest("exit"), builder.rootfs / "exit.wasm")
+        container = builder.build().start()
+        container.add_exec("e", "/exit.wasm", "2").start("e")
+        container.wait("e")
+        container.delete("e")
+        container.connection.call("Pause", pb.PauseRequest(id=container.id))
+        container.connection.call("Resume", pb.ResumeRequest(id=container.id))
+        container.kill(signal.SIGTERM)
+        container.wait()
+        container.delete()
+        told = receiver.take(10)
+        assert [topic for _, topic, _ in told] == [
+            "/tasks/create",
+            "/tasks/start",
+            "/tasks/exec-added",
+            "/tasks/exec-started",
+            "/tasks/exit",
+            "/tasks/delete",
+            "/tasks/paused",
+            "/tasks/resumed",
+            "/tasks/exit",
+            "/tasks/delete",
+        ]
+        assert {namespace for namespace, _, _ in told} == {"k8s.io"}
+        assert {event.container_id for _, _, event in told} == {container.id}  # type: ignore[attr-defined]
+        create, start, exec_exit, init_exit = told[0][2], told[1][2], told[4][2], told[8][2]
+        assert (create.bundle, create.io.stdout) == (str(container.bundle), f"file://{container.bundle}/stdout")  # type: ignore[attr-defined]
+        assert start.pid == container.pid  # type: ignore[attr-defined]
+        assert (exec_exit.id, exec_exit.exit_status) == ("e", 2)  # type: ignore[attr-defined]
+        assert (init_exit.id, init_exit.exit_status) == (container.id, 143)  # type: ignore[attr-defined]
+        assert init_exit.exited_at.ToNanoseconds() > 0  # type: ignore[attr-defined]
+        pod.shutdown()
+        pod.close()
+    finally:
+        receiver.close()
+
+
+def test_a_receiver_that_is_away_holds_nothing_up_and_loses_nothing(publishing: Daemon, path: Path) -> None:
+    pod = Pod(publishing)
+    first = pod.with_wasm("hello").build().start()
+    assert first.wait() == 0
+    receiver = Receiver(path)
+    try:
+        assert [topic for _, topic, _ in receiver.take(3)] == ["/tasks/create", "/tasks/start", "/tasks/exit"]
+        receiver.close()
+        first.delete()
+        second = pod.with_wasm("hello").build()
+        receiver = Receiver(path)
+        told = receiver.take(2)
+        assert [(topic, event.container_id) for _, topic, event in told] == [  # type: ignore[attr-defined]
+            ("/tasks/delete", first.id),
+            ("/tasks/create", second.id),
+        ]
+        pod.shutdown()
+        pod.close()
+    finally:
+        receiver.close()
