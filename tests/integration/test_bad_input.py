@@ -80,10 +80,8 @@ def test_a_bundle_without_config(pod: Pod) -> None:
         ('{"process": {"args": ["/a"]}, "root": {"path": "nowhere"}}', "no such folder"),
         ('{"process": {"args": ["/a"]}, "root": {"path": "/"}}', "the host's root"),
         ('{"process": {"args": ["/a"], "rlimits": [{"type": "RLIMIT_X"}]}, "root": {"path": "rootfs"}}', "RLIMIT_X"),
-        (
-            '{"process": {"args": ["/a"]}, "root": {"path": "rootfs"}, "mounts": [{"type": "x9", "destination": "/x"}]}',
-            "type .x9. is not served",
-        ),
+        ('{"process": {"args": ["/a"]}, "root": {"path": "rootfs"}, "mounts": [{"type": "nfs"}]}', "destination"),
+        ('{"process": {"args": ["/a"]}, "root": {"path": "rootfs"}, "mounts": ["/x"]}', "not an object"),
     ],
 )
 def test_a_broken_config(pod: Pod, text: str, why: str) -> None:
@@ -96,6 +94,10 @@ def test_a_config_that_is_a_fifo_holds_nobody_up(pod: Pod) -> None:
     builder = pod.with_wasm("hello")
     os.mkfifo(builder.bundle / "config.json")
     refuses(builder, InvalidArgument, "not a regular file")
+
+
+def test_a_mount_of_a_type_that_is_not_served(pod: Pod) -> None:
+    refuses(pod.with_wasm("hello").mount("/data", "server:/", kind="nfs").write(), InvalidArgument, "'nfs' is not served")
 
 
 def test_a_mount_whose_source_is_not_there(pod: Pod) -> None:

@@ -12,6 +12,8 @@ from sandbox_api.errors import FailedPrecondition, InvalidArgument, NotFound
 from sandbox_api.proto import task_pb2 as pb
 
 from ..harness.container import Collected, Container, Pod
+from ..harness.daemon import Daemon
+from ..harness.receiver import Receiver
 
 
 def pause(container: Container) -> None:
@@ -120,3 +122,26 @@ def test_update_of_nobody(pod: Pod) -> None:
     for call in (pause, resume, lambda container: update(container, b"{}")):
         with pytest.raises(NotFound):
             call(container)
+
+
+def test_a_container_killed_for_memory_is_told_from_one_that_was_killed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("oom") / "s"
+    receiver = Receiver(path)
+    try:
+        with Daemon("--events", str(path)) as daemon:
+            pod = Pod(daemon)
+            resources = {"memory": {"limit": 32 << 20, "swap": 32 << 20}}
+            hungry = pod.with_wasm("eat").linux(resources=resources).build().start()
+            assert hungry.wait() == 137
+            killed = pod.with_wasm("sleep").linux(resources=resources).build().start()
+            killed.kill(signal.SIGKILL)
+            assert killed.wait() == 137
+            told = [(topic, event.container_id) for _, topic, event in receiver.take(7)]
+            assert [who for topic, who in told if topic == "/tasks/oom"] == [hungry.id]
+            assert told.index(("/tasks/oom", hungry.id)) < told.index(("/tasks/exit", hungry.id))
+            pod.shutdown()
+            pod.close()
+    finally:
+        receiver.close()

@@ -2,62 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import queue
 import shutil
 import signal
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sandbox_api.proto import events_pb2, events_ttrpc_pb2
 from sandbox_api.proto import task_pb2 as pb
-from sandbox_api.ttrpc.server import Server
 
 from ..harness.container import Pod
 from ..harness.daemon import Daemon
 from ..harness.guests import guest
-
-
-class Receiver:
-    """What containerd's events service would be."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.events: queue.Queue[tuple[str, str, object]] = queue.Queue()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(10)
-
-    async def _serve(self) -> None:
-        sock = socket.socket(socket.AF_UNIX)
-        self._path.unlink(missing_ok=True)
-        sock.bind(str(self._path))
-        sock.listen()
-        sock.setblocking(False)
-        self._server = Server({("containerd.services.events.ttrpc.v1.Events", "Forward"): self._forward})
-        await self._server.start(sock)
-
-    async def _forward(self, namespace: str, payload: bytes) -> bytes:
-        envelope = events_ttrpc_pb2.ForwardRequest.FromString(payload).envelope
-        assert envelope.timestamp.ToNanoseconds() > 0
-        name = envelope.event.type_url.rpartition(".")[2]
-        event = getattr(events_pb2, name).FromString(envelope.event.value)
-        self.events.put((envelope.namespace, envelope.topic, event))
-        return b""
-
-    def take(self, count: int) -> list[tuple[str, str, object]]:
-        return [self.events.get(timeout=10) for _ in range(count)]
-
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._path.unlink(missing_ok=True)
+from ..harness.receiver import Receiver
 
 
 @pytest.fixture
@@ -100,13 +57,13 @@ def test_a_containers_life_is_told_in_order(publishing: Daemon, path: Path) -> N
             "/tasks/delete",
         ]
         assert {namespace for namespace, _, _ in told} == {"k8s.io"}
-        assert {event.container_id for _, _, event in told} == {container.id}  # type: ignore[attr-defined]
+        assert {event.container_id for _, _, event in told} == {container.id}
         create, start, exec_exit, init_exit = told[0][2], told[1][2], told[4][2], told[8][2]
-        assert (create.bundle, create.io.stdout) == (str(container.bundle), f"file://{container.bundle}/stdout")  # type: ignore[attr-defined]
-        assert start.pid == container.pid  # type: ignore[attr-defined]
-        assert (exec_exit.id, exec_exit.exit_status) == ("e", 2)  # type: ignore[attr-defined]
-        assert (init_exit.id, init_exit.exit_status) == (container.id, 143)  # type: ignore[attr-defined]
-        assert init_exit.exited_at.ToNanoseconds() > 0  # type: ignore[attr-defined]
+        assert (create.bundle, create.io.stdout) == (str(container.bundle), f"file://{container.bundle}/stdout")
+        assert start.pid == container.pid
+        assert (exec_exit.id, exec_exit.exit_status) == ("e", 2)
+        assert (init_exit.id, init_exit.exit_status) == (container.id, 143)
+        assert init_exit.exited_at.ToNanoseconds() > 0
         pod.shutdown()
         pod.close()
     finally:
@@ -125,7 +82,7 @@ def test_a_receiver_that_is_away_holds_nothing_up_and_loses_nothing(publishing: 
         second = pod.with_wasm("hello").build()
         receiver = Receiver(path)
         told = receiver.take(2)
-        assert [(topic, event.container_id) for _, topic, event in told] == [  # type: ignore[attr-defined]
+        assert [(topic, event.container_id) for _, topic, event in told] == [
             ("/tasks/delete", first.id),
             ("/tasks/create", second.id),
         ]

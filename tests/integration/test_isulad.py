@@ -190,7 +190,7 @@ def test_what_cannot_be_prepared_or_purged(old: Isulad2023, new: Isulad216) -> N
         old.update_resources("strict", "nobody", {})
     with pytest.raises(InvalidArgument, match="twice"):
         new.update_tasks("strict", [{"task_id": "t", "spec": spec("/x")}, {"task_id": "t", "spec": spec("/x")}])
-    with pytest.raises(InvalidArgument, match="one of them|process"):
+    with pytest.raises(InvalidArgument, match="process is missing"):
         new.update_tasks("strict", [{"task_id": "t", "spec": spec("/x")}, {"task_id": "u", "spec": {}}])
     assert not (old.daemon.dir / "bundles" / "default" / "t").exists()
     old.named("Shutdown", "strict")

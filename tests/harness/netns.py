@@ -1,0 +1,47 @@
+"""A network namespace of a test's own, with its loopback up, and a look from inside it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+_UP = """
+import fcntl, socket, struct
+with socket.socket() as s:  # SIOCSIFFLAGS with IFF_UP (netdevice(7))
+    fcntl.ioctl(s, 0x8914, struct.pack("16sh22x", b"lo", 1))
+"""
+_READ = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5) as s:
+    print(s.makefile().read(), end="")
+"""
+
+
+class NetworkNamespace:
+    """Lives as long as the process that keeps it."""
+
+    def __enter__(self) -> NetworkNamespace:
+        self._keeper = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "echo ready; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._keeper.stdout is not None
+        self._keeper.stdout.readline()
+        self.run(_UP)
+        return self
+
+    @property
+    def path(self) -> str:
+        return f"/proc/{self._keeper.pid}/ns/net"
+
+    def run(self, script: str, *args: str) -> str:
+        """Run a Python script in the namespace; what it prints."""
+        command = ["nsenter", f"--net={self.path}", sys.executable, "-c", script, *args]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+    def read(self, port: int) -> str:
+        """What a server on this port of the loopback sends."""
+        return self.run(_READ, str(port))
+
+    def __exit__(self, *exc: object) -> None:
+        self._keeper.kill()
+        self._keeper.communicate()
