@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from .errors import ResourceExhausted
+
 Handler = Callable[[str, bytes], Coroutine[Any, Any, bytes]]
 """A method: the caller's namespace and the encoded request in, the encoded response out."""
 
@@ -37,12 +39,17 @@ async def all_done() -> None:
         await asyncio.wait(_under_way)
 
 
-def abandonable(method: str) -> bool:
-    """Whether a call changes nothing and may be dropped with its caller: the waiting one."""
-    return method == "Wait"
+_READS = frozenset({"Wait", "Status", "State", "Platform", "Connect", "Pids", "Stats", "Metrics"})
+"""Methods that change nothing: they may be dropped with their caller, and are answered under any load."""
+
+MAX_CHANGES = 2048
+"""Calls that change something and may be under way at once. More are refused at once, not queued."""
 
 
 async def run(method: str, handler: Handler, namespace: str, payload: bytes) -> bytes:
-    """Run a method for a caller that may go away."""
-    call = handler(namespace, payload)
-    return await (call if abandonable(method) else to_the_end(call))
+    """Run a method for a caller that may go away. Raises ``ResourceExhausted`` where too much is under way."""
+    if method in _READS:
+        return await handler(namespace, payload)
+    if len(_under_way) >= MAX_CHANGES:
+        raise ResourceExhausted(f"{method}: {MAX_CHANGES} calls are under way: try again later")
+    return await to_the_end(handler(namespace, payload))

@@ -54,7 +54,7 @@ class Containers:
             if spec.cgroups_path or resources.limited:
                 path = spec.cgroups_path or _default_path(container)
                 container.cgroup = self._hierarchy.create(path, resources)
-                self._store.update_container(container)
+            self._store.update_container(container)
         except BaseException:
             if container.cgroup is not None:
                 container.cgroup.delete()
@@ -63,6 +63,14 @@ class Containers:
             raise
         self._registry.add(sandbox, container)
         return container
+
+    def unmake(self, container: Container) -> None:
+        """Undo a ``make`` that a supervisor did not live to finish."""
+        recorded = self._store.recorded(container)
+        if container.cgroup is not None:
+            container.cgroup.delete()
+        rootfs.unmount(recorded.plan)
+        self._store.remove_container(container)
 
     async def remove(self, container: Container) -> None:
         """Undo ``make``. The container's processes have ended, or never ran."""

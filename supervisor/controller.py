@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sandbox_api.errors import NotFound
 from sandbox_api.interface import Exit, NewProcess, NewSandbox, Platform, SandboxInfo, Usage
@@ -61,8 +62,8 @@ class Controller:
         sandbox = self._registry.sandbox(namespace, sandbox_id)
         async with sandbox.lock:
             sandbox.require("start", SandboxState.CREATED)
+            self._store.update_sandbox(replace(sandbox, state=SandboxState.READY))
             sandbox.state = SandboxState.READY
-            self._store.update_sandbox(sandbox)
         return self._info(sandbox)
 
     async def platform(self, namespace: str, sandbox_id: str) -> Platform:
@@ -119,8 +120,8 @@ class Controller:
             if prepared is not None:
                 await self._preparations.replace(sandbox, prepared)
             if labels is not None:
+                self._store.update_sandbox(replace(sandbox, labels=labels))
                 sandbox.labels = labels
-                self._store.update_sandbox(sandbox)
 
     async def prepare(self, namespace: str, sandbox_id: str, new: NewProcess) -> str:
         """Take a container, or an exec, before it is created."""
@@ -147,12 +148,11 @@ class Controller:
         sandbox.stopping = True  # nothing new is created or started in it from here on
         try:
             await self._signals.end(list(sandbox.containers.values()), timeout)
-        except BaseException:
+            at = time.time_ns()
+            self._store.update_sandbox(replace(sandbox, state=SandboxState.NOTREADY, exited_at=at))
+        finally:
             sandbox.stopping = False
-            raise
-        sandbox.state, sandbox.exited_at = SandboxState.NOTREADY, time.time_ns()
-        self._store.update_sandbox(sandbox)
-        sandbox.end(sandbox.exited_at)
+        sandbox.end(at)
         log.info("stopped sandbox %s", sandbox.id)
 
     def _info(self, sandbox: Sandbox, verbose: bool = False) -> SandboxInfo:

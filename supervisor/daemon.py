@@ -7,7 +7,7 @@ import fcntl
 import logging
 import os
 import signal
-import sqlite3
+import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import psutil
 
 from sandbox_api import calls, grpc_server
 from sandbox_api.dialects.dialect import Host
@@ -23,7 +24,7 @@ from sandbox_api.events import Publisher
 from sandbox_api.task_service import TaskMethods
 from sandbox_api.ttrpc.server import Server
 
-from . import __version__, cgroups, linux, recovery, sockets
+from . import __version__, cgroups, linux, sockets
 from .container import Container
 from .containers import Containers
 from .controller import Controller
@@ -34,16 +35,14 @@ from .notify import notify
 from .preparations import Preparations
 from .process import Process
 from .reaper import Reaper
+from .recovery import Recovery
 from .registry import Registry
 from .relay import Relay
 from .signals import Signals
-from .store import Store
+from .store import Store, StoreUnfit
 from .tasks import Tasks
 
 log = logging.getLogger(__name__)
-
-STOP_SECONDS = 5
-"""What instances get between SIGTERM and SIGKILL when the daemon ends."""
 
 
 class CannotStart(Exception):
@@ -96,8 +95,8 @@ class Daemon:
                 await self._run(cleanup)
         except (sockets.SocketTaken, HelperFailed) as error:
             raise CannotStart(str(error)) from None
-        except sqlite3.Error as error:
-            raise CannotStart(f"{self._options.folder}/state.db: {error}") from None
+        except SandboxerError as error:
+            raise CannotStart(str(error)) from None
         except OSError as error:
             raise CannotStart(f"{error.filename or self._options.folder}: {error.strerror}") from None
 
@@ -110,11 +109,11 @@ class Daemon:
         sockets.claim(options.listen)
         linux.become_subreaper()
 
-        store = Store(str(options.folder / "state.db"))
+        store = _open_store(options.folder / "state.db")
         cleanup.callback(store.close)
         hierarchy = cgroups.detect()
         self._signals = Signals(store, self._launcher)
-        self._reaper = Reaper(self._registry, store, self._launcher.acknowledge, self._ended)
+        self._reaper = Reaper(self._registry, store, self._launcher, self._ended)
         loop.add_signal_handler(signal.SIGCHLD, self._reaper.adopted)
         containers = Containers(str(options.folder), self._registry, store, hierarchy)
         preparations = Preparations(str(options.folder), self._registry, store, containers)
@@ -125,9 +124,11 @@ class Daemon:
 
         cleanup.callback(self._launcher.close)
         cleanup.callback(self._relay.close)
+        recovery = Recovery(self._registry, store, hierarchy, containers, preparations, self._reaper, self._launcher)
+        recovery.load()
         inventory = await self._launcher.connect()
-        recovery.reconcile(self._registry, store, self._reaper, hierarchy, inventory)
-        cleanup.push_async_callback(self._end, controller)
+        await recovery.reconcile(inventory)
+        cleanup.push_async_callback(self._end)
         if self._publisher is not None:
             self._spawn(self._publisher.run())
 
@@ -170,19 +171,24 @@ class Daemon:
                 self._happenings.out_of_memory(container)
         self._happenings.ended(container, process)
         if not process.exec_id and container.execs:
-            # As in a container with a pid namespace: with its first process all others end.
-            self._spawn(self._end_execs(container))
-
-    async def _end_execs(self, container: Container) -> None:
-        for process in container.alive():
-            await self._signals.send(container, process, signal.SIGKILL)
+            self._spawn(self._signals.end_execs(container))
 
     def _lost(self) -> None:
+        """The forkserver died. What it ran goes on, as our children if we started it, or else as init's."""
         log.error("the forkserver died")
+        known = {self._relay.pid, *self._launcher.pids}
+        for container in self._registry.containers.values():
+            for process in container.alive():
+                known.add(process.pid)
+                self._reaper.adopt(process)
+        for child in psutil.Process().children():
+            if child.pid not in known:
+                log.warning("killing pid %d, whose start was lost with the forkserver", child.pid)
+                child.kill()
         self._spawn(self._reconnect())
 
     async def _reconnect(self) -> None:
-        """A new forkserver in place of one that died. What it ran is our child now, and goes on."""
+        """A new forkserver in place of one that died."""
         while not self._stopping.is_set():
             try:
                 await self._launcher.connect()
@@ -198,23 +204,31 @@ class Daemon:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _end(self, controller: Controller) -> None:
-        """End every instance, take down what was mounted for it, and let the helpers go."""
-
-        async def one(namespace: str, sandbox_id: str) -> None:
-            try:
-                await controller.stop(namespace, sandbox_id, STOP_SECONDS)
-                await controller.shutdown(namespace, sandbox_id)
-            except SandboxerError as error:
-                log.error("sandbox %s: %s", sandbox_id, error)
-
-        await asyncio.gather(*(one(*key) for key in list(self._registry.sandboxes)))
+    async def _end(self) -> None:
+        """Let go. Instances go on, and so do the helpers while there are some; the next daemon finds them."""
         if self._publisher is not None:
             await self._publisher.drain(1.0)
         for task in list(self._background):
             task.cancel()
-        self._launcher.end()
-        self._relay.end()
+        running = sum(len(container.alive()) for container in self._registry.containers.values())
+        if running:
+            log.info("%d instances go on without us", running)
+        else:
+            self._launcher.end()
+            self._relay.end()
+
+
+def _open_store(path: Path) -> Store:
+    """The state file; one that cannot be used is set aside for a new one."""
+    try:
+        return Store(str(path))
+    except StoreUnfit as error:
+        aside = path.with_name(f"{path.name}.unfit-{time.time_ns()}")
+        path.rename(aside)
+        for extra in ("-wal", "-shm"):
+            path.with_name(path.name + extra).unlink(missing_ok=True)
+        log.error("%s cannot be used (%s): it is set aside as %s, and a new one begun", path, error, aside.name)
+        return Store(str(path))
 
 
 def _lock_folder(folder: Path) -> int:

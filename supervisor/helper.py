@@ -29,8 +29,8 @@ class HelperFailed(Exception):
     """The helper could not be started; the text is its own last line."""
 
 
-def _spawn(module: str, path: str) -> None:
-    """Start a helper and wait for its first line. Blocking; raises ``HelperFailed``."""
+def _spawn(module: str, path: str) -> int:
+    """Start a helper and wait for its first line; its pid. Blocking; raises ``HelperFailed``."""
     # -I and -S keep site-packages and the environment out: the helper stays small, and only ours is imported.
     boot = f"import sys; sys.path.insert(0, sys.argv[1]); from workers import {module}; {module}.main()"
     package_root = str(Path(workers.__file__).resolve().parent.parent)
@@ -50,6 +50,7 @@ def _spawn(module: str, path: str) -> None:
         process.kill()
         raise HelperFailed(line.decode(errors="replace").strip() or f"the {module} ended before it was ready")
     process.returncode = 0  # the reaper collects it, with every other child
+    return process.pid
 
 
 @dataclass(slots=True)
@@ -89,6 +90,8 @@ class Helper:
         self._reader: protocol.Reader | None = None
         self._queue: deque[_Outgoing] = deque()
         self._writing = False
+        self.pid = 0
+        """Of the helper, where we started it; a child of ours."""
 
     @property
     def connected(self) -> bool:
@@ -101,7 +104,7 @@ class Helper:
         if sock is None:
             Path(self._path).unlink(missing_ok=True)
             async with asyncio.timeout(START_SECONDS):
-                await asyncio.to_thread(_spawn, self._module, self._path)
+                self.pid = await asyncio.to_thread(_spawn, self._module, self._path)
             sock = self._dial()
         if sock is None:
             raise HelperFailed(f"the {self._module} does not answer on {self._path}")

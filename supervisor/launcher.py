@@ -39,6 +39,7 @@ class _Start:
     """A start under way: the fork's answer, and the exit where the worker has ended already."""
 
     forked: asyncio.Future[int]
+    pid: int = 0
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     ended: Ended | None = None
 
@@ -54,6 +55,11 @@ class Launcher:
         self._kills: dict[int, asyncio.Future[int]] = {}
         self._serial = 0
         self._welcome: asyncio.Future[protocol.Frame] | None = None
+
+    @property
+    def pids(self) -> set[int]:
+        """Of the forkserver, where we started it, and of starts under way."""
+        return {self._helper.pid, *(start.pid for start in self._starts.values())}
 
     async def connect(self) -> Inventory:
         """Join the forkserver, or start one. Raises ``HelperFailed``."""
@@ -98,7 +104,10 @@ class Launcher:
                 asyncio.get_running_loop().call_soon(self._on_exits, [start.ended])
 
     async def kill(self, instance: int, number: int) -> None:
-        """Send a signal to an instance. Raises ``NotFound`` where it has ended."""
+        """Send a signal to an instance of this forkserver's.
+
+        Raises ``NotFound`` where it has ended, or is not this forkserver's; ``Unavailable`` where there is none.
+        """
         serial = self._serial = self._serial + 1
         answer = self._kills[serial] = asyncio.get_running_loop().create_future()
         try:
@@ -111,6 +120,10 @@ class Launcher:
         if error:
             raise Internal(f"signal {number}: {os.strerror(error)}")
 
+    def starting(self, pid: int) -> int:
+        """The instance whose start is under way as this process; 0 where there is none."""
+        return next((instance for instance, start in self._starts.items() if start.pid == pid), 0)
+
     def acknowledge(self, instances: Sequence[int]) -> None:
         """These exits are on record: the forkserver need not keep them."""
         try:
@@ -120,7 +133,8 @@ class Launcher:
 
     def end(self) -> None:
         """Tell the forkserver to kill what runs and go."""
-        self._helper.send(protocol.END, b"")
+        if self._helper.connected:
+            self._helper.send(protocol.END, b"")
 
     def close(self) -> None:
         """Let go of the forkserver, which goes on."""
@@ -128,7 +142,7 @@ class Launcher:
 
     def _frame(self, frame: protocol.Frame) -> None:
         if frame.kind == protocol.EXITED:
-            self._exited(_exits(frame.body))
+            self.exited(_exits(frame.body))
         elif frame.kind == protocol.FORKED:
             instance, pid, error = protocol.unpack_numbers(frame.body)
             start = self._starts.get(instance)
@@ -141,6 +155,7 @@ class Launcher:
                     )
                 )
             else:
+                start.pid = pid
                 start.forked.set_result(pid)
         elif frame.kind == protocol.KILLED:
             serial, error = protocol.unpack_numbers(frame.body)
@@ -150,7 +165,8 @@ class Launcher:
         elif frame.kind == protocol.WELCOME and self._welcome is not None and not self._welcome.done():
             self._welcome.set_result(frame)
 
-    def _exited(self, exits: list[Ended]) -> None:
+    def exited(self, exits: list[Ended]) -> None:
+        """These have ended, whoever saw it: starts under way are told, and everybody else."""
         told = []
         for ended in exits:
             start = self._starts.get(ended.instance)

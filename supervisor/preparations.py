@@ -54,8 +54,9 @@ class Preparations:
         if not new.exec_id:
             try:
                 os.makedirs(prepared.root, mode=0o711)
-                with open(f"{bundle}/config.json", "xb") as file:
+                with open(f"{bundle}/config.json.new", "xb") as file:
                     file.write(new.spec)
+                os.rename(f"{bundle}/config.json.new", f"{bundle}/config.json")  # whole, or not there
             except OSError as error:
                 self._forget(sandbox.namespace, prepared)
                 raise FailedPrecondition(f"{what}: {error.filename}: {error.strerror}") from None
@@ -101,6 +102,12 @@ class Preparations:
             for name in reversed(made):
                 await self.purge(sandbox, *name)
             raise
+
+    def forget_unfinished(self, sandbox: Sandbox) -> None:
+        """Undo preparations that a supervisor did not live to finish: nobody was told of them."""
+        for prepared in self._store.all_prepared(sandbox.namespace, sandbox.id):
+            if not prepared.exec_id and not os.path.exists(f"{prepared.bundle}/config.json"):
+                self._forget(sandbox.namespace, prepared)
 
     def forget_all(self, sandbox: Sandbox) -> None:
         """Undo every preparation of a sandbox that is shut down. Its containers are gone."""

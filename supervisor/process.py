@@ -37,6 +37,8 @@ class Process:
     stdio: Stdio
     state: ProcessState = ProcessState.CREATED
     pid: int = 0
+    born: int = 0
+    """When the process was started, in clock ticks since boot (proc_pid_stat(5)): with the pid it names it for good."""
     exit: Exit | None = None
     pumped: bool = False
     """The relay feeds its stdin."""

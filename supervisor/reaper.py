@@ -1,25 +1,38 @@
-"""The reaper: every exit reaches its process once, on record before anybody hears of it, and then acknowledged."""
+"""The reaper: every exit reaches its process once, on record before anybody hears of it, and then acknowledged.
+
+Exits come from the forkserver; from the kernel, for workers whose forkserver died and whose parent we are
+then (as subreaper); and from a pidfd, for workers of a forkserver that an earlier supervisor had started.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
-import sqlite3
+import struct
 import time
 from collections.abc import Callable, Sequence
 
 from sandbox_api.interface import Exit
 
+from . import birth
 from .container import Container
-from .launcher import Ended
+from .launcher import Ended, Launcher
 from .process import Process, ProcessState
 from .registry import Registry
-from .store import Store
+from .store import Store, StoreFailed
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+
+UNKNOWN = 255 << 8
+"""Wait status that stands for one nobody knows. 255 is containerd's own word for it (client.UnknownExitStatus)."""
+
+# PIDFD_GET_INFO (linux/pidfd.h, 6.13; exit codes from 6.15): 64 bytes, mask first, the exit code at 60.
+_PIDFD_GET_INFO = 0xC040FF0B
+_PIDFD_INFO_EXIT = 1 << 3
 
 
 def exit_status(wait_status: int) -> int:
@@ -29,39 +42,39 @@ def exit_status(wait_status: int) -> int:
 
 
 class Reaper:
-    """Turns exits, told by the forkserver or by the kernel, into ends of processes."""
+    """Turns exits into ends of processes."""
 
     def __init__(
         self,
         registry: Registry,
         store: Store,
-        acknowledge: Callable[[Sequence[int]], None],
+        launcher: Launcher,
         on_end: Callable[[Container, Process], None],
     ) -> None:
         self._registry = registry
         self._store = store
-        self._acknowledge = acknowledge
+        self._launcher = launcher
         self._on_end = on_end
 
     def exits(self, exits: Sequence[Ended]) -> None:
         """These instances have ended. Many at once cost one transaction."""
-        told = []
+        told: list[tuple[Process, ProcessState]] = []
         for ended in exits:
             _, process = self._registry.processes.get(ended.instance, (None, None))
             if process is not None and process.exit is None:
+                told.append((process, process.state))
                 process.exit = Exit(exit_status(ended.status), ended.at)
                 process.state = ProcessState.STOPPED
-                told.append(process)
         try:
-            self._store.update_processes(told)
-        except sqlite3.Error as error:
-            log.error("exits of %d processes are not on record yet: %s", len(told), error)
-            for process in told:
-                process.exit, process.state = None, ProcessState.RUNNING
+            self._store.update_processes([process for process, _ in told])
+        except StoreFailed as error:
+            log.error("%d exits are not on record yet: %s", len(told), error)
+            for process, before in told:
+                process.exit, process.state = None, before
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self.exits, exits)
             return
-        self._acknowledge([ended.instance for ended in exits])
-        for process in told:
+        self._launcher.acknowledge([ended.instance for ended in exits])
+        for process, _ in told:
             assert process.exit is not None
             process.end(process.exit)
             container, _ = self._registry.processes[process.instance]
@@ -69,7 +82,7 @@ class Reaper:
             self._on_end(container, process)
 
     def adopted(self) -> None:
-        """Collect children of our own: helpers, and workers whose forkserver died (we are its subreaper)."""
+        """Collect children of our own: helpers, and workers whose forkserver died."""
         ended = []
         while True:
             try:
@@ -78,14 +91,53 @@ class Reaper:
                 break
             if pid == 0:
                 break
-            instance = self._instance_of(pid)
+            instance = self._launcher.starting(pid) or self._instance_of(pid)
             if instance:
                 ended.append(Ended(instance, pid, status, time.time_ns()))
         if ended:
-            self.exits(ended)
+            self._launcher.exited(ended)
+
+    def adopt(self, process: Process) -> None:
+        """Look after a process whose forkserver died. Where it is our child now, the kernel tells us its end."""
+        try:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            if process.born and birth.of(process.pid) == process.born:
+                self.watch(process, os.pidfd_open(process.pid))
+            else:
+                log.warning("%s: ended while nobody watched: its status is not known", process.name)
+                self.exits([Ended(process.instance, process.pid, UNKNOWN, time.time_ns())])
+
+    def watch(self, process: Process, pidfd: int) -> None:
+        """Watch a process that is nobody's child of ours. The descriptor is the reaper's from now on."""
+        asyncio.get_running_loop().add_reader(pidfd, self._watched_ended, process, pidfd)
+
+    def _watched_ended(self, process: Process, pidfd: int, tries: int = 100) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(pidfd)
+        status = _pidfd_status(pidfd)
+        if status is None and tries:  # it is told once its parent, init, has reaped it
+            loop.call_later(0.01, self._watched_ended, process, pidfd, tries - 1)
+            return
+        os.close(pidfd)
+        if status is None:
+            status = UNKNOWN
+            log.warning("%s: nobody knows its status: 255 stands for it", process.name)
+        self.exits([Ended(process.instance, process.pid, status, time.time_ns())])
 
     def _instance_of(self, pid: int) -> int:
         for instance, (_, process) in self._registry.processes.items():
             if process.pid == pid and process.exit is None:
                 return instance
         return 0
+
+
+def _pidfd_status(pidfd: int) -> int | None:
+    """The wait status of a process that has ended and been reaped; None where the kernel does not tell."""
+    buffer = bytearray(struct.pack("Q56x", _PIDFD_INFO_EXIT))
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, buffer)
+    except OSError:
+        return None
+    mask, status = struct.unpack("Q52xi", buffer)
+    return status if mask & _PIDFD_INFO_EXIT else None

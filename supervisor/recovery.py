@@ -1,53 +1,101 @@
-"""What a new supervisor does with what the one before it left: join it to what really runs."""
+"""What a new supervisor does with what the one before it left: join it to what really runs.
+
+Any process may have died at any moment. The store says what was wanted, the forkserver what runs and what
+has ended; what neither can answer for is looked up in /proc, or told as not known.
+"""
 
 from __future__ import annotations
 
 import logging
-import time
+import signal
 
-from sandbox_api.interface import Exit
-
-from . import rootfs
+from . import birth
 from .cgroups import Hierarchy
-from .launcher import Inventory
-from .process import ALIVE, ProcessState
+from .containers import Containers
+from .launcher import Inventory, Launcher
+from .preparations import Preparations
+from .process import ALIVE, Process, ProcessState
 from .reaper import Reaper
 from .registry import Registry
 from .store import Store
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_STATUS = 255
-"""Reported for an instance whose end nobody saw. It is logged as such."""
+NEVER_RAN = 125 << 8
+"""Wait status of a worker that could not tell anybody that its guest was ready, and so did not run it."""
 
 
-def reconcile(registry: Registry, store: Store, reaper: Reaper, hierarchy: Hierarchy, inventory: Inventory) -> None:
-    """Fill the registry from the store, and bring every process to the state it is really in."""
-    for sandbox in store.sandboxes():
-        registry.sandboxes[sandbox.namespace, sandbox.id] = sandbox
-    recorded = list(store.containers())
-    for container, cgroup in recorded:  # all of them first: parents go with the last that holds them
-        container.cgroup = hierarchy.attach(cgroup) if cgroup else None
-    for container, _ in recorded:
-        home = registry.sandboxes.get((container.namespace, container.sandbox_id))
-        if home is None:
-            rootfs.unmount(store.recorded(container).plan)
-            if container.cgroup is not None:
-                container.cgroup.delete()
-            store.remove_container(container)
-        else:
-            registry.add(home, container)
-    ended = {each.instance for each in inventory.ended}
-    lost = []
-    for instance, (_, process) in registry.processes.items():
-        if instance in inventory.running:
-            process.pid, process.state = inventory.running[instance], ProcessState.RUNNING
-        elif process.state in ALIVE and instance not in ended:
-            process.state, process.exit = ProcessState.STOPPED, Exit(UNKNOWN_STATUS, time.time_ns())
-            lost.append(process)
-            log.warning("%s: it ended while nobody watched; its status is not known", process.name)
-    store.update_processes(lost)
-    if inventory.ended:
-        reaper.exits(inventory.ended)
-    if registry.sandboxes:
-        log.info("recovered %d sandboxes, %d containers", len(registry.sandboxes), len(registry.containers))
+class Recovery:
+    """Fills the registry from the store, and brings every process to the state that it is really in."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        hierarchy: Hierarchy,
+        containers: Containers,
+        preparations: Preparations,
+        reaper: Reaper,
+        launcher: Launcher,
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._hierarchy = hierarchy
+        self._containers = containers
+        self._preparations = preparations
+        self._reaper = reaper
+        self._launcher = launcher
+
+    def load(self) -> None:
+        """Read what is on record, and undo what was never finished."""
+        for sandbox in self._store.sandboxes():
+            self._registry.sandboxes[sandbox.namespace, sandbox.id] = sandbox
+        recorded = list(self._store.containers())
+        for container, cgroup, _ in recorded:  # all of them first: parents go with the last that holds them
+            container.cgroup = self._hierarchy.attach(cgroup) if cgroup else None
+        for container, _, made in recorded:
+            home = self._registry.sandboxes.get((container.namespace, container.sandbox_id))
+            if made and home is not None:
+                self._registry.add(home, container)
+            else:
+                log.info("undoing %s, whose creation was not finished", container.id)
+                self._containers.unmake(container)
+        for sandbox in self._registry.sandboxes.values():
+            self._preparations.forget_unfinished(sandbox)
+
+    async def reconcile(self, inventory: Inventory) -> None:
+        """Compare the registry with what the forkserver has."""
+        ended = {each.instance: each for each in inventory.ended}
+        changed: list[Process] = []
+        orphans: list[Process] = []
+        for instance, (_, process) in self._registry.processes.items():
+            if process.exit is not None:
+                continue
+            if instance in inventory.running:
+                process.pid = inventory.running[instance]
+                if process.state not in ALIVE:  # its start was under way, and came out well
+                    process.state, process.born = ProcessState.RUNNING, birth.of(process.pid)
+                    changed.append(process)
+            elif instance in ended:
+                if process.state not in ALIVE and ended[instance].status == NEVER_RAN:
+                    del ended[instance]  # its start never came out: it may be tried again
+                else:
+                    process.pid = ended[instance].pid
+            elif process.state in ALIVE:
+                orphans.append(process)
+        self._store.update_processes(changed)
+        self._reaper.exits(list(ended.values()))
+        self._launcher.acknowledge([each.instance for each in inventory.ended])
+        for process in orphans:  # their forkserver died, too; they may still run
+            self._reaper.adopt(process)
+        for instance in inventory.running.keys() - self._registry.processes.keys():
+            log.warning("killing instance %d, of which nothing is on record", instance)
+            await self._launcher.kill(instance, signal.SIGKILL)
+        if self._registry.sandboxes:
+            log.info(
+                "recovered %d sandboxes, %d containers, %d instances that run, %d exits",
+                len(self._registry.sandboxes),
+                len(self._registry.containers),
+                len(inventory.running),
+                len(ended),
+            )

@@ -17,6 +17,11 @@ class Relay:
         self._helper = Helper("relay", path, lambda frame: frame.close(), lambda: None)
         self._connecting = asyncio.Lock()
 
+    @property
+    def pid(self) -> int:
+        """Of the relay process, where we started it."""
+        return self._helper.pid
+
     async def ready(self) -> None:
         """Join the relay, or start it. Raises ``HelperFailed``."""
         async with self._connecting:

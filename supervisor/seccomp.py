@@ -45,8 +45,8 @@ _WAITING_KIN = """
 _MEMORY_SEEN = "brk munmap futex"  # malloc and linear memory (mmap and mprotect are below); C++ one-time set-up
 _MEMORY_KIN = "mremap madvise"
 
-# The end; a trap's signal unblocked; abort() and proc_raise; how full a stream is (poll_oneoff asks any)
-_ENDING_SEEN = "exit_group rt_sigprocmask getpid gettid getsockopt"
+# The end; abort() and proc_raise; how full a stream is (poll_oneoff asks any)
+_ENDING_SEEN = "exit_group getpid gettid getsockopt"
 _ENDING_KIN = "exit"
 
 _NETWORK_SEEN = """
@@ -56,11 +56,13 @@ _NETWORK_KIN = "accept4 sendmmsg recvmmsg"
 
 # Allowed by the low 32 bits of one argument, which are all that the kernel looks at: (argument, values).
 _SIGBUS, _SIGFPE, _SIGSEGV = 7, 8, 11
+_SIG_BLOCK, _SIG_UNBLOCK, _SIG_SETMASK = 0, 1, 2
 _F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
 _TCGETS, _TIOCOUTQ, _TIOCGWINSZ, _FIONREAD = 0x5401, 0x5411, 0x5413, 0x541B
 _PR_SET_NAME = 15
 _CHOICES = {
     "rt_sigaction": (0, (_SIGBUS, _SIGFPE, _SIGSEGV)),  # AOT traps. Never SIGSYS
+    "rt_sigprocmask": (0, (_SIG_UNBLOCK,)),  # a trap's own
     "tgkill": (0, (OWN_PID,)),  # abort() and proc_raise; the worker puts its pid in
     "prctl": (0, (_PR_SET_NAME,)),  # the reporter's
     "ioctl": (1, (_TCGETS, _TIOCOUTQ, _TIOCGWINSZ, _FIONREAD)),  # isatty, poll_oneoff. Never TIOCSTI
@@ -207,6 +209,10 @@ def _worker(machine: str, network: bool) -> bytes:
         filter_.rule(_ALLOW, "mprotect", _low(2, 0, _PROT_EXEC))
         filter_.rule(_ALLOW, "mmap", _low(2, 0, _PROT_EXEC))
         filter_.rule(_ALLOW, "mmap", _low(2, 0, _PROT_WRITE), _low(3, 0, _MAP_ANONYMOUS))
+        # Blocking signals does nothing and says it has: fork() and its like block them first, and a SIGSYS that is
+        # blocked kills before its handler has named the call.
+        for how in (_SIG_BLOCK, _SIG_SETMASK):
+            filter_.rule(_ERRNO, "rt_sigprocmask", _low(0, how))
         if network:
             for name in _names(_NETWORK_SEEN, _NETWORK_KIN):
                 filter_.rule(_ALLOW, name)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Coroutine, Iterable
+from dataclasses import replace
 from typing import Any
 
-from sandbox_api.errors import Internal, InvalidArgument, NotFound
+from sandbox_api.errors import Internal, InvalidArgument, NotFound, Unavailable
 from sandbox_api.interface import Exit
 
+from . import birth
 from .container import Container
 from .launcher import Launcher
 from .process import Process, ProcessState
@@ -51,14 +54,15 @@ class Signals:
             return False
         if process.state is ProcessState.CREATED:
             if number not in _ENDS_NOTHING:
-                process.exit, process.state = Exit(128 + number, time.time_ns()), ProcessState.STOPPED
-                self._store.update_process(process)
-                process.end(process.exit)
+                ended = Exit(128 + number, time.time_ns())
+                self._store.update_process(replace(process, exit=ended, state=ProcessState.STOPPED))
+                process.end(ended)
             return True
         try:
             await self._launcher.kill(process.instance, number)
-        except NotFound:
-            return False
+        except (NotFound, Unavailable):
+            if not _send_directly(process, number):
+                return False
         if number == signal.SIGKILL and process.state is ProcessState.PAUSED and container.cgroup is not None:
             container.cgroup.thaw()  # with version 1 of control groups, what is frozen does not even die
         return True
@@ -75,6 +79,12 @@ class Signals:
         """
         await asyncio.gather(*(self._end(container, timeout) for container in containers))
 
+    async def end_execs(self, container: Container) -> None:
+        """End what still runs in a container whose init process has ended: as where that is a pid namespace's first."""
+        for process in container.alive():
+            await self.send(container, process, signal.SIGKILL)
+        await _until_ended(container, KILL_SECONDS)
+
     async def _end(self, container: Container, timeout: float) -> None:
         if timeout > 0:
             await self.send_all(container, signal.SIGTERM)
@@ -85,6 +95,25 @@ class Signals:
             if not container.alive():
                 return
         raise Internal(f"container {container.id}: pid {container.alive()[0].pid} does not end after SIGKILL")
+
+
+def _send_directly(process: Process, number: int) -> bool:
+    """Signal a process that no forkserver answers for; false where it is gone. A pidfd makes sure it is that one."""
+    if not process.born:
+        return False
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if birth.of(process.pid) != process.born:
+            return False
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
 
 
 async def _until_ended(container: Container, timeout: float) -> None:

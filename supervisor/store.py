@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sandbox_api.errors import Internal
 from sandbox_api.interface import Exit, Mount, NewSandbox, Stdio
 
 from .container import Container
@@ -35,12 +37,13 @@ CREATE TABLE containers (
     config BLOB NOT NULL,       -- config.json as it was at Create
     plan TEXT NOT NULL,         -- what is mounted for it, recorded before it is
     cgroup TEXT NOT NULL,
+    made INTEGER NOT NULL,      -- 0 until all that was planned is there
     PRIMARY KEY (namespace, id)
 ) WITHOUT ROWID;
 CREATE TABLE processes (
     instance INTEGER PRIMARY KEY AUTOINCREMENT,     -- never given twice
     namespace TEXT NOT NULL, container_id TEXT NOT NULL, exec_id TEXT NOT NULL,
-    state TEXT NOT NULL, pid INTEGER NOT NULL,
+    state TEXT NOT NULL, pid INTEGER NOT NULL, born INTEGER NOT NULL,
     stdin TEXT NOT NULL, stdout TEXT NOT NULL, stderr TEXT NOT NULL, terminal INTEGER NOT NULL,
     spec BLOB NOT NULL,         -- of an exec: its OCI process
     pumped INTEGER NOT NULL, exit_status INTEGER, exited_at INTEGER,
@@ -64,18 +67,56 @@ class Recorded:
     plan: Plan
 
 
+class StoreFailed(Internal):
+    """The state file could not be written or read: a full or read-only disk, say. Nothing was changed."""
+
+
+class StoreUnfit(Exception):
+    """The state file cannot be used at all: corrupt, or of another version."""
+
+
 class Store:
-    """The state file. Every method is one transaction; all raise ``sqlite3.Error`` when the disk refuses."""
+    """The state file. Every method is one transaction, and raises ``StoreFailed`` where the disk refuses."""
 
     def __init__(self, path: str) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = OFF")
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"{path} is of version {version}; this sandboxer reads {SCHEMA_VERSION}")
+        """Open the file, or make it. Raises ``StoreUnfit``."""
+        self._path = path
+        self._db = sqlite3.connect(path, isolation_level=None)
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = OFF")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            (health,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise StoreUnfit(str(error)) from None
+        if version not in (0, SCHEMA_VERSION):
+            self._db.close()
+            raise StoreUnfit(f"it is of version {version}, and this sandboxer reads {SCHEMA_VERSION}")
+        if health != "ok":
+            self._db.close()
+            raise StoreUnfit(health)
+
+    def _run(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(sql, values)
+        except sqlite3.Error as error:
+            raise StoreFailed(f"{self._path}: {error}") from None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._run("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._run("COMMIT")
+        except BaseException as error:
+            if self._db.in_transaction:
+                self._db.rollback()
+            if isinstance(error, sqlite3.Error):
+                raise StoreFailed(f"{self._path}: {error}") from None
+            raise
 
     def close(self) -> None:
         """Close the file."""
@@ -83,7 +124,7 @@ class Store:
 
     def add_sandbox(self, sandbox: Sandbox, new: NewSandbox) -> None:
         """Record a new sandbox."""
-        self._db.execute(
+        self._run(
             "INSERT INTO sandboxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 sandbox.namespace,
@@ -100,27 +141,26 @@ class Store:
 
     def update_sandbox(self, sandbox: Sandbox) -> None:
         """Record its state and labels."""
-        self._db.execute(
+        self._run(
             "UPDATE sandboxes SET state = ?, labels = ?, exited_at = ? WHERE namespace = ? AND id = ?",
             (sandbox.state, json.dumps(sandbox.labels), sandbox.exited_at, sandbox.namespace, sandbox.id),
         )
 
     def remove_sandbox(self, sandbox: Sandbox) -> None:
         """Forget it. Its containers are removed before."""
-        self._db.execute("DELETE FROM sandboxes WHERE namespace = ? AND id = ?", (sandbox.namespace, sandbox.id))
+        self._run("DELETE FROM sandboxes WHERE namespace = ? AND id = ?", (sandbox.namespace, sandbox.id))
 
     def sandboxes(self) -> Iterator[Sandbox]:
         """Every sandbox on record."""
-        rows = self._db.execute("SELECT namespace, id, netns, labels, state, created_at, exited_at FROM sandboxes")
+        rows = self._run("SELECT namespace, id, netns, labels, state, created_at, exited_at FROM sandboxes")
         for namespace, sandbox_id, netns, labels, state, created_at, exited_at in rows:
             yield Sandbox(namespace, sandbox_id, netns, json.loads(labels), SandboxState(state), created_at, exited_at)
 
     def add_container(self, container: Container, recorded: Recorded) -> None:
         """Record a new container and its init process, which is given its instance number."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            self._db.execute(
-                "INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?)",
+        with self._transaction():
+            self._run(
+                "INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
                 (
                     container.namespace,
                     container.id,
@@ -132,21 +172,17 @@ class Store:
                 ),
             )
             self._insert_process(container, container.init)
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     def update_container(self, container: Container) -> None:
-        """Record its control group."""
-        self._db.execute(
-            "UPDATE containers SET cgroup = ? WHERE namespace = ? AND id = ?",
+        """Record that all is made for it, and its control group."""
+        self._run(
+            "UPDATE containers SET made = 1, cgroup = ? WHERE namespace = ? AND id = ?",
             (container.cgroup.state if container.cgroup else "", container.namespace, container.id),
         )
 
     def recorded(self, container: Container) -> Recorded:
         """What the container was made from."""
-        row = self._db.execute(
+        row = self._run(
             "SELECT config, plan FROM containers WHERE namespace = ? AND id = ?", (container.namespace, container.id)
         ).fetchone()
         return Recorded(row[0], _plan(row[1]))
@@ -154,19 +190,18 @@ class Store:
     def remove_container(self, container: Container) -> None:
         """Forget it and its processes."""
         key = (container.namespace, container.id)
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute("DELETE FROM processes WHERE namespace = ? AND container_id = ?", key)
-        self._db.execute("DELETE FROM containers WHERE namespace = ? AND id = ?", key)
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._run("DELETE FROM processes WHERE namespace = ? AND container_id = ?", key)
+            self._run("DELETE FROM containers WHERE namespace = ? AND id = ?", key)
 
-    def containers(self) -> Iterator[tuple[Container, str]]:
-        """Every container on record, with its processes, and the state of its control group ("": none)."""
+    def containers(self) -> Iterator[tuple[Container, str, bool]]:
+        """Every container on record with its processes; its control group's state ("": none); whether it was made."""
         execs: dict[tuple[str, str], dict[str, Process]] = {}
-        rows = self._db.execute(
-            "SELECT namespace, container_id, instance, exec_id, state, pid, stdin, stdout, stderr, terminal, pumped,"
-            " exit_status, exited_at FROM processes"
+        rows = self._run(
+            "SELECT namespace, container_id, instance, exec_id, state, pid, born, stdin, stdout, stderr, terminal,"
+            " pumped, exit_status, exited_at FROM processes"
         )
-        for namespace, container_id, instance, exec_id, state, pid, *rest in rows:
+        for namespace, container_id, instance, exec_id, state, pid, born, *rest in rows:
             stdin, stdout, stderr, terminal, pumped, status, at = rest
             process = Process(
                 instance,
@@ -175,16 +210,17 @@ class Store:
                 Stdio(stdin, stdout, stderr, bool(terminal)),
                 ProcessState(state),
                 pid,
+                born,
                 None if status is None else Exit(status, at),
                 bool(pumped),
             )
             execs.setdefault((namespace, container_id), {})[exec_id] = process
-        for namespace, container_id, sandbox_id, bundle, cgroup in self._db.execute(
-            "SELECT namespace, id, sandbox_id, bundle, cgroup FROM containers"
+        for namespace, container_id, sandbox_id, bundle, cgroup, made in self._run(
+            "SELECT namespace, id, sandbox_id, bundle, cgroup, made FROM containers"
         ):
             processes = execs[namespace, container_id]
             init = processes.pop("")
-            yield Container(namespace, container_id, sandbox_id, bundle, init, execs=processes or None), cgroup
+            yield Container(namespace, container_id, sandbox_id, bundle, init, execs=processes or None), cgroup, made
 
     def add_process(self, container: Container, process: Process, spec: bytes) -> None:
         """Record an exec, which is given its instance number."""
@@ -192,7 +228,7 @@ class Store:
 
     def exec_spec(self, process: Process) -> bytes:
         """The OCI process, as JSON, of an exec."""
-        row = self._db.execute("SELECT spec FROM processes WHERE instance = ?", (process.instance,)).fetchone()
+        row = self._run("SELECT spec FROM processes WHERE instance = ?", (process.instance,)).fetchone()
         return bytes(row[0])
 
     def update_process(self, process: Process) -> None:
@@ -201,31 +237,34 @@ class Store:
 
     def update_processes(self, processes: list[Process]) -> None:
         """Record the state, pid and exit of many at once."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany(
-            "UPDATE processes SET state = ?, pid = ?, pumped = ?, exit_status = ?, exited_at = ? WHERE instance = ?",
-            [
-                (
-                    process.state,
-                    process.pid,
-                    process.pumped,
-                    process.exit.status if process.exit else None,
-                    process.exit.at if process.exit else None,
-                    process.instance,
-                )
-                for process in processes
-            ],
-        )
-        self._db.execute("COMMIT")
+        if not processes:
+            return
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE processes SET state = ?, pid = ?, born = ?, pumped = ?, exit_status = ?, exited_at = ?"
+                " WHERE instance = ?",
+                [
+                    (
+                        process.state,
+                        process.pid,
+                        process.born,
+                        process.pumped,
+                        process.exit.status if process.exit else None,
+                        process.exit.at if process.exit else None,
+                        process.instance,
+                    )
+                    for process in processes
+                ],
+            )
 
     def remove_process(self, process: Process) -> None:
         """Forget an exec."""
-        self._db.execute("DELETE FROM processes WHERE instance = ?", (process.instance,))
+        self._run("DELETE FROM processes WHERE instance = ?", (process.instance,))
 
     def add_prepared(self, namespace: str, prepared: Prepared) -> None:
         """Record a preparation."""
         stdio = prepared.stdio
-        self._db.execute(
+        self._run(
             "INSERT INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 namespace,
@@ -244,7 +283,7 @@ class Store:
 
     def prepared(self, namespace: str, container_id: str, exec_id: str) -> Prepared | None:
         """The preparation of a container or an exec, if there is one."""
-        row = self._db.execute(
+        row = self._run(
             f"SELECT {_PREPARED} FROM prepared WHERE namespace = ? AND container_id = ? AND exec_id = ?",
             (namespace, container_id, exec_id),
         ).fetchone()
@@ -252,23 +291,23 @@ class Store:
 
     def all_prepared(self, namespace: str, sandbox_id: str) -> list[Prepared]:
         """All preparations of a sandbox."""
-        rows = self._db.execute(
+        rows = self._run(
             f"SELECT {_PREPARED} FROM prepared WHERE namespace = ? AND sandbox_id = ?", (namespace, sandbox_id)
         )
         return [_prepared(*row) for row in rows.fetchall()]
 
     def remove_prepared(self, namespace: str, prepared: Prepared) -> None:
         """Forget a preparation."""
-        self._db.execute(
+        self._run(
             "DELETE FROM prepared WHERE namespace = ? AND container_id = ? AND exec_id = ?",
             (namespace, prepared.container_id, prepared.exec_id),
         )
 
     def _insert_process(self, container: Container, process: Process, spec: bytes = b"") -> None:
         stdio = process.stdio
-        cursor = self._db.execute(
-            "INSERT INTO processes (namespace, container_id, exec_id, state, pid, stdin, stdout, stderr, terminal,"
-            " spec, pumped) VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, ?, 0)",
+        cursor = self._run(
+            "INSERT INTO processes (namespace, container_id, exec_id, state, pid, born, stdin, stdout, stderr, terminal,"
+            " spec, pumped) VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, 0)",
             (
                 container.namespace,
                 container.id,

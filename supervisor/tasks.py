@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from sandbox_api.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, NotFound, SandboxerError
 from sandbox_api.interface import Connection, Exit, NewProcess, NewTask, Stdio, TaskInfo, TaskStatus, Usage
 
-from . import __version__, streams
+from . import __version__, birth, streams
 from . import spec as oci
 from .cgroups import Resources
 from .container import Container
@@ -25,7 +25,7 @@ from .relay import Relay
 from .sandbox import SandboxState
 from .signals import Signals
 from .starter import Starter
-from .store import Store
+from .store import Store, StoreFailed
 
 log = logging.getLogger(__name__)
 
@@ -113,10 +113,10 @@ class Tasks:
             except BaseException:
                 process.state, process.pumped = ProcessState.CREATED, False
                 raise
-            process.state = ProcessState.RUNNING
+            process.state, process.born = ProcessState.RUNNING, birth.of(process.pid)
             try:
                 self._store.update_process(process)
-            except sqlite3.Error as error:
+            except StoreFailed as error:
                 await self._launcher.kill(process.instance, signal.SIGKILL)
                 raise Internal(f"container {process.name}: started, but not recorded ({error}): killed") from None
             self._happenings.started(container, process)
@@ -153,7 +153,7 @@ class Tasks:
                 self._registry.remove_exec(container, process)
                 process.forget()
             else:
-                await self._signals.end([container], 0)  # execs end with the init process; some may be about to
+                await self._signals.end_execs(container)
                 await self._containers.remove(container)
         log.info("deleted %s", process.name)
         self._happenings.deleted(container, process)
@@ -196,10 +196,13 @@ class Tasks:
             with _about(task_id):
                 cgroup = self._containers.own_cgroup(container)
                 cgroup.freeze()
-                if not await cgroup.settled(True, FREEZE_SECONDS):
+                try:
+                    if not await cgroup.settled(True, FREEZE_SECONDS):
+                        raise Internal(f"it does not freeze within {FREEZE_SECONDS:g} s")
+                    self._set_state(container, ProcessState.PAUSED)
+                except BaseException:
                     cgroup.thaw()
-                    raise Internal(f"it does not freeze within {FREEZE_SECONDS:g} s")
-            self._set_state(container, ProcessState.PAUSED)
+                    raise
             self._happenings.paused(container)
 
     async def resume(self, namespace: str, task_id: str) -> None:
@@ -226,9 +229,9 @@ class Tasks:
 
     def _set_state(self, container: Container, state: ProcessState) -> None:
         alive = container.alive()
+        self._store.update_processes([replace(process, state=state) for process in alive])
         for process in alive:
             process.state = state
-        self._store.update_processes(alive)
 
 
 @contextmanager

@@ -97,7 +97,9 @@ def test_a_config_that_is_a_fifo_holds_nobody_up(pod: Pod) -> None:
 
 
 def test_a_mount_of_a_type_that_is_not_served(pod: Pod) -> None:
-    refuses(pod.with_wasm("hello").mount("/data", "server:/", kind="nfs").write(), InvalidArgument, "'nfs' is not served")
+    refuses(
+        pod.with_wasm("hello").mount("/data", "server:/", kind="nfs").write(), InvalidArgument, "'nfs' is not served"
+    )
 
 
 def test_a_mount_whose_source_is_not_there(pod: Pod) -> None:

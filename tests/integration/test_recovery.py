@@ -1,0 +1,214 @@
+"""Any part may die at any moment: every instance and every exit status comes through."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from sandbox_api.errors import NotFound
+from sandbox_api.proto import task_pb2 as pb
+
+from ..harness.container import Collected, Container, Pod
+from ..harness.daemon import Daemon
+from ..harness.guests import guest
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    with Daemon() as running:
+        yield running
+
+
+@pytest.fixture
+def pod(daemon: Daemon) -> Iterator[Pod]:
+    made = Pod(daemon)
+    yield made
+    made.close()
+
+
+def die_and_return(daemon: Daemon, how: str = "kill") -> None:
+    getattr(daemon, how)()
+    daemon.start()
+
+
+def forkserver(daemon: Daemon) -> psutil.Process:
+    return next(each for each in daemon.helpers() if "forkserver" in " ".join(each.cmdline()))
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_instances_do_not_notice_that_the_supervisor_goes(daemon: Daemon, pod: Pod, how: str) -> None:
+    builder = pod.with_wasm("cat").fifos("stdin", "stdout").mount("/scratch", kind="tmpfs")
+    shutil.copy(guest("sleep"), builder.rootfs / "sleep.wasm")
+    container = builder.linux(resources={"pids": {"limit": 50}}).build()
+    output = Collected(container.bundle / "stdout")
+    container.start().add_exec("e", "/sleep.wasm").start("e")
+    created = pod.with_wasm("exit").args("4").build()
+    die_and_return(daemon, how)
+    container.reconnect()
+    assert (container.status(), container.status("e"), container.state().pid) == ("RUNNING", "RUNNING", container.pid)
+    assert created.reconnect().status() == "CREATED"
+    assert pod.api.status(pod.id).state == "SANDBOX_READY"
+    assert len(daemon.mounts()) == 1
+    waiter = container.wait_later()
+    container.kill(signal.SIGTERM, exec_id="e")
+    assert container.wait("e") == 143
+    (container.bundle / "stdin").write_text("still there")
+    assert waiter.result().exit_status == 0
+    assert output.text() == "still there"
+    assert created.start().wait() == 4
+    for each in (container, created):
+        each.delete()
+    assert daemon.mounts() == []
+    pod.shutdown()
+
+
+def test_exits_while_nobody_was_there_are_told_with_status_and_time(daemon: Daemon, pod: Pod) -> None:
+    containers = [pod.with_wasm("exit").args(str(n)).fifos("stdin").build() for n in (0, 3, 77)]
+    slow = pod.with_wasm("sleep").build().start()
+    daemon.process.send_signal(signal.SIGSTOP)  # it sees nothing of what happens from here on
+    os.kill(slow.pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(slow.pid)], timeout=5)
+    gone = time.time_ns()
+    die_and_return(daemon)
+    state = slow.reconnect().state()
+    assert (pb.Status.Name(state.status), state.exit_status) == ("STOPPED", 137)
+    assert state.exited_at.ToNanoseconds() <= gone
+    for number, container in zip((0, 3, 77), containers, strict=True):
+        assert container.reconnect().start().wait() == number
+
+
+def test_a_client_that_waits_gets_its_answer_from_the_next_supervisor(daemon: Daemon, pod: Pod) -> None:
+    container = pod.with_wasm("sleep").build().start()
+    waiter = container.wait_later()
+    sandbox = pod.api.wait(pod.id)
+    die_and_return(daemon)
+    with pytest.raises((EOFError, ConnectionError)):
+        waiter.result()
+    waiter = container.reconnect().wait_later()
+    container.kill(signal.SIGUSR2)
+    assert waiter.result().exit_status == 128 + signal.SIGUSR2
+    sandbox.cancel()
+    again = pod.api.wait(pod.id)
+    pod.stop()
+    assert again().exit_status == 0
+
+
+def test_a_paused_container_stays_paused(daemon: Daemon, pod: Pod) -> None:
+    container = pod.with_wasm("sleep").build().start()
+    container.connection.call("Pause", pb.PauseRequest(id=container.id))
+    die_and_return(daemon)
+    assert container.reconnect().status() == "PAUSED"
+    container.connection.call("Resume", pb.ResumeRequest(id=container.id))
+    container.kill(signal.SIGKILL)
+    assert container.wait() == 137
+
+
+def test_a_terminal_goes_on(daemon: Daemon, pod: Pod) -> None:
+    container = pod.with_wasm("cat").terminal().fifos("stdin", "stdout").streams(stderr="").build()
+    output = Collected(container.bundle / "stdout")
+    container.start()
+    with (container.bundle / "stdin").open("w") as stdin:
+        die_and_return(daemon)
+        stdin.write("typed\n")
+        stdin.flush()
+        container.reconnect()
+        container.connection.call("ResizePty", pb.ResizePtyRequest(id=container.id, width=80, height=25))
+        container.close_stdin()
+        assert container.wait() == 0
+    assert output.text() == "typed\ntyped\n"
+
+
+def test_the_forkserver_dies_and_instances_go_on(daemon: Daemon, pod: Pod) -> None:
+    running = [pod.with_wasm("sleep").build().start() for _ in range(3)]
+    first = forkserver(daemon)
+    first.kill()
+    psutil.wait_procs([first], timeout=5)
+    after = pod.with_wasm("exit").args("5").build()
+    assert started_in_time(after).wait() == 5
+    assert [each.status() for each in running] == ["RUNNING"] * 3
+    assert forkserver(daemon).pid != first.pid
+    running[0].kill(signal.SIGTERM)
+    os.kill(running[1].pid, signal.SIGKILL)
+    assert [running[0].wait(), running[1].wait()] == [143, 137]
+    pod.stop()
+    assert running[2].wait() == 137
+
+
+def started_in_time(container: Container, seconds: float = 5) -> Container:
+    """Start it, again where the forkserver is away for the moment."""
+    from sandbox_api.errors import Unavailable
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return container.start()
+        except Unavailable:
+            assert time.monotonic() < deadline, "no new forkserver came up"
+
+
+def test_the_forkserver_dies_under_a_supervisor_that_did_not_start_it(daemon: Daemon, pod: Pod) -> None:
+    running = [pod.with_wasm("sleep").build().start() for _ in range(2)]
+    die_and_return(daemon)
+    first = forkserver(daemon)
+    first.kill()
+    psutil.wait_procs([first], timeout=5)
+    assert started_in_time(pod.with_wasm("hello").build()).wait() == 0
+    assert [each.reconnect().status() for each in running] == ["RUNNING"] * 2
+    running[0].kill(signal.SIGTERM)
+    status = running[0].wait()
+    told = "nobody knows its status" not in daemon.log_text()
+    assert status == (143 if told else 255)
+    pod.stop()
+
+
+def test_both_die_and_what_runs_is_adopted(daemon: Daemon, pod: Pod) -> None:
+    runs, ended = (pod.with_wasm("sleep").build().start() for _ in range(2))
+    daemon.process.send_signal(signal.SIGSTOP)
+    both = [forkserver(daemon), psutil.Process(ended.pid)]
+    both[0].kill()
+    daemon.kill()
+    both[1].kill()
+    psutil.wait_procs(both, timeout=5)
+    daemon.start()
+    assert runs.reconnect().status() == "RUNNING"
+    assert ended.reconnect().wait() == 255
+    assert "its status is not known" in daemon.log_text()
+    runs.kill(signal.SIGKILL)
+    assert runs.wait() in (137, 255)
+    pod.shutdown()
+    assert daemon.workers() == []
+
+
+def test_a_creation_that_was_not_finished_is_undone(daemon: Daemon, pod: Pod) -> None:
+    builder = pod.with_wasm("hello").mount("/scratch", kind="tmpfs").linux(resources={"pids": {"limit": 9}})
+    container = builder.build()
+    daemon.kill()
+    with sqlite3.connect(daemon.dir / "state.db") as db:
+        db.execute("UPDATE containers SET made = 0")
+    daemon.start()
+    with pytest.raises(NotFound):
+        container.reconnect().state()
+    assert daemon.mounts() == []
+    assert builder.build().start().wait() == 0
+    pod.shutdown()
+
+
+def test_a_corrupt_state_file_is_set_aside_and_said(daemon: Daemon, pod: Pod) -> None:
+    pod.shutdown()
+    daemon.kill()
+    for name in ("state.db-wal", "state.db-shm"):
+        (daemon.dir / name).unlink(missing_ok=True)
+    (daemon.dir / "state.db").write_bytes(b"this is no database, " * 500)
+    daemon.start()
+    assert "cannot be used" in daemon.log_text()
+    assert list(daemon.dir.glob("state.db.unfit-*"))
+    pod.api.create("fresh")
+    pod.api.start("fresh")
+    pod.api.shutdown("fresh")
