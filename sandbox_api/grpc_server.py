@@ -15,7 +15,7 @@ from .dialects.dialect import Host
 log = logging.getLogger(__name__)
 
 SANDBOX_SERVICE = "containerd.services.sandbox.v1.Controller"
-_NAMESPACE_KEY = "containerd-namespace"
+NAMESPACE_KEY = "containerd-namespace"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 Methods = Mapping[tuple[str, str], calls.Handler]
@@ -38,7 +38,7 @@ class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 def _behaviour(name: str, handler: calls.Handler) -> Any:
     async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         metadata = context.invocation_metadata() or ()
-        namespace = next((str(value) for key, value in metadata if key == _NAMESPACE_KEY), "")
+        namespace = next((str(value) for key, value in metadata if key == NAMESPACE_KEY), "")
         try:
             return await calls.run(name, handler, namespace or calls.DEFAULT_NAMESPACE, request)
         except Exception as error:

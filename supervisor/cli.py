@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 
 from . import __version__
+from .drain import drain
+from .pack import pack
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,7 +57,6 @@ def main(context: click.Context, listen: Path, folder: Path, events: str, log_le
     from .daemon import CannotStart, Daemon, Options
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
     for chatty in ("asyncio", "grpc"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
@@ -67,3 +68,7 @@ def main(context: click.Context, listen: Path, folder: Path, events: str, log_le
     except CannotStart as error:
         click.echo(f"wasm-sandboxer: {error}", err=True)
         sys.exit(1)
+
+
+main.add_command(drain)
+main.add_command(pack)

@@ -306,8 +306,8 @@ class Store:
     def _insert_process(self, container: Container, process: Process, spec: bytes = b"") -> None:
         stdio = process.stdio
         cursor = self._run(
-            "INSERT INTO processes (namespace, container_id, exec_id, state, pid, born, stdin, stdout, stderr, terminal,"
-            " spec, pumped) VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, 0)",
+            "INSERT INTO processes (namespace, container_id, exec_id, state, pid, born, stdin, stdout, stderr,"
+            " terminal, spec, pumped) VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, 0)",
             (
                 container.namespace,
                 container.id,

@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -16,7 +18,7 @@ from sandbox_api.errors import NotFound
 from sandbox_api.proto import task_pb2 as pb
 
 from ..harness.container import Collected, Container, Pod
-from ..harness.daemon import Daemon
+from ..harness.daemon import ROOT, Daemon
 from ..harness.guests import guest
 
 
@@ -212,3 +214,21 @@ def test_a_corrupt_state_file_is_set_aside_and_said(daemon: Daemon, pod: Pod) ->
     pod.api.create("fresh")
     pod.api.start("fresh")
     pod.api.shutdown("fresh")
+
+
+def test_drain_ends_every_instance(daemon: Daemon, pod: Pod) -> None:
+    other = Pod(daemon, namespace="other")
+    running = [each.with_wasm("sleep").build().start() for each in (pod, other)]
+    command = [sys.executable, "-m", "supervisor", "--listen", str(daemon.listen), "--dir", str(daemon.dir), "drain"]
+    drained = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (drained.returncode, drained.stderr) == (0, "")
+    assert drained.stdout.splitlines()[-1] == "2 sandboxes stopped"
+    assert [each.wait() for each in running] == [143, 143]
+    everybody = daemon.helpers()
+    daemon.stop()
+    _, alive = psutil.wait_procs(everybody, timeout=10)
+    assert alive == []
+    other.close()
+    nobody = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert nobody.returncode == 0
+    assert "0 sandboxes" in nobody.stdout

@@ -1,0 +1,61 @@
+"""``wasm-sandboxer drain``: end every instance of a running daemon, before it is taken away for good."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--timeout", default=10, show_default=True, metavar="SECONDS", help="Time between SIGTERM and SIGKILL.")
+@click.pass_context
+def drain(context: click.Context, timeout: int) -> None:
+    """Stop every sandbox of the daemon that serves on --listen and works in --dir.
+
+    Their instances end; what is stopped stays known until its client removes it.
+    """
+    # Imported here: gRPC takes longer to load than the other commands take to run.
+    import grpc
+
+    from sandbox_api.grpc_server import NAMESPACE_KEY, SANDBOX_SERVICE
+    from sandbox_api.proto import controller_pb2 as pb
+
+    assert context.parent is not None
+    listen: Path = context.parent.params["listen"]
+    ready = _ready(context.parent.params["folder"] / "state.db")
+    failed = 0
+    with (
+        grpc.insecure_channel(f"unix:{listen.absolute()}") as channel,
+        click.progressbar(ready, label="stopping sandboxes", show_pos=True) as sandboxes,
+    ):
+        stop = channel.unary_unary(
+            f"/{SANDBOX_SERVICE}/Stop",
+            pb.ControllerStopRequest.SerializeToString,
+            pb.ControllerStopResponse.FromString,
+        )
+        for namespace, sandbox_id in sandboxes:
+            request = pb.ControllerStopRequest(sandbox_id=sandbox_id, timeout_secs=timeout)
+            try:
+                stop(request, metadata=((NAMESPACE_KEY, namespace),), timeout=timeout + 60)
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.NOT_FOUND:
+                    continue
+                failed += 1
+                click.echo(f"sandbox {sandbox_id}: {error.details()}", err=True)
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    raise click.ClickException(f"nobody serves on {listen}: is the daemon running?") from None
+    if failed:
+        raise click.ClickException(f"{failed} sandboxes were not stopped")
+    click.echo(f"{len(ready)} sandboxes stopped")
+
+
+def _ready(state: Path) -> list[tuple[str, str]]:
+    """Namespace and id of every sandbox that is ready, by the daemon's state file. Raises ``ClickException``."""
+    try:
+        with sqlite3.connect(f"file:{state}?mode=ro", uri=True) as db:
+            rows = db.execute("SELECT namespace, id FROM sandboxes WHERE state = 'ready'")
+            return rows.fetchall()
+    except sqlite3.Error as error:
+        raise click.ClickException(f"{state}: {error}: is --dir the daemon's?") from None
