@@ -30,8 +30,11 @@ def accept(listener: _socket.socket) -> _socket.socket:
 
 
 def default_signals() -> None:
-    """Undo what Python's start did to signals: guests get the defaults."""
-    for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT):
+    """Undo what Python's start did to signals: guests get the defaults.
+
+    All but SIGPIPE, which stays ignored: that a report finds nobody is to be seen, and not to be died of.
+    """
+    for number in (_signal.SIGXFSZ, _signal.SIGINT):
         _signal.signal(number, _signal.SIG_DFL)
 
 

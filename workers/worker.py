@@ -6,6 +6,7 @@ dropped every privilege it reads no byte of the guest's.
 
 from __future__ import annotations
 
+import _signal  # the signal module imports enum
 import posix
 
 from . import confinement, linux
@@ -37,7 +38,10 @@ def main(engine: Engine, request: StartRequest, fds: list[int], arguments: Argum
         except (OSError, ValueError, _SetupFailed) as error:
             _say(report, FAILED, str(error))
         else:
-            _say(report, READY)
+            # Where nobody waits for it any more, the start is undone: the guest must not run unseen.
+            if not _say(report, READY):
+                posix._exit(SETUP_FAILED)
+            _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
             status, trap = engine.run(request.function == b"_start")
             if trap:
                 _tell_guest(trap)
@@ -99,13 +103,14 @@ def _close_all_but(kept: list[int]) -> None:
     linux.close_range(first, linux.LAST_FD)
 
 
-def _say(report: int, verdict: bytes, text: str = "") -> None:
-    """Answer the pending Task Start; its pipe is closed with it."""
+def _say(report: int, verdict: bytes, text: str = "") -> bool:
+    """Answer the pending Task Start, and close its pipe; false where nobody waits for it any more."""
     try:
         posix.write(report, verdict + text.encode(errors="replace")[:4000])
         posix.close(report)
-    except OSError:  # nobody waits any more; a Start that was given up is undone by who gave it up
-        pass
+    except OSError:
+        return False
+    return True
 
 
 def _tell_guest(trap: bytes) -> None:

@@ -75,8 +75,9 @@ def test_exits_while_nobody_was_there_are_told_with_status_and_time(daemon: Daem
     containers = [pod.with_wasm("exit").args(str(n)).fifos("stdin").build() for n in (0, 3, 77)]
     slow = pod.with_wasm("sleep").build().start()
     daemon.process.send_signal(signal.SIGSTOP)  # it sees nothing of what happens from here on
-    os.kill(slow.pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(slow.pid)], timeout=5)
+    worker = psutil.Process(slow.pid)
+    worker.kill()
+    psutil.wait_procs([worker], timeout=5)
     gone = time.time_ns()
     die_and_return(daemon)
     state = slow.reconnect().state()
@@ -232,3 +233,17 @@ def test_drain_ends_every_instance(daemon: Daemon, pod: Pod) -> None:
     nobody = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert nobody.returncode == 0
     assert "0 sandboxes" in nobody.stdout
+
+
+def test_a_start_that_the_supervisor_did_not_live_to_hear_of_is_undone(daemon: Daemon, pod: Pod) -> None:
+    container = pod.with_wasm("hello").build()
+    server = forkserver(daemon)
+    server.suspend()  # the request waits in its socket
+    container.connection.send("Start", pb.StartRequest(id=container.id))
+    container.connect().call("State", pb.StateRequest(id=container.id))
+    daemon.kill()
+    server.resume()
+    daemon.start()
+    assert container.reconnect().status() == "CREATED"
+    assert container.start().wait() == 0
+    assert container.stdout() == "hello from WASI\n"  # once
