@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test lint format protos clean
+.PHONY: help demo test e2e compare lint format protos clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,12 @@ demo: $(VENV)/.ready ## Run a pod of WASM containers on a private sandboxer, and
 
 test: $(VENV)/.ready ## All tests (real forks, real libwasmedge; needs root)
 	$(RUN) -m pytest
+
+e2e: $(VENV)/.ready ## The real containerd through CRI, fetched into .cache (needs root)
+	$(RUN) -m pytest tests/e2e
+
+compare: $(VENV)/.ready ## CRI operations beside crun with WasmEdge, on one containerd (needs root)
+	$(RUN) -m tests.e2e.compare 20
 
 lint: $(VENV)/.ready ## Style and types
 	$(VENV)/bin/ruff check .

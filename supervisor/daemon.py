@@ -105,6 +105,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+            cleanup.callback(loop.remove_signal_handler, number)
         cleanup.callback(os.close, _lock_folder(options.folder))
         sockets.claim(options.listen)
         linux.become_subreaper()
@@ -115,6 +116,7 @@ class Daemon:
         self._signals = Signals(store, self._launcher)
         self._reaper = Reaper(self._registry, store, self._launcher, self._ended)
         loop.add_signal_handler(signal.SIGCHLD, self._reaper.adopted)
+        cleanup.callback(loop.remove_signal_handler, signal.SIGCHLD)
         containers = Containers(str(options.folder), self._registry, store, hierarchy)
         preparations = Preparations(str(options.folder), self._registry, store, containers)
         tasks = Tasks(self._registry, store, containers, self._signals, self._launcher, self._relay, self._happenings)

@@ -324,7 +324,7 @@ def pack(
 ) -> None:
     """Make a container image archive out of a WebAssembly module.
 
-    Load it with ``ctr -n k8s.io images import``, ``isula load -i``, ``docker load`` or ``podman load``.
+    Load it with 'ctr -n k8s.io images import', 'isula load -i', 'docker load -i' or 'podman load -i'.
     """
     reference = Reference.parse(name)
     digest = pack_image(module, reference, output, args, env, [Folder.parse(folder) for folder in folders])

@@ -38,7 +38,7 @@ class Starter:
         try:
             opened = streams.open_streams(process.stdio)
             world = wasi.assemble(spec, what, recorded.plan)
-            for path in container.cgroup.procs() if container.cgroup else ():
+            for path in container.cgroup.entrances() if container.cgroup else ():
                 places.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
             cgroups = len(places)
             if netns:

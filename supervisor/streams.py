@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-import termios
 from dataclasses import dataclass, field
 
 from sandbox_api.errors import InvalidArgument
@@ -80,9 +79,6 @@ def _open_terminal(stdio: Stdio, streams: Streams) -> None:
     master, slave = os.openpty()
     try:
         streams.stdin, streams.stdout, streams.stderr = slave, os.dup(slave), os.dup(slave)
-        attributes = termios.tcgetattr(slave)
-        attributes[1] &= ~termios.ONLCR  # as runc does: what the guest writes arrives as it was written
-        termios.tcsetattr(slave, termios.TCSANOW, attributes)
         if stdio.stdin:
             source = _open_reader("stdin", stdio.stdin)
             streams.pumps.append(Pump(protocol.TERMINAL_INPUT, source, os.dup(master)))

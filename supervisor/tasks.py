@@ -160,8 +160,13 @@ class Tasks:
         return _info(container, process)
 
     async def pids(self, namespace: str, task_id: str) -> Sequence[int]:
-        """The processes that run."""
-        return [process.pid for process in self._registry.container(namespace, task_id).alive()]
+        """The processes that run; of a container that has ended its init process, as long as it is not deleted.
+
+        containerd takes an empty answer for a container that is lost, and forgets its exit status.
+        """
+        container = self._registry.container(namespace, task_id)
+        ended = [container.init.pid] if container.init.exit is not None and container.init.pid else []
+        return [process.pid for process in container.alive()] or ended
 
     async def connect(self, namespace: str, task_id: str) -> Connection:
         """Who answers for a container."""

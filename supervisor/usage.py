@@ -16,8 +16,8 @@ _LIMITS = frozenset({"memory_limit", "swap_limit", "process_limit"})
 def of_processes(pids: Iterable[int], at_ns: int) -> Usage:
     """The sum of these processes, from /proc; those that have ended count nothing.
 
-    Memory is the proportional share (Pss): workers are forks, and have most pages in common. There are no peak,
-    no page faults and no limits in it.
+    Memory is what each has for itself: workers are forks, and what they have in common is nobody's. So a control
+    group counts them, too. There are no peak, no page faults and no limits in it.
     """
     return total([_of_process(pid, at_ns) for pid in pids], at_ns)
 
@@ -46,9 +46,9 @@ def _of_process(pid: int, at_ns: int) -> Usage:
     user, system = round(cpu.user * 1e6), round(cpu.system * 1e6)
     return Usage(
         at=at_ns,
-        memory=memory.get("Pss", 0),
-        anon=memory.get("Pss_Anon", 0),
-        file=memory.get("Pss_File", 0) + memory.get("Pss_Shmem", 0),
+        memory=memory.get("Private_Clean", 0) + memory.get("Private_Dirty", 0),
+        anon=memory.get("Private_Dirty", 0),
+        file=memory.get("Private_Clean", 0),
         swap=memory.get("SwapPss", 0),
         cpu=user + system,
         cpu_user=user,
@@ -66,7 +66,7 @@ def _memory(process: psutil.Process) -> dict[str, int]:
             lines = [line.split() for line in stream.readlines()[1:]]
     except PermissionError:  # without CAP_SYS_PTRACE
         info = process.memory_info()
-        return {"Pss": info.rss, "Pss_Anon": info.rss - info.shared, "Pss_File": info.shared}
+        return {"Private_Dirty": info.rss - info.shared}
     except (FileNotFoundError, ProcessLookupError):  # it has just ended
         return {}
     return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}

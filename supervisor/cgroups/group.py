@@ -63,9 +63,13 @@ class Cgroup:
         """Whether all its groups, own and shared, are there."""
         return all(self._layout.trees[tree].has(group) for tree, group in self._places())
 
-    def procs(self) -> list[str]:
-        """The ``cgroup.procs`` files that each new process of the container has to be written into."""
-        return [self._layout.trees[tree].path(group, PROCS) for tree, group in self._places()]
+    def entrances(self) -> list[str]:
+        """The files that each new process of the container, of one thread still, has to write 0 into.
+
+        In version 1 that is ``tasks``: ``cgroup.procs`` waits for a lock over all threads, 13 ms as measured.
+        """
+        name = "tasks" if self._layout.version == 1 else PROCS
+        return [self._layout.trees[tree].path(group, name) for tree, group in self._places()]
 
     def pids(self) -> list[int] | None:
         """Its processes; None where it has no group of its own to tell them by."""

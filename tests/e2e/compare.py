@@ -24,7 +24,8 @@ from supervisor.pack import ARCHITECTURES
 from tests.harness.guests import CACHE
 
 from . import cri_pb2 as pb
-from .node import Node, tools
+from .containerd import tools
+from .node import Node
 
 PAUSE = "localhost/pause:e2e"
 UNIFIED = Path("/sys/fs/cgroup/unified")
@@ -175,7 +176,7 @@ def main(arguments: list[str]) -> None:
     with Node(extra=CRUN.format(crun=crun, pause=PAUSE), peers=True) as node:
         archive = node.sandboxer.folder / "pause.tar"
         pause_archive(archive)
-        node.containerd.ctr("images", "import", archive)
+        node.load(archive, PAUSE)
         for handler in clocks:
             one_round(node, handler, Clock())  # the first is slower with both, and tells nothing
         for number in range(rounds):

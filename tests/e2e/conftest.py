@@ -8,11 +8,15 @@ import pytest
 from .node import Node, Pod
 
 
+@pytest.fixture(scope="session", autouse=True)
+def root() -> None:
+    if os.geteuid() != 0:
+        pytest.fail("containerd and the sandboxer mount, fork and change users: run these tests as root")
+
+
 @pytest.fixture(scope="session")
 def node() -> Iterator[Node]:
     """One containerd and sandboxer for all tests that leave them as they are."""
-    if os.geteuid() != 0:
-        pytest.skip("containerd and the sandboxer have to run as root")
     with Node() as node:
         yield node
 

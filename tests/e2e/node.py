@@ -2,183 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import signal
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import grpc
-import psutil
 
 from supervisor.pack import Reference, pack_image
 from tests.harness.daemon import Daemon
 from tests.harness.guests import guest
 
 from . import cri_pb2 as pb
+from .cgroups import make_cgroup, remove_cgroups
+from .containerd import Containerd
 from .cri import NODE, Cri
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-TOOLS = ROOT / ".cache" / "containerd"
-PACKAGING = ROOT / "packaging" / "containerd"
-START_SECONDS = 30
-SUBNET = "10.89.64.0/24"
-
-CONFIG = """\
-version = 3
-root = "{folder}/root"
-state = "{folder}/state"
-imports = ["{folder}/conf.d/*.toml"]
-disabled_plugins = [{disabled}]
-
-[grpc]
-  address = "{folder}/c.sock"
-
-[debug]
-  level = "debug"
-
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{folder}/opt"
-
-[plugins."io.containerd.cri.v1.runtime"]
-  restrict_oom_score_adj = true
-  netns_mounts_under_state_dir = true
-  enable_cdi = false
-  disable_apparmor = true
-  [plugins."io.containerd.cri.v1.runtime".cni]
-    bin_dirs = ["{tools}/usr/lib/cni"]
-    conf_dir = "{folder}/cni"
-    use_internal_loopback = true
-"""
-
-# What a node for these tests has no use for, and what would reach outside of the folder.
-DISABLED = (
-    "io.containerd.nri.v1.nri",
-    "io.containerd.snapshotter.v1.blockfile",
-    "io.containerd.snapshotter.v1.btrfs",
-    "io.containerd.snapshotter.v1.devmapper",
-    "io.containerd.snapshotter.v1.erofs",
-    "io.containerd.snapshotter.v1.native",
-    "io.containerd.snapshotter.v1.zfs",
-    "io.containerd.tracing.processor.v1.otlp",
-)
-
-
-@cache
-def tools(peers: bool = False) -> Path:
-    """A folder laid out like / with containerd in it, fetched when first asked for; ``peers``: and crun."""
-    options = ["--peers"] if peers else []
-    subprocess.run([ROOT / "packaging" / "fetch-containerd.sh", *options, TOOLS], check=True)
-    return TOOLS
-
-
-class Containerd:
-    """containerd on paths of its own. A context manager that leaves no process, mount or file behind."""
-
-    def __init__(self, folder: Path, sandboxer: Path, *, extra: str = "", peers: bool = False) -> None:
-        self.folder = folder
-        self.tools = tools(peers)
-        self.log = folder / "containerd.log"
-        self.socket = folder / "c.sock"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._kept = ExitStack()
-        self._client: Cri | None = None
-        for name in ("conf.d", "cni"):
-            (folder / name).mkdir(parents=True)
-        disabled = ", ".join(f'"{name}"' for name in DISABLED)
-        config = CONFIG.format(folder=folder, tools=self.tools, disabled=disabled)
-        (folder / "config.toml").write_text(config + extra)
-        # The very file that users get, with its socket's path changed.
-        fragment = (PACKAGING / "config.toml").read_text()
-        assert "/run/wasm-sandboxer.sock" in fragment
-        (folder / "conf.d" / "wasm.toml").write_text(fragment.replace("/run/wasm-sandboxer.sock", str(sandboxer)))
-        pair = {"type": "ptp", "ipam": {"type": "host-local", "dataDir": f"{folder}/ips", "subnet": SUBNET}}
-        network = {"cniVersion": "1.0.0", "name": f"e2e-{folder.name}", "plugins": [pair]}
-        (folder / "cni" / "10-ptp.conflist").write_text(json.dumps(network))
-
-    @property
-    def cri(self) -> Cri:
-        assert self._client is not None, "containerd does not run"
-        return self._client
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start it and wait until its CRI answers."""
-        environment = {
-            **os.environ,
-            "PATH": f"{PACKAGING}:{self.tools}/usr/bin:{self.tools}/usr/sbin:{os.environ['PATH']}",
-            "LD_LIBRARY_PATH": ":".join(str(path) for path in self.tools.glob("usr/lib/*-linux-gnu")),
-        }
-        with self.log.open("ab") as log:
-            command = [str(self.tools / "usr/bin/containerd"), "--config", str(self.folder / "config.toml")]
-            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder)
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            self._client = Cri(self.socket)
-            try:
-                self._client.version()
-                return
-            except grpc.RpcError:
-                self._client.close()
-                self._client = None
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    tail = "\n".join(self.log.read_text().splitlines()[-30:])
-                    raise AssertionError(f"containerd did not start:\n{tail}") from None
-                time.sleep(0.05)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End containerd; what it runs goes on."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(30)
-            self._process = None
-
-    def ctr(self, *arguments: str | Path) -> str:
-        """The output of ``ctr`` in Kubernetes' namespace."""
-        command = [self.tools / "usr/bin/ctr", "--address", self.socket, "--namespace", "k8s.io", *arguments]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise AssertionError(f"ctr {' '.join(map(str, arguments))}: {done.stderr.strip()}")
-        return done.stdout
-
-    def __enter__(self) -> Containerd:
-        self._kept.enter_context(_unchanged(Path("/proc/sys/net/ipv4/ip_forward")))  # the ptp plug-in sets it
-        self._kept.enter_context(_absent("/run/containerd"))  # shims' sockets go there, whatever the state folder
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        try:
-            if self._client is not None:
-                for container in self.cri.containers():
-                    self.cri.remove(container.id)
-                for pod in self.cri.pods():
-                    self.cri.stop_pod(pod.id)
-                    self.cri.remove_pod(pod.id)
-        except grpc.RpcError:
-            pass
-        finally:
-            self.stop()
-            for process in processes_of(self.folder):
-                process.kill()
-            for mount in reversed(mounts_below(self.folder)):
-                subprocess.run(["umount", "-l", mount], check=False)
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self._kept.close()
 
 
 @dataclass
@@ -277,11 +117,11 @@ class Node:
 
     def __enter__(self) -> Node:
         with ExitStack() as parts:
+            parts.callback(lambda: remove_cgroups(self.cgroup))  # last: processes have to be gone
             self.sandboxer = parts.enter_context(Daemon())
             self.folder = self.sandboxer.folder / "c"
             self.logs = self.sandboxer.folder / "pods"
             self.cgroup = f"/wasm-e2e-{self.sandboxer.folder.name}"
-            parts.callback(remove_cgroups, self.cgroup)
             containerd = Containerd(self.folder, self.sandboxer.listen, extra=self._extra, peers=self._peers)
             self.containerd = parts.enter_context(containerd)
             self._parts = parts.pop_all()
@@ -299,10 +139,20 @@ class Node:
         if name not in self._images:
             archive = self.sandboxer.folder / f"{name}.tar"
             pack_image(guest(name), Reference.parse(f"{name}:e2e"), archive)
-            self.containerd.ctr("images", "import", archive)
+            self.load(archive, f"{name}:e2e")
             archive.unlink()
             self._images[name] = f"{name}:e2e"
         return self._images[name]
+
+    def load(self, archive: Path, name: str, seconds: float = 10) -> str:
+        """Import an image archive and return what ``ctr`` said; containerd tells its own CRI a moment later."""
+        output = self.containerd.ctr("images", "import", archive)
+        deadline = time.monotonic() + seconds
+        while self.cri.image(name) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{name} is imported, and CRI does not know it after {seconds} s")
+            time.sleep(0.005)
+        return output
 
     def pod_config(self, network: bool = False) -> pb.PodSandboxConfig:
         """A pod's configuration; ``network``: with a network namespace of its own."""
@@ -317,6 +167,18 @@ class Node:
             linux=pb.LinuxPodSandboxConfig(cgroup_parent=f"{self.cgroup}/pod{uid}", security_context=context),
         )
 
+    def discard(self, container: str, seconds: float = 30) -> None:
+        """Remove a container, whatever it is at. Where it ends at this very moment, containerd may say that it
+        still runs (it has deleted the task, but not noted the end): the kubelet comes again, too."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self.cri.remove(container)
+            except grpc.RpcError as error:
+                if "still running" not in str(error.details()) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
     @contextmanager
     def pod(self, handler: str = "wasm", *, network: bool = False) -> Iterator[Pod]:
         """A running pod, removed at the end with all its containers."""
@@ -326,80 +188,6 @@ class Node:
             yield pod
         finally:
             for container in pod.made:
-                self.cri.remove(container)
+                self.discard(container)
             self.cri.stop_pod(pod.id)
             self.cri.remove_pod(pod.id)
-
-
-# What is left behind
-
-
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """Processes that name the folder on their command line: shims, and what they run."""
-    found: dict[int, psutil.Process] = {}
-    for process in psutil.process_iter(["cmdline"]):
-        if process.pid != os.getpid() and any(str(folder) in part for part in process.info["cmdline"] or []):
-            for each in (process, *process.children(recursive=True)):
-                found[each.pid] = each
-    return list(found.values())
-
-
-def mounts_below(folder: Path) -> list[str]:
-    """Mount points below a folder, outer ones first."""
-    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return [point for point in points if point.startswith(f"{folder}/")]
-
-
-def cgroups(name: str) -> list[Path]:
-    """The control groups of this name, in every hierarchy there is, and those below; innermost first."""
-    root, name = Path("/sys/fs/cgroup"), name.lstrip("/")
-    tops = [path for path in (root / name, *root.glob(f"*/{name}")) if path.is_dir()]
-    found = {path for top in tops for path in (top, *top.rglob("*/"))}
-    return sorted(found, key=lambda path: -len(path.parts))
-
-
-def make_cgroup(name: str) -> None:
-    """Make a control group for a pod, as the kubelet does: containerd 2.1 reads a pod's statistics there."""
-    root = Path("/sys/fs/cgroup")
-    if (root / "cgroup.controllers").exists():
-        group = root
-        for part in name.strip("/").split("/"):
-            for controller in ("cpu", "memory", "pids"):
-                (group / "cgroup.subtree_control").write_text(f"+{controller}")
-            group /= part
-            group.mkdir(exist_ok=True)
-    else:
-        for hierarchy in ("cpu", "cpuacct", "memory", "pids"):
-            Path(f"{root}/{hierarchy}{name}").mkdir(parents=True, exist_ok=True)
-
-
-def remove_cgroups(name: str) -> None:
-    """Remove control groups, as the kubelet does with its pods'."""
-    for path in cgroups(name):
-        try:
-            path.rmdir()
-        except OSError:
-            pass
-
-
-@contextmanager
-def _unchanged(path: Path) -> Iterator[None]:
-    before = path.read_text()
-    try:
-        yield
-    finally:
-        path.write_text(before)
-
-
-@contextmanager
-def _absent(folder: str) -> Iterator[None]:
-    """Remove the folder afterwards, if it was not there before and is of no more use."""
-    there = os.path.exists(folder)
-    try:
-        yield
-    finally:
-        for path in [] if there else [f"{folder}/s", folder]:
-            try:
-                os.rmdir(path)
-            except OSError:
-                pass

@@ -30,7 +30,7 @@ class Session:
     Ask for the streams that the url was made with.
     """
 
-    def __init__(self, url: str, stdin: bool = False, tty: bool = False, seconds: float = 30) -> None:
+    def __init__(self, url: str, stdin: bool = False, tty: bool = False, seconds: float = 10) -> None:
         self._seconds = seconds
         self._socket, self._buffered = _upgrade(url, seconds)
         self._squeeze = zlib.compressobj()  # without SPDY's dictionary, which is allowed

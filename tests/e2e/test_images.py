@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from .node import Container, Node
 def test_an_archive_imports_under_its_name_with_its_configuration(node: Node, tmp_path: Path) -> None:
     archive = tmp_path / "image.tar"
     digest = pack_image(guest("args"), Reference.parse("e2e/named:1"), archive, ["one", "two words"], ["MODE=test"])
-    output = node.containerd.ctr("images", "import", archive)
+    output = node.load(archive, "e2e/named:1")
 
     assert "docker.io/e2e/named:1" in output
     image = node.cri.image("e2e/named:1")
@@ -38,7 +39,7 @@ def test_a_container_gets_the_images_arguments_and_variables(
 ) -> None:
     archive = tmp_path / "image.tar"
     pack_image(guest("args"), Reference.parse("e2e/args:1"), archive, ["one", "two words"], ["MODE=test"])
-    node.containerd.ctr("images", "import", archive)
+    node.load(archive, "e2e/args:1")
 
     with node.pod() as pod:
         log = Path(pod.config.log_directory, "c.log")
@@ -69,7 +70,7 @@ def test_files_packed_with_dir_are_in_the_root_file_system(node: Node, tmp_path:
     (site / "deep").mkdir(parents=True)
     (site / "deep" / "page").write_text("a page\n")
     pack_image(guest("hello"), Reference.parse("e2e/site:1"), archive, folders=[Folder.parse(f"{site}:/srv")])
-    node.containerd.ctr("images", "import", archive)
+    node.load(archive, "e2e/site:1")
     target = tmp_path / "mounted"
     target.mkdir()
 
@@ -82,11 +83,24 @@ def test_files_packed_with_dir_are_in_the_root_file_system(node: Node, tmp_path:
         node.containerd.ctr("images", "unmount", "--rm", target)
 
 
+def test_the_half_that_docker_and_isulad_read_is_an_image_of_its_own(node: Node, tmp_path: Path) -> None:
+    archive, half = tmp_path / "image.tar", tmp_path / "half.tar"
+    pack_image(guest("hello"), Reference.parse("e2e/half:1"), archive)
+    with tarfile.open(archive) as whole, tarfile.open(half, "w") as part:
+        for member in whole:
+            if member.name not in ("oci-layout", "index.json"):
+                part.addfile(member, whole.extractfile(member))
+
+    assert "docker.io/e2e/half:1" in node.load(half, "e2e/half:1")
+    config = json.loads(node.cri.image_info("e2e/half:1")["info"])["imageSpec"]
+    assert config["config"]["Entrypoint"] == ["/hello.wasm"]
+
+
 def test_packing_again_changes_nothing(node: Node, tmp_path: Path) -> None:
     digests = []
     for _ in range(2):
         pack_image(guest("hello"), Reference.parse("e2e/again:1"), tmp_path / "image.tar")
-        node.containerd.ctr("images", "import", tmp_path / "image.tar")
+        node.load(tmp_path / "image.tar", "e2e/again:1")
         image = node.cri.image("e2e/again:1")
         assert image is not None
         digests.append(image.id)

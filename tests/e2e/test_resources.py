@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from . import cri_pb2 as pb
-from .node import Node, Pod, cgroups
+from .cgroups import cgroups
+from .node import Node, Pod
 
 
 def test_a_containers_statistics_are_its_own(pod: Pod) -> None:

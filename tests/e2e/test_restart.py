@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from . import cri_pb2 as pb
 from .cri import eventually
 from .node import Node, Pod
+from .streaming import Session
 from .test_containers import pid_of
 
 KINDS = [signal.SIGTERM, signal.SIGKILL]
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """A node of the test's own: what does not come back takes no other test along."""
+    with Node() as node:
+        yield node
 
 
 @pytest.mark.parametrize("number", KINDS)
@@ -77,3 +86,20 @@ def test_a_pod_takes_new_containers_after_the_sandboxers_restart(node: Node) -> 
         assert lost.wait().exit_code == 255
         node.cri.stop_pod(pod.id)
         assert node.sandboxer.workers() == []
+
+
+def test_a_restart_of_containerd_does_not_end_a_containers_stdin(node: Node) -> None:
+    with node.pod() as pod:
+        container = pod.run("cat", stdin=True)
+        with Session(node.cri.attach_url(container.id, stdin=True), stdin=True) as session:
+            session.write(b"before\n")
+            session.read_until(b"before\n")
+            node.containerd.stop(signal.SIGKILL)
+        node.containerd.start()
+        assert node.cri.status(container.id).state == pb.CONTAINER_RUNNING
+        with Session(node.cri.attach_url(container.id, stdin=True), stdin=True) as session:
+            session.write(b"after\n")
+            session.read_until(b"after\n")
+            session.close_stdin()
+            session.finish()
+        assert container.wait().exit_code == 0

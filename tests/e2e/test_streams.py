@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
 import pytest
 
 from . import cri_pb2 as pb
-from .node import Node, Pod
+from .node import Pod
 from .streaming import Session
 
 
@@ -68,34 +71,55 @@ def test_a_terminal_echoes_and_can_be_resized(pod: Pod) -> None:
 
 
 def test_exec_sync_gives_output_and_status(pod: Pod) -> None:
-    container = pod.run("sleep", "3600")
-    ended = pod.node.cri.exec_sync(container.id, "/sleep.wasm", "0")
-    assert ended.stdout == b"up\n"
-    assert ended.exit_code == 0
+    container = pod.run("tick", "100000")
+    ended = pod.node.cri.exec_sync(container.id, "/tick.wasm", "2", "9")
+    assert ended.stdout == b"tick 1\ntick 2\n"
+    assert ended.stderr == b""
+    assert ended.exit_code == 9
     assert pod.node.cri.status(container.id).state == pb.CONTAINER_RUNNING
+
+
+def test_what_an_exec_writes_is_not_in_the_containers_log(pod: Pod) -> None:
+    container = pod.run("sleep", "3600")
+    container.wait_for_line("up")
+    assert pod.node.cri.exec_sync(container.id, "/sleep.wasm", "0").stdout == b"up\n"
+    assert container.lines() == ["up"]
 
 
 def test_exec_sync_of_a_missing_module_is_an_error_that_names_it(pod: Pod) -> None:
     container = pod.run("sleep", "3600")
-    with pytest.raises(Exception, match="nothing-here"):
+    with pytest.raises(grpc.RpcError, match="nothing-here"):
         pod.node.cri.exec_sync(container.id, "/nothing-here.wasm")
     assert pod.node.cri.status(container.id).state == pb.CONTAINER_RUNNING
 
 
 def test_exec_sync_ends_what_takes_too_long(pod: Pod) -> None:
     container = pod.run("sleep", "3600")
-    with pytest.raises(Exception, match=r"(?i)deadline|timeout|timed out"):
+    with pytest.raises(grpc.RpcError, match=r"(?i)deadline|timeout|timed out"):
         pod.node.cri.exec_sync(container.id, "/sleep.wasm", "3600", seconds=1)
     assert pod.node.cri.status(container.id).state == pb.CONTAINER_RUNNING
-    assert len([each for each in pod.node.sandboxer.workers()]) >= 1
+    assert len(pod.node.sandboxer.workers()) == 1
 
 
-def test_exec_streams_and_reports_the_status(node: Node, pod: Pod) -> None:
-    container = pod.run("sleep", "3600")
-    url = node.cri.exec_url(container.id, "/sleep.wasm", "0")
-    with Session(url) as session:
-        assert session.finish() == (b"up\n", b"")
-        assert session.exit_status() == 0
+def test_many_execs_at_once_get_their_own_output(pod: Pod) -> None:
+    container = pod.run("tick", "100000")
+
+    def run(number: int) -> tuple[bytes, int]:
+        ended = pod.node.cri.exec_sync(container.id, "/tick.wasm", str(number), str(number))
+        return ended.stdout, ended.exit_code
+
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(run, range(1, 9)))
+    for number, (output, status) in enumerate(results, 1):
+        assert output.splitlines() == [b"tick %d" % tick for tick in range(1, number + 1)]
+        assert status == number
+
+
+def test_exec_streams_and_reports_the_status(pod: Pod) -> None:
+    container = pod.run("tick", "100000")
+    with Session(pod.node.cri.exec_url(container.id, "/tick.wasm", "1", "9")) as session:
+        assert session.finish() == (b"tick 1\n", b"")
+        assert session.exit_status() == 9
 
 
 def test_exec_with_stdin(pod: Pod) -> None:
@@ -107,3 +131,15 @@ def test_exec_with_stdin(pod: Pod) -> None:
         assert session.finish() == (b"to the exec\n", b"")
         assert session.exit_status() == 0
     assert container.lines() == []
+
+
+def test_exec_with_a_terminal(pod: Pod) -> None:
+    container = pod.run("cat", stdin=True)
+    url = pod.node.cri.exec_url(container.id, "/cat.wasm", stdin=True, tty=True)
+    with Session(url, stdin=True, tty=True) as session:
+        session.resize(80, 25)
+        session.write(b"typed\r")
+        session.read_until(b"typed\r\ntyped\r\n")
+        session.write(b"\x04")
+        session.finish()
+        assert session.exit_status() == 0

@@ -107,7 +107,11 @@ class Daemon:
         return [line.split()[4] for line in lines if line.split()[4].startswith(f"{self.folder}/")]
 
     def __enter__(self) -> Daemon:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *exc: object) -> None:
         if self.process is not None:

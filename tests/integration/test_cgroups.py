@@ -38,7 +38,7 @@ class Guest:
     """A process that joined a container's groups as a worker does: descriptors from outside, and "0" written."""
 
     def __init__(self, group: Cgroup, code: str) -> None:
-        fds = [os.open(path, os.O_WRONLY) for path in group.procs()]
+        fds = [os.open(path, os.O_WRONLY) for path in group.entrances()]
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-S", "-c", code],
@@ -346,7 +346,7 @@ def test_a_restarted_supervisor_goes_on(v1: Hierarchy, join: Join) -> None:
     guest = join(first)
     again = detect().attach(first.state)
     assert again.exists
-    assert again.procs() == first.procs()
+    assert again.entrances() == first.entrances()
     assert again.pids() == [guest.pid]
     usage = again.usage(1)
     assert usage is not None
@@ -427,7 +427,7 @@ def test_v2_parent_with_processes(v2: Hierarchy, join: Join) -> None:
 @needs_v2
 def test_v2_pause_of_a_shared_container_stops_it_alone(v2: Hierarchy, join: Join) -> None:
     group, other = (v2.create(f"/{NAME}/pod/{name}", Resources()) for name in ("abc", "other"))
-    assert group.procs() == other.procs()
+    assert group.entrances() == other.entrances()
     guest, beside = join(group), join(other)
     group.ensure_own([guest.pid])
     group.freeze()

@@ -125,7 +125,7 @@ def test_a_terminal_goes_on(daemon: Daemon, pod: Pod) -> None:
         container.connection.call("ResizePty", pb.ResizePtyRequest(id=container.id, width=80, height=25))
         container.close_stdin()
         assert container.wait() == 0
-    assert output.text() == "typed\ntyped\n"
+    assert output.text() == "typed\r\ntyped\r\n"
 
 
 def test_the_forkserver_dies_and_instances_go_on(daemon: Daemon, pod: Pod) -> None:

@@ -30,7 +30,7 @@ def test_input_is_echoed_and_comes_back(pod: Pod) -> None:
         stdin.flush()
         container.close_stdin()
         assert container.wait() == 0
-    assert output.text() == "typed\ntyped\n"
+    assert output.text() == "typed\r\ntyped\r\n"
 
 
 def test_the_guest_has_a_controlling_terminal(pod: Pod) -> None:
@@ -81,7 +81,7 @@ def test_an_exec_may_have_a_terminal(pod: Pod) -> None:
     output = Collected(container.bundle / "tty.out")
     container.start("tty")
     assert container.wait("tty") == 0
-    assert output.text() == "up\n"
+    assert output.text() == "up\r\n"
 
 
 def test_no_resize_without_a_terminal(pod: Pod) -> None:

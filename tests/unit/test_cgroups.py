@@ -216,7 +216,7 @@ def test_a_host_without_control_groups(tmp_path: Path) -> None:
     hierarchy = detect(str(tmp_path), mounts=str(tmp_path / "mountinfo"))
     assert (hierarchy.version, hierarchy.controllers) == (1, frozenset())
     group = hierarchy.create("/pod/abc", Resources.parse({"memory": {"limit": -1}}))
-    assert group.procs() == []
+    assert group.entrances() == []
     with pytest.raises(FailedPrecondition, match=r"memory\.limit needs the memory controller.*mount"):
         hierarchy.create("/pod/abc", Resources(memory_limit=1))
     assert group.oom_kills() == 0
@@ -232,7 +232,7 @@ def v1(root: Path) -> Hierarchy:
 
 def test_co_mounted_controllers_are_joined_once(tmp_path: Path) -> None:
     group = v1(tmp_path).create("/pod/abc", Resources())
-    assert group.procs() == [f"{tmp_path}/{tree}/pod/cgroup.procs" for tree in ("cpu,cpuacct", "memory")]
+    assert group.entrances() == [f"{tmp_path}/{tree}/pod/tasks" for tree in ("cpu,cpuacct", "memory")]
 
 
 def test_a_shared_group_is_not_counted_as_the_containers(tmp_path: Path) -> None:
@@ -411,7 +411,7 @@ def test_limits_are_written_and_controllers_switched_on_from_the_top(kernel: Ker
         enabled = set(kernel.read(path[:depth], "cgroup.subtree_control").split())
         assert enabled == {"memory", "cpu", "pids", "cpuset", "io"}
     assert kernel.read(path, "cgroup.subtree_control").split() == []
-    assert group.procs() == [kernel.path(path, "cgroup.procs")]
+    assert group.entrances() == [kernel.path(path, "cgroup.procs")]
 
 
 def test_usage_in_version_2(v2: Hierarchy) -> None:
@@ -443,7 +443,7 @@ def test_usage_in_version_2(v2: Hierarchy) -> None:
 
 def test_containers_without_limits_share_a_leaf_that_goes_with_the_last(kernel: Kernel, v2: Hierarchy) -> None:
     one, other = (v2.create(f"/pod/{name}", Resources.parse({"cpu": {"shares": 1024}})) for name in ("a", "b"))
-    assert one.procs() == other.procs() == [kernel.path(("pod", "wasm-shared"), "cgroup.procs")]
+    assert one.entrances() == other.entrances() == [kernel.path(("pod", "wasm-shared"), "cgroup.procs")]
     assert groups(kernel) == ["pod", "pod/wasm-shared"]
     assert one.delete()
     assert one.delete()
