@@ -39,6 +39,11 @@ async def all_done() -> None:
         await asyncio.wait(_under_way)
 
 
+def abandonable(method: str) -> bool:
+    """Whether it only waits: it may be dropped with its caller, and begun again."""
+    return method == "Wait"
+
+
 _READS = frozenset({"Wait", "Status", "State", "Platform", "Connect", "Pids", "Stats", "Metrics"})
 """Methods that change nothing: they may be dropped with their caller, and are answered under any load."""
 

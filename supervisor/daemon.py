@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
@@ -135,9 +136,11 @@ class Daemon:
             self._spawn(self._publisher.run())
 
         methods = TaskMethods(tasks, hierarchy.version).table()
-        ttrpc = Server(methods)
-        await ttrpc.start(sockets.listen(options.task_socket))
+        ttrpc = Server(methods, self._relay)
         cleanup.push_async_callback(ttrpc.close)
+        for kept in await self._relay.take():
+            await ttrpc.resume(kept.key, socket.socket(fileno=kept.fd), kept.note)
+        await ttrpc.start(sockets.listen(options.task_socket))
         cleanup.callback(options.task_socket.unlink, missing_ok=True)
         cleanup.push_async_callback(calls.all_done)
         await self._serve_grpc(cleanup, grpc_server.server(methods), options.grpc_task_socket)

@@ -1,21 +1,36 @@
-"""The supervisor's side of the relay between guests and their clients' FIFOs. Started when first needed."""
+"""The supervisor's side of the relay: guests' inputs and terminals, and clients' connections, outlive us in it."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+from dataclasses import dataclass
 
+from sandbox_api.errors import Unavailable
 from workers import protocol
 
 from .helper import Helper
 from .streams import Pump
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A client's connection that outlived a supervisor. ``fd`` is the holder's; ``note`` says what is pending."""
+
+    key: int
+    fd: int
+    note: bytes
+
+
 class Relay:
-    """Hands pumps to the relay process."""
+    """Hands pumps and connections to the relay process."""
 
     def __init__(self, path: str) -> None:
-        self._helper = Helper("relay", path, lambda frame: frame.close(), lambda: None)
+        self._helper = Helper("relay", path, self._frame, self._lost)
         self._connecting = asyncio.Lock()
+        self._keys = itertools.count(1)
+        self._kept: list[Kept] = []
+        self._taken: asyncio.Future[None] | None = None
 
     @property
     def pid(self) -> int:
@@ -42,6 +57,30 @@ class Relay:
         await self.ready()
         self._helper.send(protocol.RESIZE, protocol.pack_numbers(instance, width, height))
 
+    async def take(self) -> list[Kept]:
+        """The connections that the supervisor before us left. They stay kept, too, until they are dropped."""
+        await self.ready()
+        self._taken = asyncio.get_running_loop().create_future()
+        self._helper.send(protocol.TAKE, b"")
+        await self._taken
+        kept, self._kept = self._kept, []
+        self._keys = itertools.count(max((each.key for each in kept), default=0) + 1)
+        return kept
+
+    def keep(self, fd: int, note: bytes) -> int:
+        """Keep a connection open beyond our death; the number for it. The descriptor stays the caller's."""
+        key = next(self._keys)
+        self._tell(protocol.KEEP, key, note, [fd])
+        return key
+
+    def note(self, key: int, note: bytes) -> None:
+        """What is pending on a kept connection now."""
+        self._tell(protocol.NOTE, key, note, [])
+
+    def drop(self, key: int) -> None:
+        """A kept connection is closed."""
+        self._tell(protocol.DROP, key, b"", [])
+
     def end(self) -> None:
         """Tell the relay, if there is one, to go."""
         if self._helper.connected:
@@ -50,3 +89,21 @@ class Relay:
     def close(self) -> None:
         """Let go of the relay, which goes on while it has something to move."""
         self._helper.close()
+
+    def _tell(self, kind: int, key: int, note: bytes, fds: list[int]) -> None:
+        try:
+            self._helper.send(kind, protocol.pack_numbers(key) + note, fds)
+        except Unavailable:  # then it keeps nothing: clients will see the connection close if we die
+            pass
+
+    def _frame(self, frame: protocol.Frame) -> None:
+        if frame.kind == protocol.KEPT and len(frame.fds) == 1:
+            (key,) = protocol.unpack_numbers(frame.body[:8])
+            self._kept.append(Kept(key, frame.fds.pop(), frame.body[8:]))
+        elif frame.kind == protocol.TAKEN and self._taken is not None and not self._taken.done():
+            self._taken.set_result(None)
+        frame.close()
+
+    def _lost(self) -> None:
+        if self._taken is not None and not self._taken.done():
+            self._taken.set_exception(Unavailable("the relay died: try again"))

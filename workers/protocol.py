@@ -29,6 +29,9 @@ HELLO, START, KILL, ACK, END = 1, 2, 3, 4, 5
 WELCOME, FORKED, EXITED, KILLED = 16, 17, 18, 19
 # supervisor to relay
 PUMP, CLOSE, RESIZE = 32, 33, 34
+KEEP, NOTE, DROP, TAKE = 35, 36, 37, 38
+# relay to supervisor
+KEPT, TAKEN = 48, 49
 
 INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT = 0, 1, 2
 """Kinds of pump: FIFO to pipe, FIFO to terminal, terminal to FIFO."""
@@ -169,6 +172,10 @@ class Reader:
             del self._buffer[:end]
             del self._fds[:count]
             yield frame
+
+    def answer(self, kind: int, body: bytes, fds: Sequence[int] = ()) -> None:
+        """Send a frame back. Raises ``OSError`` when the peer is gone."""
+        send(self._sock, kind, body, fds)
 
     def close(self) -> None:
         """Close the socket and the descriptors of frames that never became whole."""

@@ -4,6 +4,8 @@ Standard input: a guest cannot read its FIFO itself. Before the client's first o
 end, and CloseIO could not end it while a writer is there. So such a guest reads a pipe that is fed here;
 poll(2) reports no hang-up on a FIFO before its first writer came, which is just what is needed.
 Terminals: the master side of each is held here, between the client's input and output FIFOs.
+Connections: clients take a lost Task API connection for the end of their container. So those with a pending Wait
+are kept open here, with a note of what is pending, for the supervisor that follows one that died.
 The relay outlives the supervisor; if it dies, guests see the end of their input, and terminals hang up.
 """
 
@@ -19,15 +21,22 @@ import sys
 from . import boot
 from .protocol import (
     CLOSE,
+    DROP,
     END,
     INPUT,
+    KEEP,
+    KEPT,
+    NOTE,
     PUMP,
     RESIZE,
+    TAKE,
+    TAKEN,
     TERMINAL_INPUT,
     TERMINAL_OUTPUT,
     Frame,
     ProtocolError,
     Reader,
+    pack_numbers,
     unpack_numbers,
 )
 
@@ -80,6 +89,16 @@ class Pump:
         return self.closing
 
 
+class Kept:
+    """A client's connection, and the supervisor's note on it."""
+
+    __slots__ = ("fd", "note")
+
+    def __init__(self, fd: int, note: bytes) -> None:
+        self.fd = fd
+        self.note = note
+
+
 class Relay:
     """The loop over all pumps."""
 
@@ -89,6 +108,8 @@ class Relay:
         self._pumps: dict[int, Pump] = {}  # by each of its descriptors
         self._inputs: dict[int, Pump] = {}  # by instance
         self._terminals: dict[int, Pump] = {}
+        self._kept: dict[int, Kept] = {}  # by the supervisor's number for it
+        self._keys: dict[int, int] = {}  # by descriptor
         self._ending = False
         self._poll = select.poll()
         self._poll.register(listener.fileno(), select.POLLIN)
@@ -96,7 +117,7 @@ class Relay:
     def run(self) -> None:
         """Serve until told to end, or until idle for long with nobody connected."""
         while not self._ending:
-            needed = self._readers or self._pumps
+            needed = self._readers or self._pumps or self._kept
             events = self._poll.poll(None if needed else IDLE_SECONDS * 1000)
             if not events and not needed:
                 return
@@ -107,6 +128,8 @@ class Relay:
                     self._poll.register(connection.fileno(), select.POLLIN)
                 elif fd in self._readers:
                     self._hear(fd)
+                elif fd in self._keys:
+                    self._let_go(self._keys[fd])  # its client hung up
                 elif fd in self._pumps:
                     pump = self._pumps[fd]
                     if fd == pump.sink and event & (select.POLLERR | select.POLLHUP):
@@ -119,7 +142,7 @@ class Relay:
         try:
             if reader.receive():
                 for frame in reader.frames():
-                    self._obey(frame)
+                    self._obey(frame, reader)
                 return
         except (ProtocolError, OSError) as error:
             print(f"relay: supervisor dropped: {error}", file=sys.stderr)
@@ -127,8 +150,11 @@ class Relay:
         del self._readers[fd]
         reader.close()
 
-    def _obey(self, frame: Frame) -> None:
+    def _obey(self, frame: Frame, reader: Reader) -> None:
         try:
+            if frame.kind in (KEEP, NOTE, DROP, TAKE):
+                self._keep(frame, reader)
+                return
             numbers = unpack_numbers(frame.body)
             if frame.kind == PUMP and len(frame.fds) == len(numbers) == 2:
                 self._add(Pump(*numbers, *frame.fds))
@@ -149,6 +175,29 @@ class Relay:
                 raise ProtocolError(f"no message of kind {frame.kind} with {len(frame.fds)} descriptors")
         finally:
             frame.close()
+
+    def _keep(self, frame: Frame, reader: Reader) -> None:
+        if frame.kind == TAKE:
+            for key, kept in self._kept.items():
+                reader.answer(KEPT, pack_numbers(key) + kept.note, [kept.fd])
+            reader.answer(TAKEN, b"")
+            return
+        (key,) = unpack_numbers(frame.body[:8])
+        if frame.kind == KEEP and len(frame.fds) == 1 and key not in self._kept:
+            fd = frame.fds.pop()
+            self._kept[key] = Kept(fd, frame.body[8:])
+            self._keys[fd] = key
+            self._poll.register(fd, 0)  # hang-ups only: what comes in is for the supervisor
+        elif frame.kind == NOTE and key in self._kept:
+            self._kept[key].note = frame.body[8:]
+        elif frame.kind == DROP and key in self._kept:
+            self._let_go(key)
+
+    def _let_go(self, key: int) -> None:
+        kept = self._kept.pop(key)
+        del self._keys[kept.fd]
+        self._poll.unregister(kept.fd)
+        posix.close(kept.fd)
 
     def _add(self, pump: Pump) -> None:
         if pump.kind not in (INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT):

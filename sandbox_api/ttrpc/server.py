@@ -7,12 +7,19 @@ import logging
 import os
 import socket
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
 from .. import calls, status
-from ..errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, SandboxerError, Unimplemented
+from ..errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    ResourceExhausted,
+    SandboxerError,
+    Unavailable,
+    Unimplemented,
+)
 from ..proto import ttrpc_pb2 as pb
 from . import frames
 
@@ -26,11 +33,25 @@ MAX_IN_FLIGHT = 1024
 """Calls a connection may have under way; more are refused, not queued."""
 
 
+class Keeper(Protocol):
+    """Keeps connections open when this process dies: a client takes a lost one for the end of what it waits for."""
+
+    def keep(self, fd: int, note: bytes) -> int:
+        """Keep a connection, with a note of what is pending on it; a number for it."""
+
+    def note(self, key: int, note: bytes) -> None:
+        """Replace the note."""
+
+    def drop(self, key: int) -> None:
+        """The connection is closed."""
+
+
 class Server:
     """Serves ``methods`` on a listening Unix socket until closed."""
 
-    def __init__(self, methods: Methods) -> None:
+    def __init__(self, methods: Methods, keeper: Keeper | None = None) -> None:
         self._methods = methods
+        self._keeper = keeper
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
 
@@ -38,25 +59,34 @@ class Server:
         """Begin to accept. The socket is the server's from now on."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(
-            lambda: _Connection(self._methods, self._connections), sock=listener, backlog=1024
+            lambda: _Connection(self._methods, self._connections, self._keeper), sock=listener, backlog=1024
         )
 
+    async def resume(self, key: int, sock: socket.socket, note: bytes) -> None:
+        """Go on with a connection that an earlier server had, and what was pending on it."""
+        connection = _Connection(self._methods, self._connections, self._keeper)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
+        connection.resume(key, note)
+
     async def close(self) -> None:
-        """Accept no more, and hang up on everybody."""
+        """Accept no more, and hang up; connections that are kept stay open for the next server."""
         if self._server is not None:
             self._server.close()
         for connection in list(self._connections):
-            connection.hang_up()
+            connection.hang_up(keeping=True)
 
 
 class _Connection(asyncio.Protocol):
     """One client. A node has one for each pending Wait, so it stays small."""
 
-    __slots__ = ("_calls", "_decoder", "_everyone", "_methods", "_transport")
+    __slots__ = ("_calls", "_decoder", "_everyone", "_keeper", "_key", "_methods", "_pending", "_transport")
 
-    def __init__(self, methods: Methods, everyone: set[_Connection]) -> None:
+    def __init__(self, methods: Methods, everyone: set[_Connection], keeper: Keeper | None) -> None:
         self._methods = methods
         self._everyone = everyone
+        self._keeper = keeper
+        self._key = 0
+        self._pending: dict[int, bytes] = {}  # requests by stream, as frames: of a Wait whole, of others the name
         self._decoder = frames.Decoder()
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._transport: asyncio.Transport | None = None
@@ -71,13 +101,29 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._everyone.discard(self)
         self._transport = None
+        if self._key and self._keeper is not None:
+            self._keeper.drop(self._key)
         for task in self._calls.values():
             task.cancel()
 
-    def hang_up(self) -> None:
-        """End this connection once what was answered has gone out."""
+    def hang_up(self, keeping: bool = False) -> None:
+        """End this connection once what was answered has gone out; with ``keeping``, only our part in a kept one."""
+        if keeping:
+            self._key = 0
         if self._transport is not None:
             self._transport.close()
+
+    def resume(self, key: int, note: bytes) -> None:
+        """Begin again what an earlier server had pending: Waits, that is; of others nobody knows how far they came."""
+        self._key = key
+        for frame in frames.Decoder().feed(note):
+            request = pb.Request.FromString(frame.message)
+            if calls.abandonable(request.method):
+                self._take(frame)
+            else:
+                error = Unavailable(f"{request.method}: the sandboxer was started anew in the middle of it")
+                self._answer(frame.stream, status.of(error, request.method), b"")
+        self._note()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -111,6 +157,11 @@ class _Connection(asyncio.Protocol):
         namespace = next((pair.value for pair in request.metadata if pair.key == _NAMESPACE_KEY), "")
         call = calls.run(request.method, handler, namespace or calls.DEFAULT_NAMESPACE, request.payload)
         self._calls[stream] = asyncio.ensure_future(self._serve(stream, request.method, call, request.timeout_nano))
+        if self._keeper is not None:
+            waits = calls.abandonable(request.method)
+            kept = message if waits else pb.Request(method=request.method).SerializeToString()
+            self._pending[stream] = frames.encode(stream, frames.REQUEST, kept)
+            self._note(waits)
 
     async def _serve(self, stream: int, method: str, call: Coroutine[Any, Any, bytes], timeout: int) -> None:
         code, message, answer = status.OK, "", b""
@@ -126,6 +177,18 @@ class _Connection(asyncio.Protocol):
         finally:
             del self._calls[stream]
         self._answer(stream, (code, message), answer)
+        if self._pending.pop(stream, None) is not None:
+            self._note()
+
+    def _note(self, keep: bool = False) -> None:
+        """Bring the keeper's note up to date; with ``keep``, have the connection kept if it is not yet."""
+        if self._keeper is None or self._transport is None:
+            return
+        if self._key:
+            self._keeper.note(self._key, b"".join(self._pending.values()))
+        elif keep:
+            sock: socket.socket = self._transport.get_extra_info("socket")
+            self._key = self._keeper.keep(sock.fileno(), b"".join(self._pending.values()))
 
     def _answer(self, stream: int, outcome: tuple[int, str], payload: bytes) -> None:
         if self._transport is None:

@@ -66,10 +66,6 @@ def crash(node: Node, pod: Pod) -> None:
     assert eventually(lambda: node.cri.pod_status(pod.id)).state == pb.SANDBOX_READY
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="containerd takes a lost task connection for the end of the container: status 255, whatever runs on",
-)
 def test_a_container_runs_on_while_the_sandboxer_restarts(node: Node) -> None:
     with node.pod() as pod:
         container = pod.run("tick", "100", "7")
@@ -80,14 +76,18 @@ def test_a_container_runs_on_while_the_sandboxer_restarts(node: Node) -> None:
 
 def test_a_pod_takes_new_containers_after_the_sandboxers_restart(node: Node) -> None:
     with node.pod() as pod:
-        lost = pod.run("sleep", "3600")
+        before = pod.run("sleep", "3600")
         crash(node, pod)
         assert pod.run("exit", "5").wait().exit_code == 5
-        assert lost.wait().exit_code == 255
+        assert node.cri.status(before.id).state == pb.CONTAINER_RUNNING
         node.cri.stop_pod(pod.id)
         assert node.sandboxer.workers() == []
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="a guest sees the end of its input when the client closes it, and containerd's end closes it, too",
+)
 def test_a_restart_of_containerd_does_not_end_a_containers_stdin(node: Node) -> None:
     with node.pod() as pod:
         container = pod.run("cat", stdin=True)

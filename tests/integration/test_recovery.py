@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from sandbox_api.errors import NotFound
+from sandbox_api.errors import NotFound, Unavailable
 from sandbox_api.proto import task_pb2 as pb
 
 from ..harness.container import Collected, Container, Pod
@@ -87,20 +87,39 @@ def test_exits_while_nobody_was_there_are_told_with_status_and_time(daemon: Daem
         assert container.reconnect().start().wait() == number
 
 
-def test_a_client_that_waits_gets_its_answer_from_the_next_supervisor(daemon: Daemon, pod: Pod) -> None:
-    container = pod.with_wasm("sleep").build().start()
-    waiter = container.wait_later()
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_client_that_waits_gets_its_answer_on_the_same_connection(daemon: Daemon, pod: Pod, how: str) -> None:
+    running, ended = pod.with_wasm("sleep").build().start(), pod.with_wasm("sleep").build().start()
+    waiters = [each.wait_later() for each in (running, ended, ended)]
+    running.state()  # its answer shows that the Waits before it have arrived
     sandbox = pod.api.wait(pod.id)
-    die_and_return(daemon)
-    with pytest.raises((EOFError, ConnectionError)):
-        waiter.result()
-    waiter = container.reconnect().wait_later()
-    container.kill(signal.SIGUSR2)
-    assert waiter.result().exit_status == 128 + signal.SIGUSR2
+    for _ in range(2):
+        die_and_return(daemon, how)
+    os.kill(ended.pid, signal.SIGTERM)
+    assert [waiter.result().exit_status for waiter in waiters[1:]] == [143, 143]
+    getattr(daemon, how)()
+    os.kill(running.pid, signal.SIGUSR2)
+    daemon.start()
+    assert waiters[0].result().exit_status == 128 + signal.SIGUSR2
     sandbox.cancel()
     again = pod.api.wait(pod.id)
     pod.stop()
     assert again().exit_status == 0
+
+
+def test_a_call_that_was_under_way_is_answered_with_unavailable(daemon: Daemon, pod: Pod) -> None:
+    container = pod.with_wasm("sleep").build()
+    server = forkserver(daemon)
+    server.suspend()  # the start hangs
+    container.connection.send("Wait", pb.WaitRequest(id=container.id))
+    stream = container.connection.send("Start", pb.StartRequest(id=container.id))
+    container.connect().call("State", pb.StateRequest(id=container.id))
+    daemon.kill()
+    server.resume()
+    daemon.start()
+    with pytest.raises(Unavailable, match="Start"):
+        container.connection.receive(stream, "Start")
+    assert container.status() == "CREATED"
 
 
 def test_a_paused_container_stays_paused(daemon: Daemon, pod: Pod) -> None:
@@ -146,8 +165,6 @@ def test_the_forkserver_dies_and_instances_go_on(daemon: Daemon, pod: Pod) -> No
 
 def started_in_time(container: Container, seconds: float = 5) -> Container:
     """Start it, again where the forkserver is away for the moment."""
-    from sandbox_api.errors import Unavailable
-
     deadline = time.monotonic() + seconds
     while True:
         try:
