@@ -38,6 +38,11 @@ from .pack import pack
     help="Forward task events to containerd's ttrpc socket (/run/containerd/containerd.sock.ttrpc).",
 )
 @click.option(
+    "--require-confinement",
+    is_flag=True,
+    help="Refuse to run where Landlock or seccomp is missing (see: wasm-sandboxer doctor).",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -46,7 +51,9 @@ from .pack import pack
 )
 @click.version_option(__version__, prog_name="wasm-sandboxer")
 @click.pass_context
-def main(context: click.Context, listen: Path, folder: Path, events: str, log_level: str) -> None:
+def main(
+    context: click.Context, listen: Path, folder: Path, events: str, require_confinement: bool, log_level: str
+) -> None:
     """Run WebAssembly workloads as isolated processes, for iSulad and containerd.
 
     Without a command it is the daemon: it serves until SIGTERM or SIGINT.
@@ -61,7 +68,7 @@ def main(context: click.Context, listen: Path, folder: Path, events: str, log_le
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
     async def serve() -> None:
-        await Daemon(Options(listen.absolute(), folder.absolute(), events)).run()
+        await Daemon(Options(listen.absolute(), folder.absolute(), require_confinement, events)).run()
 
     try:
         asyncio.run(serve())

@@ -25,7 +25,7 @@ from sandbox_api.events import Publisher
 from sandbox_api.task_service import TaskMethods
 from sandbox_api.ttrpc.server import Server
 
-from . import __version__, cgroups, linux, sockets
+from . import __version__, cgroups, linux, seccomp, sockets
 from .container import Container
 from .containers import Containers
 from .controller import Controller
@@ -58,6 +58,8 @@ class Options:
     """Socket of the Sandbox API."""
     folder: Path
     """State, mounts, the helpers' sockets, and the Task API's."""
+    require_confinement: bool = False
+    """Refuse to run where the kernel or a library lacks what confines workers."""
     events: str = ""
     """Socket to forward events to; "" is nobody."""
 
@@ -84,7 +86,12 @@ class Daemon:
         self._registry = Registry()
         self._publisher = Publisher(options.events) if options.events else None
         self._happenings = Happenings(self._publisher)
-        self._launcher = Launcher(str(folder / "forkserver.sock"), lambda exits: self._reaper.exits(exits), self._lost)
+        self._launcher = Launcher(
+            str(folder / "forkserver.sock"),
+            _filters(options.require_confinement),
+            lambda exits: self._reaper.exits(exits),
+            self._lost,
+        )
         self._relay = Relay(str(folder / "relay.sock"))
 
     async def run(self) -> None:
@@ -130,6 +137,8 @@ class Daemon:
         recovery = Recovery(self._registry, store, hierarchy, containers, preparations, self._reaper, self._launcher)
         recovery.load()
         inventory = await self._launcher.connect()
+        if not inventory.landlock:
+            self._lacking("this kernel has no Landlock: workers are not kept from the host's files by it")
         await recovery.reconcile(inventory)
         cleanup.push_async_callback(self._end)
         if self._publisher is not None:
@@ -165,6 +174,12 @@ class Daemon:
         cleanup.callback(path.unlink, missing_ok=True)
         cleanup.push_async_callback(server.stop, 0.5)
         await server.start()
+
+    def _lacking(self, what: str) -> None:
+        """Say what confinement this host cannot give. Raises ``CannotStart`` where it is required."""
+        if self._options.require_confinement:
+            raise CannotStart(f"{what}: boot one that has it, or run without --require-confinement")
+        log.warning("%s", what)
 
     def _ended(self, container: Container, process: Process) -> None:
         """The reaper's word that a process has ended."""
@@ -221,6 +236,21 @@ class Daemon:
         else:
             self._launcher.end()
             self._relay.end()
+
+
+def _filters(required: bool) -> tuple[bytes, bytes, bytes]:
+    """The workers' seccomp filters, without and with a network, and the names of system calls.
+
+    Raises ``CannotStart`` where they are required and cannot be built.
+    """
+    try:
+        built = seccomp.build()
+    except (seccomp.SeccompMissing, OSError) as error:
+        if required:
+            raise CannotStart(f"{error} (or run without --require-confinement)") from None
+        log.warning("workers run without seccomp: %s", error)
+        return b"", b"", b""
+    return built.alone, built.networked, built.names
 
 
 def _open_store(path: Path) -> Store:

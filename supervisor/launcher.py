@@ -23,6 +23,8 @@ class Ended:
     pid: int
     status: int
     at: int
+    call: int = -1
+    """Number of the forbidden system call it died of; -1 where there was none, or it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Inventory:
     """What a forkserver had when it was joined: instances with their pids, and exits nobody acknowledged."""
 
     engine: str
+    landlock: int
+    """ABI of the kernel's Landlock; 0 is none."""
     running: dict[int, int]
     ended: list[Ended]
 
@@ -47,7 +51,15 @@ class _Start:
 class Launcher:
     """Starts instances through the forkserver. Exits of running ones go to ``on_exits``."""
 
-    def __init__(self, path: str, on_exits: Callable[[list[Ended]], None], on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: str,
+        filters: Sequence[bytes],
+        on_exits: Callable[[list[Ended]], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        """``filters`` are seccomp programs for workers without and with a network, and names of system calls."""
+        self._filters = filters
         self._helper = Helper("forkserver", path, self._frame, self._lost)
         self._on_exits = on_exits
         self._on_lost = on_lost
@@ -65,13 +77,14 @@ class Launcher:
         """Join the forkserver, or start one. Raises ``HelperFailed``."""
         await self._helper.connect()
         self._welcome = asyncio.get_running_loop().create_future()
-        self._helper.send(protocol.HELLO, b"")
+        self._helper.send(protocol.HELLO, protocol.pack(self._filters))
         frame = await self._welcome
         version, engine, running, exits = protocol.unpack(frame.body)
-        if protocol.unpack_numbers(version) != (protocol.VERSION,):
-            raise HelperFailed(f"a forkserver of protocol {protocol.unpack_numbers(version)} is running: end it first")
+        spoken, *rest = protocol.unpack_numbers(version)
+        if spoken != protocol.VERSION:
+            raise HelperFailed(f"a forkserver of protocol {spoken} is running, not {protocol.VERSION}: drain it first")
         numbers = protocol.unpack_numbers(running)
-        return Inventory(engine.decode(), dict(zip(numbers[::2], numbers[1::2], strict=True)), _exits(exits))
+        return Inventory(engine.decode(), rest[0], dict(zip(numbers[::2], numbers[1::2], strict=True)), _exits(exits))
 
     async def start(self, request: protocol.StartRequest, fds: Sequence[int]) -> int:
         """Run an instance; its pid, once the module is instantiated and about to run.
@@ -192,7 +205,7 @@ class Launcher:
 
 def _exits(body: bytes) -> list[Ended]:
     numbers = protocol.unpack_numbers(body)
-    return [Ended(*numbers[i : i + 4]) for i in range(0, len(numbers), 4)]
+    return [Ended(*numbers[i : i + 5]) for i in range(0, len(numbers), 5)]
 
 
 async def _read(pipe: int) -> bytes:

@@ -21,6 +21,7 @@ from .container import Container
 from .launcher import Ended, Launcher
 from .process import Process, ProcessState
 from .registry import Registry
+from .seccomp import call_name
 from .store import Store, StoreFailed
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,10 @@ class Reaper:
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self.exits, exits)
             return
         self._launcher.acknowledge([ended.instance for ended in exits])
+        calls = {ended.instance: ended.call for ended in exits if ended.call >= 0}
         for process, _ in told:
+            if process.instance in calls:
+                log.warning("%s: forbidden system call %s", process.name, call_name(calls[process.instance]))
             assert process.exit is not None
             process.end(process.exit)
             container, _ = self._registry.processes[process.instance]

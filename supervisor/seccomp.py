@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox_api.errors import InvalidArgument
-from workers.seccomp import OWN_PID
+from workers.protocol import OWN_PID
 
 from .spec import member
 
@@ -55,17 +55,17 @@ _NETWORK_SEEN = """
 _NETWORK_KIN = "accept4 sendmmsg recvmmsg"
 
 # Allowed by the low 32 bits of one argument, which are all that the kernel looks at: (argument, values).
-_SIGBUS, _SIGFPE, _SIGSEGV = 7, 8, 11
+_SIGBUS, _SIGFPE, _SIGSEGV, _SIGPIPE = 7, 8, 11, 13
 _SIG_BLOCK, _SIG_UNBLOCK, _SIG_SETMASK = 0, 1, 2
 _F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
-_TCGETS, _TIOCOUTQ, _TIOCGWINSZ, _FIONREAD = 0x5401, 0x5411, 0x5413, 0x541B
+_TCGETS, _TIOCOUTQ, _FIONREAD = 0x5401, 0x5411, 0x541B
 _PR_SET_NAME = 15
 _CHOICES = {
-    "rt_sigaction": (0, (_SIGBUS, _SIGFPE, _SIGSEGV)),  # AOT traps. Never SIGSYS
+    "rt_sigaction": (0, (_SIGBUS, _SIGFPE, _SIGSEGV, _SIGPIPE)),  # AOT traps; the worker's last step. Never SIGSYS
     "rt_sigprocmask": (0, (_SIG_UNBLOCK,)),  # a trap's own
     "tgkill": (0, (OWN_PID,)),  # abort() and proc_raise; the worker puts its pid in
     "prctl": (0, (_PR_SET_NAME,)),  # the reporter's
-    "ioctl": (1, (_TCGETS, _TIOCOUTQ, _TIOCGWINSZ, _FIONREAD)),  # isatty, poll_oneoff. Never TIOCSTI
+    "ioctl": (1, (_TCGETS, _TIOCOUTQ, _FIONREAD)),  # isatty, poll_oneoff. Never TIOCSTI
     # Never F_SETOWN, by which SIGIO reaches other processes.
     "fcntl": (1, (_F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC)),
 }
@@ -103,6 +103,7 @@ _OPERATORS = {
     "SCMP_CMP_MASKED_EQ": _MASKED_EQ,
 }
 _MAX_ERRNO = 4095
+_NO_CALL = -1  # a name that libseccomp does not know
 _ATTR_BADARCH, _ATTR_OPTIMIZE = 2, 8
 _BINARY_TREE = 2  # a third less time to install than a list of comparisons
 
@@ -141,12 +142,12 @@ class _Builder:
     def __init__(self, default: int, machine: str) -> None:
         self._lib = _load()
         self._default = default
-        self._arch = _arch(machine)
+        arch = _arch(machine)
         self._context = ctypes.c_void_p(self._lib.seccomp_init(default))
-        native = self._lib.seccomp_arch_native()
-        if native != self._arch:
-            self._check(self._lib.seccomp_arch_add(self._context, self._arch), machine)
-            self._check(self._lib.seccomp_arch_remove(self._context, native), machine)
+        self._native = self._lib.seccomp_arch_native()
+        if self._native != arch:
+            self._check(self._lib.seccomp_arch_add(self._context, arch), machine)
+            self._check(self._lib.seccomp_arch_remove(self._context, self._native), machine)
         self._lib.seccomp_attr_set(self._context, _ATTR_BADARCH, _TRAP)
         self._lib.seccomp_attr_set(self._context, _ATTR_OPTIMIZE, _BINARY_TREE)  # 2.5 and later, else slower
 
@@ -158,8 +159,9 @@ class _Builder:
 
     def rule(self, action: int, name: str, *compares: _Compare) -> None:
         """Take ``action`` on a call where all of ``compares`` hold. A call this machine has not is passed over."""
-        number = self._lib.seccomp_syscall_resolve_name_arch(self._arch, name.encode())
-        if number < 0 or action == self._default:
+        # libseccomp wants the number of the machine it runs on, and translates it.
+        number = self._lib.seccomp_syscall_resolve_name_arch(self._native, name.encode())
+        if number == _NO_CALL or action == self._default:
             return
         array = (_Compare * len(compares))(*compares)
         result = self._lib.seccomp_rule_add_array(self._context, action, number, len(compares), array)
@@ -194,6 +196,21 @@ def call_names(machine: str = platform.machine()) -> bytes:
         names.append(ctypes.string_at(name) if name else b"")
         _free(name)
     return b"\n".join(names).rstrip(b"\n")
+
+
+def allowed(network: bool) -> frozenset[str]:
+    """The calls that a worker may make, some only with certain arguments."""
+    names = _names(_FILES_SEEN, _FILES_KIN, _WAITING_SEEN, _WAITING_KIN, _MEMORY_SEEN, _MEMORY_KIN)
+    names += [*_names(_ENDING_SEEN, _ENDING_KIN), *_CHOICES, "mmap", "mprotect"]
+    if network:
+        names += [*_names(_NETWORK_SEEN, _NETWORK_KIN), "socket"]
+    return frozenset(names)
+
+
+def call_name(number: int) -> str:
+    """The name of a system call of this machine, or its number where it has none."""
+    names = call_names().decode().split("\n")
+    return names[number] if 0 <= number < len(names) and names[number] else str(number)
 
 
 def _worker(machine: str, network: bool) -> bytes:

@@ -80,6 +80,13 @@ class Spec:
     """LinuxResources as the spec has them."""
     private_network: bool = False
     """A network namespace is asked for, as opposed to the host's network."""
+    seccomp: dict[str, Any] = field(default_factory=dict)
+    """``linux.seccomp`` as the spec has it; empty where there is none."""
+    masked: tuple[str, ...] = ()
+    readonly: tuple[str, ...] = ()
+    """``maskedPaths`` and ``readonlyPaths``, normalised."""
+    capabilities: bool = False
+    """Some are asked for. None is ever given."""
     netns: str = ""
     """Path of the network namespace to join; "" with ``private_network`` is no network at all."""
 
@@ -108,6 +115,10 @@ def parse(text: bytes) -> Spec:
         resources=member(linux, "resources", dict, "linux") or {},
         private_network=private,
         netns=netns,
+        seccomp=member(linux, "seccomp", dict, "linux") or {},
+        masked=_paths(linux, "maskedPaths"),
+        readonly=_paths(linux, "readonlyPaths"),
+        capabilities=any((member(process, "capabilities", dict, "process") or {}).values()),
     )
 
 
@@ -232,6 +243,14 @@ def _destination(path: str) -> str:
     if normal == "/":
         raise InvalidArgument("config.json: mounts: '/' is the root file system: nothing else can be mounted there")
     return normal
+
+
+def _paths(linux: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    paths = _strings(linux, name, "linux")
+    for path in paths:
+        if not path.startswith("/") or posixpath.normpath(path) == "/":
+            raise InvalidArgument(f"config.json: linux.{name}: {path!r} is not an absolute path below '/'")
+    return tuple("/" + posixpath.normpath(path).lstrip("/") for path in paths)
 
 
 def _network(namespaces: list[Any]) -> tuple[bool, str]:

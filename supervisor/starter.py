@@ -7,7 +7,7 @@ import os
 from sandbox_api.errors import FailedPrecondition
 
 from . import spec as oci
-from . import streams, wasi
+from . import seccomp, streams, wasi
 from .cgroups import Resources
 from .container import Container
 from .launcher import Launcher
@@ -43,8 +43,12 @@ class Starter:
             cgroups = len(places)
             if netns:
                 places.append(open_netns(netns))
+            network = bool(netns) or not spec.private_network
+            profile = seccomp.from_oci(spec.seccomp) if spec.seccomp else b""
             limit = Resources.parse(spec.resources).memory_limit or 0
-            request = wasi.request(process.instance, what, world, limit, cgroups, bool(netns), process.stdio.terminal)
+            request = wasi.request(
+                process.instance, what, world, limit, cgroups, bool(netns), process.stdio.terminal, network, profile
+            )
             if opened.pumps:
                 await self._relay.ready()
                 process.pumped = True

@@ -66,6 +66,8 @@ def request(
     cgroups: int,
     netns: bool,
     terminal: bool,
+    network: bool,
+    seccomp: bytes,
 ) -> StartRequest:
     """The start request for this process in this world."""
     module, function = module_and_function(spec.args[0])
@@ -87,6 +89,8 @@ def request(
         cgroups=cgroups,
         netns=netns,
         terminal=terminal,
+        network=network,
+        seccomp=seccomp,
     )
 
 

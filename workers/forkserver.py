@@ -14,7 +14,7 @@ import select
 import sys
 import time
 
-from . import boot, confinement, linux, worker
+from . import boot, confinement, linux, seccomp, worker
 from .protocol import (
     ACK,
     END,
@@ -33,6 +33,7 @@ from .protocol import (
     pack,
     pack_numbers,
     send,
+    unpack,
     unpack_numbers,
 )
 from .wasmedge import Arguments, Engine, EngineMissing
@@ -47,9 +48,11 @@ class Forkserver:
     def __init__(self, listener: _socket.socket, engine: Engine) -> None:
         self._listener = listener
         self._engine = engine
+        self._cell = confinement.Cell()
         self._running: dict[int, int] = {}  # pid to instance
         self._pids: dict[int, int] = {}  # instance to pid
-        self._exits: dict[int, tuple[int, int, int]] = {}  # instance to (pid, wait status, nanoseconds)
+        self._exits: dict[int, tuple[int, int, int, int]] = {}
+        """By instance: pid, wait status, nanoseconds, and the forbidden system call that ended it or -1."""
         self._supervisor: _socket.socket | None = None
         self._reader: Reader | None = None
         self._ending = False
@@ -121,6 +124,8 @@ class Forkserver:
                 for instance in unpack_numbers(frame.body):
                     self._exits.pop(instance, None)
             elif frame.kind == HELLO:
+                self._cell = confinement.Cell(*unpack(frame.body))
+                gc.freeze()
                 self._welcome()
             elif frame.kind == END:
                 self._ending = True
@@ -135,13 +140,19 @@ class Forkserver:
         running = [number for pair in self._pids.items() for number in pair]
         exits = [number for instance, ended in self._exits.items() for number in (instance, *ended)]
         version = self._engine.version.encode()
-        self._tell(WELCOME, pack([pack_numbers(VERSION), version, pack_numbers(*running), pack_numbers(*exits)]))
+        self._tell(
+            WELCOME,
+            pack(
+                [pack_numbers(VERSION, self._cell.landlock_abi), version, pack_numbers(*running), pack_numbers(*exits)]
+            ),
+        )
 
     def _start(self, frame: Frame) -> None:
         request = StartRequest.decode(frame.body)
         if len(frame.fds) != request.fd_count():
             raise ProtocolError(f"instance {request.instance}: {len(frame.fds)} descriptors do not fit it")
         arguments = Arguments(request.args, request.env, request.max_pages)
+        profile = seccomp.Filter(request.seccomp)
         try:
             pid = linux.fork()
         except OSError as error:
@@ -149,7 +160,7 @@ class Forkserver:
             return
         if pid == 0:
             linux.sigprocmask(linux.SIG_UNBLOCK, self._mask)
-            worker.main(self._engine, request, frame.fds, arguments)
+            worker.main(self._engine, request, frame.fds, arguments, self._cell, profile)
         self._running[pid] = request.instance
         self._pids[request.instance] = pid
         self._tell(FORKED, pack_numbers(request.instance, pid, 0))
@@ -173,14 +184,17 @@ class Forkserver:
             pass
         told = []
         while self._running:
-            pid, status = posix.waitpid(-1, posix.WNOHANG)
-            if pid == 0:
+            # Looked at before it is buried: a worker that died of a forbidden system call left its number.
+            found = posix.waitid(posix.P_ALL, 0, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT)
+            if found is None:
                 break
+            call = seccomp.last_call(found.si_pid) if found.si_status == _signal.SIGSYS else -1
+            pid, status = posix.waitpid(found.si_pid, 0)
             instance = self._running.pop(pid, None)
             if instance is None:
                 continue
             del self._pids[instance]
-            ended = (pid, status, time.time_ns())
+            ended = (pid, status, time.time_ns(), call)
             self._exits[instance] = ended
             told += [instance, *ended]
         if told:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import posix
 import struct
-import sys
 
 from . import linux
 
@@ -27,6 +26,8 @@ _TRUNCATE = 1 << 14
 _READ = _READ_FILE | _READ_DIR
 _CHANGE = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SYM | _REFER | _TRUNCATE
 
+_FILE_RIGHTS = struct.pack("<Q", _READ_FILE)
+
 _FILES_BY_ABI = (0, 0x1FFF, 0x3FFF, 0x7FFF, 0x7FFF, 0xFFFF)  # all rights there are; from ABI 5 on the last
 _BIND_TCP, _CONNECT_TCP = 1, 2  # from ABI 4 on
 _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1, 2  # from ABI 6 on
@@ -43,7 +44,7 @@ def abi() -> int:
 class Landlock:
     """What a worker needs to shut itself in, made in the forkserver: after the fork it is only filled in."""
 
-    __slots__ = ("_alone", "_change", "_networked", "abi")
+    __slots__ = ("_alone", "_networked", "_readable", "_writable", "abi")
 
     def __init__(self) -> None:
         self.abi = abi()
@@ -51,9 +52,11 @@ class Landlock:
         tcp = _BIND_TCP | _CONNECT_TCP if self.abi >= 4 else 0
         scoped = _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL if self.abi >= 6 else 0
         # struct landlock_ruleset_attr. An older kernel takes the longer one while what it does not know is zero.
-        self._alone = struct.pack("QQQ", files, tcp, scoped)
-        self._networked = struct.pack("QQQ", files, 0, scoped)
-        self._change = _CHANGE & files
+        self._alone = struct.pack("<QQQ", files, tcp, scoped)
+        self._networked = struct.pack("<QQQ", files, 0, scoped)
+        # The start of struct landlock_path_beneath_attr, which is packed; the descriptor follows.
+        self._readable = struct.pack("<Q", _READ)
+        self._writable = struct.pack("<Q", _READ | _CHANGE & files)
 
     def restrict(self, folders: list[tuple[int, bool]], files: list[int], network: bool) -> None:
         """Give up everything but reading ``files`` and using ``folders``, for good.
@@ -65,21 +68,17 @@ class Landlock:
         """
         if not self.abi:
             return
+        # Not by struct or ctypes, and in one piece: a worker copies each page on which it looks at an object.
         handled = self._networked if network else self._alone
         ruleset = linux.system_call(_CREATE_RULESET, handled, len(handled), 0)
         for fd, readonly in folders:
-            _add_rule(ruleset, fd, _READ if readonly else _READ | self._change)
+            rule = (self._readable if readonly else self._writable) + fd.to_bytes(4, "little")
+            linux.system_call(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
         for fd in files:
             try:
-                _add_rule(ruleset, fd, _READ_FILE)
+                linux.system_call(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, _FILE_RIGHTS + fd.to_bytes(4, "little"), 0)
             except OSError as error:
                 if error.errno != _EBADFD:  # a memfd or the like is on no mount, and Landlock leaves it open
                     raise
         linux.system_call(_RESTRICT_SELF, ruleset, 0)
         posix.close(ruleset)
-
-
-def _add_rule(ruleset: int, fd: int, rights: int) -> None:
-    # struct landlock_path_beneath_attr, packed. Not by struct or ctypes: in a worker that copies 20 pages more.
-    rule = rights.to_bytes(8, sys.byteorder) + fd.to_bytes(4, sys.byteorder)
-    linux.system_call(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)

@@ -6,6 +6,7 @@ import ctypes
 import os
 
 PR_CAPBSET_DROP = 24  # prctl(2)
+PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
@@ -15,18 +16,29 @@ CLONE_NEWNET = 0x40000000  # setns(2)
 SFD_CLOEXEC = 0o2000000  # signalfd(2)
 SFD_NONBLOCK = 0o4000
 SIG_BLOCK, SIG_UNBLOCK = 0, 1  # sigprocmask(2)
+SA_SIGINFO, SA_RESETHAND = 0x4, 0x80000000  # sigaction(2)
 LAST_FD = 0xFFFFFFFF  # close_range(2)
 
 _CAPABILITY_VERSION_3 = 0x20080522  # capset(2)
 
 # PyDLL: these return at once, and the callers have one thread.
 _libc = ctypes.PyDLL(None, use_errno=True)
+_syscall = _libc.syscall
 
 
 class SignalSet(ctypes.Structure):
     """``sigset_t`` of the C library: 1,024 bits, all empty at first."""
 
     _fields_ = (("bits", ctypes.c_ulong * (1024 // (8 * ctypes.sizeof(ctypes.c_ulong)))),)
+
+
+class _SigAction(ctypes.Structure):
+    _fields_ = (
+        ("handler", ctypes.c_void_p),
+        ("mask", SignalSet),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    )
 
 
 class _CapHeader(ctypes.Structure):
@@ -44,6 +56,16 @@ def _check(result: int, what: str) -> int:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
     return result
+
+
+def system_call(*arguments: int | bytes | None) -> int:
+    """syscall(2) with integers of 32 bits, bytes (as pointers) and None. Raises ``OSError``.
+
+    Plain arguments, and no declared types: a fork copies every page on which it so much as looks at an object,
+    and ctypes looks at many.
+    """
+    result: int = _syscall(*arguments)
+    return result if result >= 0 else _check(result, "system call")
 
 
 def fork() -> int:
@@ -97,3 +119,9 @@ def sigprocmask(how: int, chosen: SignalSet) -> None:
 def signalfd(chosen: SignalSet) -> int:
     """A new descriptor that becomes readable when one of these blocked signals is pending (signalfd(2))."""
     return _check(_libc.signalfd(-1, ctypes.byref(chosen), SFD_CLOEXEC | SFD_NONBLOCK), "signalfd")
+
+
+def sigaction(number: int, handler: object, flags: int) -> None:
+    """Let ``handler``, a C function that the caller keeps alive, handle a signal (sigaction(2)). Raises ``OSError``."""
+    action = _SigAction(handler=ctypes.cast(handler, ctypes.c_void_p), flags=ctypes.c_int(flags).value)  # type: ignore[arg-type]
+    _check(_libc.sigaction(number, ctypes.byref(action), None), f"sigaction {number}")

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-VERSION = 1
+VERSION = 2
 """Of the protocol; a forkserver of another version is not joined."""
 
 MAX_BODY = 8 << 20
@@ -38,6 +38,9 @@ INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT = 0, 1, 2
 
 READY, FAILED, REFUSED = b"R", b"F", b"X"
 """First byte of a worker's report: about to run; its own set-up failed; the module cannot be run."""
+
+OWN_PID = 0x5AFE0B1D
+"""Stands in a seccomp filter where the worker puts its own pid; above every pid there is (proc_sys_kernel(5))."""
 
 WASM, NATIVE = 0, 1
 """Kinds of module file: bytes of the guest's, or our own compiler's product."""
@@ -212,9 +215,11 @@ class StartRequest:
         "max_pages",
         "module_kind",
         "netns",
+        "network",
         "oom_score_adj",
         "preopens",
         "rlimits",
+        "seccomp",
         "terminal",
         "uid",
     )
@@ -237,6 +242,8 @@ class StartRequest:
         cgroups: int = 0,
         netns: bool = False,
         terminal: bool = False,
+        network: bool = False,
+        seccomp: bytes = b"",
     ) -> None:
         self.instance = instance
         """The supervisor's number for this instance: unique for ever, unlike a pid."""
@@ -259,6 +266,10 @@ class StartRequest:
         self.netns = netns
         self.terminal = terminal
         """Stdin is a terminal, and becomes the controlling one."""
+        self.network = network
+        """Whether it may use sockets: it joins a network namespace, or is meant to have the host's network."""
+        self.seccomp = seccomp
+        """The spec's own filter, a program for seccomp(2); empty where there is none."""
 
     def fd_count(self) -> int:
         """How many descriptors belong to this request."""
@@ -277,6 +288,7 @@ class StartRequest:
             self.cgroups,
             int(self.netns),
             int(self.terminal),
+            int(self.network),
         )
         return pack(
             [
@@ -287,6 +299,7 @@ class StartRequest:
                 pack([bytes([preopen.readonly]) + preopen.path for preopen in self.preopens]),
                 pack_numbers(*self.groups),
                 pack_numbers(*(number for limit in self.rlimits for number in limit)),
+                self.seccomp,
             ]
         )
 
@@ -294,13 +307,13 @@ class StartRequest:
     def decode(cls, body: bytes) -> StartRequest:
         """The request in a START frame's body. Raises ``ProtocolError``."""
         fields = unpack(body)
-        if len(fields) != 7:
-            raise ProtocolError(f"a start request has 7 fields, not {len(fields)}")
+        if len(fields) != 8:
+            raise ProtocolError(f"a start request has 8 fields, not {len(fields)}")
         numbers = unpack_numbers(fields[0])
         limits = unpack_numbers(fields[6])
-        if len(numbers) != 9 or len(limits) % 3:
+        if len(numbers) != 10 or len(limits) % 3:
             raise ProtocolError("a start request's numbers do not fit")
-        instance, kind, uid, gid, adj, pages, cgroups, netns, terminal = numbers
+        instance, kind, uid, gid, adj, pages, cgroups, netns, terminal, network = numbers
         return cls(
             instance=instance,
             args=unpack(fields[2]),
@@ -317,4 +330,6 @@ class StartRequest:
             cgroups=cgroups,
             netns=bool(netns),
             terminal=bool(terminal),
+            network=bool(network),
+            seccomp=fields[7],
         )

@@ -4,14 +4,15 @@ The filters arrive as finished programs: they are built in the supervisor (``sup
 
 A forbidden call is never carried out. It traps, and the handler below, which the forkserver sets up once for
 all its forks, names the call and ends the process by SIGSYS. A plain kill would leave nobody to name it. The
-kernel sees to the rest: SIGSYS is blocked in its handler and back at its default from the first trap on
-(SA_RESETHAND), and the filter lets nobody set it again. So the handler's own last call, which is forbidden too,
-is deadly; and a guest that has rewritten the handler in its memory gets away with one call refused, and dies
-of the next.
+kernel sees to the rest: from the first trap on SIGSYS is blocked and back at its default (SA_RESETHAND), and no
+allowed call sets it, blocks it or returns from its handler. So every way on from the first trap but one ends in
+a second, which is deadly: a guest that had rewritten the handler in its memory beforehand, and jumps out of it,
+gets away with one call refused. It dies of the next.
 """
 
 from __future__ import annotations
 
+import _signal  # the signal module imports enum
 import ctypes
 import posix
 import select
@@ -20,9 +21,7 @@ import sys
 from ctypes import c_int, c_uint, c_void_p
 
 from . import linux
-
-OWN_PID = 0x5AFE0B1D
-"""Stands in a filter where the worker puts its own pid; above every pid there is (proc_sys_kernel(5))."""
+from .protocol import OWN_PID
 
 _SET_MODE_FILTER = 1
 _SIGSYS = 31
@@ -61,11 +60,11 @@ class Filter:
         # struct sock_fprog
         self._program = struct.pack("HP", len(code) // _INSTRUCTION_BYTES, ctypes.addressof(buffer)) if code else b""
 
-    def install(self) -> None:
-        """Confine this process for good. Needs no_new_privs. Raises ``OSError``."""
+    def install(self, pid: int) -> None:
+        """Confine this process, which has this pid, for good. Needs no_new_privs. Raises ``OSError``."""
         if self._program:
             if self._pid >= 0:
-                self._code[self._pid] = posix.getpid()
+                self._code[self._pid] = pid
             linux.system_call(_SECCOMP, _SET_MODE_FILTER, 0, self._program)
 
 
@@ -80,7 +79,7 @@ class Reporter:
         self._callback = ctypes.CFUNCTYPE(None, c_int, c_void_p, c_void_p)(self._report)
         linux.sigaction(_SIGSYS, self._callback, linux.SA_SIGINFO | linux.SA_RESETHAND)
 
-    def _report(self, _signal: int, info: int, _context: int) -> None:
+    def _report(self, _number: int, info: int, _context: int) -> None:
         try:
             trap = _Trap.from_address(info)
             if trap.code == _SYS_SECCOMP:  # and not from somebody's kill(2)
@@ -91,8 +90,10 @@ class Reporter:
                 if poll.poll(0):
                     posix.write(2, b"wasm-sandboxer: forbidden system call %s (%d)\n" % (name, trap.call))
                 linux.prctl(linux.PR_SET_NAME, b"%s%d" % (_EPITAPH, trap.call))
+        except Exception:  # nobody is left to hear of it
+            pass
         finally:
-            posix.kill(posix.getpid(), _SIGSYS)
+            _signal.raise_signal(_SIGSYS)  # pending until this returns, which is forbidden, too (rt_sigreturn)
 
     def _name(self, call: int) -> bytes:
         names = self._names.split(b"\n")

@@ -16,6 +16,7 @@ from .wasmedge import ModuleRefused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .protocol import StartRequest
+    from .seccomp import Filter
     from .wasmedge import Arguments, Engine
 
 SETUP_FAILED = 125  # exit status of a worker that never ran its guest; nobody takes it for a guest's
@@ -26,12 +27,20 @@ class _SetupFailed(Exception):
     pass
 
 
-def main(engine: Engine, request: StartRequest, fds: list[int], arguments: Arguments) -> None:
+def main(
+    engine: Engine,
+    request: StartRequest,
+    fds: list[int],
+    arguments: Arguments,
+    cell: confinement.Cell,
+    profile: Filter,
+) -> None:
     """The life of a forked worker. Never returns: the process ends with the guest's exit status."""
     report = fds[0]
     try:
         try:
             module, preopens = _prepare(request, fds)
+            _shut(cell, request, module, preopens, profile)
             _load(engine, request, module, preopens, arguments)
         except ModuleRefused as error:
             _say(report, REFUSED, str(error))
@@ -80,6 +89,13 @@ def _prepare(request: StartRequest, fds: list[int]) -> tuple[int, list[int]]:
     for fd in fds[5 : len(fds) - len(preopens)]:
         posix.close(fd)
     return module, preopens
+
+
+def _shut(cell: confinement.Cell, request: StartRequest, module: int, preopens: list[int], profile: Filter) -> None:
+    try:
+        cell.shut(request, module, preopens, profile)
+    except OSError as error:
+        raise _SetupFailed(f"Landlock and seccomp: {error}") from None
 
 
 def _load(engine: Engine, request: StartRequest, module: int, preopens: list[int], arguments: Arguments) -> None:

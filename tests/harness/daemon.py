@@ -25,6 +25,7 @@ class Daemon:
         # Short: a socket's path has 107 bytes.
         self.folder = folder or Path(tempfile.mkdtemp(prefix="wasm-sb-"))
         self._options = options
+        self.environment: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.log = self.folder / "log"
 
@@ -44,15 +45,10 @@ class Daemon:
         """Start it and wait until it says that it is ready."""
         notify = self.folder / "notify.sock"
         notify.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, self.log.open("ab") as log:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.bind(str(notify))
-            command = [sys.executable, "-m", "supervisor", "--listen", str(self.listen), "--dir", str(self.dir)]
-            self.process = subprocess.Popen(
-                [*command, "--log-level", "debug", *self._options],
-                cwd=ROOT,
-                env={**os.environ, "NOTIFY_SOCKET": str(notify)},
-                stderr=log,
-            )
+            self.launch()
+            assert self.process is not None
             deadline = time.monotonic() + START_SECONDS
             sock.settimeout(0.2)
             while True:
@@ -63,6 +59,17 @@ class Daemon:
                     if self.process.poll() is not None or time.monotonic() > deadline:
                         self.kill()
                         raise AssertionError(f"the daemon did not start:\n{self.log_text()}") from None
+
+    def launch(self) -> None:
+        """Start it, and wait for nothing."""
+        command = [sys.executable, "-m", "supervisor", "--listen", str(self.listen), "--dir", str(self.dir)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--log-level", "debug", *self._options],
+                cwd=ROOT,
+                env={**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify.sock"), **self.environment},
+                stderr=log,
+            )
 
     def stop(self, timeout: float = 30) -> int:
         """SIGTERM, and its exit status."""

@@ -1,0 +1,395 @@
+"""A guest that has broken out of WebAssembly, for tests: our own code at the guest's place, in a worker's cell.
+
+Run as a program it is a forkserver with everything of the real one but the engine. Where that would run the
+module, it runs one of the tries below, with arguments, and prints ``done ...`` or the name of the errno.
+``Cells`` is the test's side of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers import forkserver, protocol, seccomp
+from workers.wasmedge import Arguments
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+TRIES: dict[str, Callable[..., object]] = {}
+"""By name: each is given the preopens' descriptors and its arguments."""
+
+
+def _try(function: Callable[..., object]) -> Callable[..., object]:
+    TRIES[function.__name__.strip("_")] = function
+    return function
+
+
+class BrokenOut:
+    """At the engine's place: loads nothing, and runs a try with the rights of a guest."""
+
+    version = "broken out"
+
+    def prime(self) -> None:
+        """As ``Engine``'s."""
+
+    def load(self, path: bytes, kind: int, arguments: Arguments, preopens: list[tuple[protocol.Preopen, int]]) -> None:
+        """Open the preopens as WasmEdge does, and the module that would be parsed."""
+        self._args = [os.fsdecode(each) for each in arguments.args if each is not None]
+        self._folders = [os.open(f"/proc/self/fd/{fd}/.", os.O_RDONLY | os.O_DIRECTORY) for _, fd in preopens]
+        os.close(os.open(path, os.O_RDONLY))
+
+    def find(self, name: bytes) -> None:
+        """As ``Engine``'s."""
+
+    def run(self, command: bool) -> tuple[int, bytes]:
+        """Make the try."""
+        try:
+            result = TRIES[self._args[0]](self._folders, *self._args[1:])
+            answer = "done" if result is None else f"done {result}"
+        except OSError as error:
+            answer = errno.errorcode.get(error.errno or 0, str(error))
+        except MemoryError:
+            answer = "MemoryError"
+        os.write(1, answer.encode() + b"\n")
+        return 0, b""
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "")
+    return result
+
+
+@_try
+def _call(_: list[int], number: str, *arguments: str) -> object:
+    """Any system call by number. ``@text`` is a pointer to 4 KiB with the text and zeros; the rest are numbers."""
+    buffers = [ctypes.create_string_buffer(each[1:].encode(), 4096) for each in arguments]
+    pairs = zip(arguments, buffers, strict=True)
+    values = [ctypes.addressof(buffer) if each.startswith("@") else int(each) for each, buffer in pairs]
+    return _checked(_libc.syscall(ctypes.c_long(int(number)), *(ctypes.c_long(value) for value in values)))
+
+
+@_try
+def _open(folders: list[int], folder: str, path: str, flags: str) -> object:
+    """Open a path, in a preopen or ("-") wherever it leads; read a byte where that is asked for."""
+    fd = os.open(path, int(flags), 0o600, dir_fd=None if folder == "-" else folders[int(folder)])
+    return None if int(flags) & (os.O_WRONLY | os.O_RDWR | os.O_DIRECTORY) else len(os.read(fd, 1))
+
+
+@_try
+def _rename(folders: list[int], source: str, old: str, target: str, new: str) -> object:
+    os.rename(old, new, src_dir_fd=folders[int(source)], dst_dir_fd=folders[int(target)])
+    return None
+
+
+@_try
+def _link(folders: list[int], source: str, old: str, target: str, new: str) -> object:
+    os.link(old, new, src_dir_fd=folders[int(source)], dst_dir_fd=folders[int(target)], follow_symlinks=False)
+    return None
+
+
+@_try
+def _truncate(folders: list[int], folder: str, path: str) -> object:
+    fd = os.open(path, os.O_RDWR, dir_fd=folders[int(folder)])
+    os.ftruncate(fd, 3)
+    return os.fstat(fd).st_size
+
+
+@_try
+def _own_fds(_: list[int]) -> object:
+    """How many descriptors it was left with."""
+    found = []
+    for fd in range(1024):
+        try:
+            os.fstat(fd)
+            found.append(fd)
+        except OSError:
+            pass
+    return len(found)
+
+
+@_try
+def _wait(_: list[int]) -> object:
+    """Until stdin ends."""
+    os.read(0, 1)
+    return None
+
+
+@_try
+def _connect(_: list[int], family: str, kind: str, where: str) -> object:
+    """``where`` is a port of the loopback, or the name of a Unix socket with a leading ``@`` for a zero byte."""
+    sock = socket.socket(int(family), int(kind))
+    if where.startswith(("@", "/")):
+        sock.connect(where.replace("@", "\0"))
+    elif where:
+        sock.connect(("127.0.0.1", int(where)))
+    return None
+
+
+@_try
+def _bind(_: list[int], family: str, kind: str) -> object:
+    sock = socket.socket(int(family), int(kind))
+    sock.bind(("127.0.0.1", 0))
+    return None
+
+
+@_try
+def _exec(_: list[int], path: str) -> object:
+    os.execv(path, [path])
+
+
+@_try
+def _fork(_: list[int]) -> object:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    return None
+
+
+@_try
+def _signal(_: list[int], pid: str, number: str) -> object:
+    os.kill(int(pid), int(number))
+    return None
+
+
+@_try
+def _read_memory(_: list[int], pid: str) -> object:
+    """process_vm_readv(2), of an address where every worker of a forkserver has the same."""
+    buffer = ctypes.create_string_buffer(8)
+    vector = (ctypes.c_ulong * 2)(ctypes.addressof(buffer), 8)
+    return _checked(_libc.process_vm_readv(int(pid), ctypes.byref(vector), 1, ctypes.byref(vector), 1, 0))
+
+
+@_try
+def _set_handler(_: list[int], number: str, handler: str) -> object:
+    """rt_sigaction: ``handler`` 0 is the default, 1 is to ignore."""
+    action = (ctypes.c_ulong * 20)(int(handler))
+    return _checked(_libc.sigaction(int(number), ctypes.byref(action), None))
+
+
+@_try
+def _blocked(_: list[int], number: str) -> object:
+    """Block SIGSYS, then make a forbidden call."""
+    everything = (ctypes.c_ulong * 16)(*[2**64 - 1] * 16)
+    _checked(_libc.sigprocmask(0, ctypes.byref(everything), None))
+    return _call([], number)
+
+
+@_try
+def _neutered(_: list[int], number: str) -> object:
+    """Overwrite the handler in memory, so that it returns and neither names the call nor ends, then make it."""
+    vars(seccomp)["posix"] = None
+    seccomp.Reporter._report = lambda *_: None  # type: ignore[method-assign]
+    return _call([], number)
+
+
+@_try
+def _stderr_full(_: list[int], number: str) -> object:
+    """Fill the pipe at stderr, then make a forbidden call."""
+    fcntl.fcntl(2, fcntl.F_SETFL, os.O_NONBLOCK)
+    try:
+        while True:
+            os.write(2, bytes(4096))
+    except BlockingIOError:
+        fcntl.fcntl(2, fcntl.F_SETFL, 0)
+    return _call([], number)
+
+
+@_try
+def _stderr_closed(_: list[int], number: str) -> object:
+    os.close(2)
+    return _call([], number)
+
+
+@_try
+def _make_code(_: list[int]) -> object:
+    """Memory that is written and then run."""
+    mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    return None
+
+
+@_try
+def _turn_into_code(_: list[int]) -> object:
+    memory = mmap.mmap(-1, 4096)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    return _checked(_libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(4096), mmap.PROT_EXEC))
+
+
+@_try
+def _eat_memory(_: list[int], limit: str) -> object:
+    held = []
+    for _number in range(int(limit)):
+        held.append(mmap.mmap(-1, 1 << 20))
+        held[-1][0] = 1
+    return None
+
+
+@_try
+def _eat_descriptors(_: list[int], limit: str) -> object:
+    for _number in range(int(limit)):
+        os.dup(0)
+    return None
+
+
+@_try
+def _eat_disk(folders: list[int], limit: str) -> object:
+    fd = os.open("flood", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=folders[0])
+    for _number in range(int(limit)):
+        os.write(fd, bytes(1 << 20))
+    return None
+
+
+@_try
+def _grow_limit(_: list[int], kind: str) -> object:
+    resource.setrlimit(int(kind), (1 << 30, 1 << 30))
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a try, or of a guest."""
+
+    report: str
+    """The worker's verdict, and why where it is not ready."""
+    status: int
+    """As a task's exit status: a signal is 128 and its number."""
+    call: int
+    """Number of the forbidden system call that ended it; -1 is none."""
+    stdout: str
+    stderr: str
+
+
+class Cells:
+    """A forkserver of the test's own, whose workers' cells are as given."""
+
+    def __init__(
+        self, filters: Sequence[bytes] = (b"", b"", b""), broken_out: bool = True, under: Sequence[str] = ()
+    ) -> None:
+        """``filters`` as for HELLO; with ``broken_out`` tries run at the guest's place, and else real guests.
+
+        ``under`` is a command that runs it, such as strace.
+        """
+        self._folder = tempfile.TemporaryDirectory()
+        path = f"{self._folder.name}/s"
+        program = "tests.harness.broken_out" if broken_out else "workers.forkserver"
+        boot = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from {program} import main; main()"
+        command = [*under, sys.executable, "-I", "-c", boot, path]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        said = self._process.stdout.readline()
+        assert said == "ready\n", said
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
+        self._reader = protocol.Reader(self._socket)
+        self._instance = 0
+        self._module = Path(self._folder.name, "module")
+        self._module.write_bytes(b"\0asm\1\0\0\0")
+        protocol.send(self._socket, protocol.HELLO, protocol.pack(list(filters)))
+        self._next(protocol.WELCOME)
+
+    @property
+    def pid(self) -> int:
+        """The forkserver's."""
+        return self._process.pid
+
+    def start(
+        self,
+        *args: str,
+        folders: Sequence[tuple[Path, bool]] = (),
+        stderr: int | None = None,
+        stdin: int | None = None,
+        module: Path | None = None,
+        **fields: object,
+    ) -> Worker:
+        """Start a worker. ``folders`` pairs each preopen (the first is ``/``) with whether it is read-only."""
+        self._instance += 1
+        report, theirs = os.pipe()
+        out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        chosen = module or self._module
+        opened = [os.open(chosen, os.O_RDONLY), os.open("/dev/null", os.O_RDONLY) if stdin is None else os.dup(stdin)]
+        opened += [os.dup(out.fileno()), os.dup(err.fileno() if stderr is None else stderr)]
+        opened += [os.open(path, os.O_PATH | os.O_DIRECTORY) for path, _ in folders]
+        names = ["/", *(f"/{path.name}" for path, _ in folders[1:])]
+        preopens = [
+            protocol.Preopen(os.fsencode(name), readonly) for name, (_, readonly) in zip(names, folders, strict=False)
+        ]
+        native = protocol.NATIVE if chosen.suffix == ".so" else protocol.WASM
+        request = protocol.StartRequest(
+            instance=self._instance,
+            args=[os.fsencode(arg) for arg in args],
+            env=[],
+            preopens=preopens,
+            module_kind=native,
+            **fields,  # type: ignore[arg-type]
+        )
+        protocol.send(self._socket, protocol.START, request.encode(), [theirs, *opened])
+        for fd in (theirs, *opened):
+            os.close(fd)
+        _, pid, _ = protocol.unpack_numbers(self._next(protocol.FORKED).body)
+        with os.fdopen(report, "rb") as stream:
+            return Worker(self, pid, stream.read().decode(), out, err)
+
+    def run(self, *args: str, **more: object) -> Outcome:
+        """Start a worker and wait for its end."""
+        return self.start(*args, **more).wait()  # type: ignore[arg-type]
+
+    def ended(self) -> tuple[int, int]:
+        """Wait status and forbidden call of the next worker that ends."""
+        numbers = protocol.unpack_numbers(self._next(protocol.EXITED).body)
+        protocol.send(self._socket, protocol.ACK, protocol.pack_numbers(numbers[0]))
+        return numbers[2], numbers[4]
+
+    def close(self) -> None:
+        """End the forkserver, and what runs."""
+        protocol.send(self._socket, protocol.END, b"")
+        self._process.communicate()
+        self._reader.close()
+        self._folder.cleanup()
+
+    def _next(self, kind: int) -> protocol.Frame:
+        while True:
+            for frame in self._reader.frames():
+                if frame.kind == kind:
+                    return frame
+            assert self._reader.receive(), "the forkserver is gone"
+
+
+@dataclass(slots=True)
+class Worker:
+    """A started worker; one at a time may be waited for."""
+
+    cells: Cells
+    pid: int
+    report: str
+    out: tempfile._TemporaryFileWrapper[bytes]
+    err: tempfile._TemporaryFileWrapper[bytes]
+
+    def wait(self) -> Outcome:
+        """What became of it."""
+        status, call = self.cells.ended()
+        texts = []
+        for file in (self.out, self.err):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+            file.close()
+        code = os.waitstatus_to_exitcode(status)
+        return Outcome(self.report, 128 - code if code < 0 else code, call, *texts)
+
+
+def main() -> None:
+    """Be a forkserver with a broken-out guest in it."""
+    forkserver.Engine = BrokenOut  # type: ignore[assignment,misc]
+    forkserver.main()
