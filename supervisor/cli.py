@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import grp
 import logging
 import sys
 from pathlib import Path
@@ -12,6 +13,16 @@ import click
 from . import __version__
 from .drain import drain
 from .pack import pack
+
+
+def _group(_context: click.Context, _parameter: click.Parameter, name: str) -> int | None:
+    """The number of a group that is given by name or number."""
+    if not name:
+        return None
+    try:
+        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise click.BadParameter(f"there is no group {name!r} (getent group)") from None
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,6 +49,13 @@ from .pack import pack
     help="Forward task events to containerd's ttrpc socket (/run/containerd/containerd.sock.ttrpc).",
 )
 @click.option(
+    "--socket-group",
+    default="",
+    metavar="GROUP",
+    callback=_group,
+    help="Group that may use the sockets beside root (mode 0660).",
+)
+@click.option(
     "--require-confinement",
     is_flag=True,
     help="Refuse to run where Landlock or seccomp is missing (see: wasm-sandboxer doctor).",
@@ -52,7 +70,13 @@ from .pack import pack
 @click.version_option(__version__, prog_name="wasm-sandboxer")
 @click.pass_context
 def main(
-    context: click.Context, listen: Path, folder: Path, events: str, require_confinement: bool, log_level: str
+    context: click.Context,
+    listen: Path,
+    folder: Path,
+    events: str,
+    socket_group: int | None,
+    require_confinement: bool,
+    log_level: str,
 ) -> None:
     """Run WebAssembly workloads as isolated processes, for iSulad and containerd.
 
@@ -68,7 +92,7 @@ def main(
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
     async def serve() -> None:
-        await Daemon(Options(listen.absolute(), folder.absolute(), require_confinement, events)).run()
+        await Daemon(Options(listen.absolute(), folder.absolute(), events, socket_group, require_confinement)).run()
 
     try:
         asyncio.run(serve())

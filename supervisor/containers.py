@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from dataclasses import replace
 
 from sandbox_api.errors import FailedPrecondition
 from sandbox_api.interface import NewTask, Stdio, Usage
@@ -13,10 +15,12 @@ from . import spec as oci
 from .cgroups import Cgroup, Hierarchy, Resources
 from .container import Container
 from .prepared import Prepared
-from .process import Process
+from .process import Process, ProcessState
 from .registry import Registry
 from .sandbox import Sandbox, SandboxState
-from .store import Recorded, Store
+from .store import Recorded, Store, StoreFailed
+
+log = logging.getLogger(__name__)
 
 
 class Containers:
@@ -27,6 +31,7 @@ class Containers:
         self._registry = registry
         self._store = store
         self._hierarchy = hierarchy
+        self._told_of_capabilities = False
 
     def make(self, namespace: str, new: NewTask) -> Container:
         """Prepare a container in a ready sandbox: record it, then mount what it needs and make its control group.
@@ -38,6 +43,9 @@ class Containers:
         prepared = self._store.prepared(namespace, new.id, "")
         sandbox = self._sandbox_of(namespace, new, spec, prepared)
         sandbox.require("create a container in it", SandboxState.READY)
+        if spec.capabilities and not self._told_of_capabilities:
+            self._told_of_capabilities = True
+            log.warning("%s asks for capabilities: a WASM guest has no use for any, and none is ever given", new.id)
         stdio = _stdio(new.stdio, prepared, spec.process.terminal)
         streams.check(stdio)
         resources = Resources.parse(spec.resources)
@@ -48,12 +56,13 @@ class Containers:
         else:
             plan = rootfs.plan(spec, bundle.root(new.bundle, spec.root), new.rootfs, folder)
         container = Container(namespace, new.id, sandbox.id, new.bundle, Process(0, new.id, "", stdio))
-        self._store.add_container(container, Recorded(config, plan))
+        group = spec.cgroups_path or (_default_path(container) if resources.limited else "")
+        planned = self._hierarchy.plan(group, resources) if group else ""
+        self._store.add_container(container, Recorded(config, plan), planned)
         try:
             rootfs.mount(plan)
-            if spec.cgroups_path or resources.limited:
-                path = spec.cgroups_path or _default_path(container)
-                container.cgroup = self._hierarchy.create(path, resources)
+            if group:
+                container.cgroup = self._hierarchy.create(group, resources)
             self._store.update_container(container)
         except BaseException:
             if container.cgroup is not None:
@@ -92,19 +101,43 @@ class Containers:
 
     def update(self, container: Container, resources: Resources) -> None:
         """Change the limits of a container, running or not."""
-        self._cgroup(container).update(resources, [process.pid for process in container.alive()])
+        cgroup = self._cgroup(container)
+        self._store.change_container(container, cgroup.plan_update(resources))
+        cgroup.update(resources, [process.pid for process in container.alive()])
         self._store.update_container(container)
 
     def own_cgroup(self, container: Container) -> Cgroup:
-        """A control group that no other container is in, with its processes in it."""
+        """A control group that no other container is in, with its processes in it; to be ``settled`` after its use."""
         cgroup = self._cgroup(container)
+        self._store.change_container(container, cgroup.plan_own())
         cgroup.ensure_own([process.pid for process in container.alive()])
-        self._store.update_container(container)
         return cgroup
+
+    def settled(self, container: Container) -> None:
+        """The container's control group is as its processes' states on record say."""
+        try:
+            self._store.update_container(container)
+        except StoreFailed as error:  # then the next supervisor looks for itself
+            log.warning("container %s: %s", container.id, error)
+
+    def repair(self, container: Container) -> None:
+        """Finish or undo a change of the control group that a supervisor did not live to finish."""
+        if container.cgroup is not None:
+            alive = container.alive()
+            paused = container.cgroup.repair(
+                [process.pid for process in alive], any(process.state is ProcessState.PAUSED for process in alive)
+            )
+            state = ProcessState.PAUSED if paused else ProcessState.RUNNING
+            self._store.update_processes([replace(process, state=state) for process in alive])
+            for process in alive:
+                process.state = state
+        self._store.update_container(container)
 
     def _cgroup(self, container: Container) -> Cgroup:
         if container.cgroup is None:
-            container.cgroup = self._hierarchy.create(_default_path(container), Resources())
+            path = _default_path(container)
+            self._store.change_container(container, self._hierarchy.plan(path, Resources()))
+            container.cgroup = self._hierarchy.create(path, Resources())
         return container.cgroup
 
     def _sandbox_of(self, namespace: str, new: NewTask, spec: oci.Spec, prepared: Prepared | None) -> Sandbox:

@@ -58,10 +58,12 @@ class Options:
     """Socket of the Sandbox API."""
     folder: Path
     """State, mounts, the helpers' sockets, and the Task API's."""
-    require_confinement: bool = False
-    """Refuse to run where the kernel or a library lacks what confines workers."""
     events: str = ""
     """Socket to forward events to; "" is nobody."""
+    socket_group: int | None = None
+    """Group that may use the APIs beside root."""
+    require_confinement: bool = False
+    """Refuse to run where the kernel or a library lacks what confines workers."""
 
     @property
     def task_socket(self) -> Path:
@@ -114,7 +116,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
             cleanup.callback(loop.remove_signal_handler, number)
-        cleanup.callback(os.close, _lock_folder(options.folder))
+        cleanup.callback(os.close, _lock_folder(options.folder, options.socket_group))
         sockets.claim(options.listen)
         linux.become_subreaper()
 
@@ -150,6 +152,7 @@ class Daemon:
         for kept in await self._relay.take():
             await ttrpc.resume(kept.key, socket.socket(fileno=kept.fd), kept.note)
         await ttrpc.start(sockets.listen(options.task_socket))
+        sockets.give_to_group(options.task_socket, options.socket_group)
         cleanup.callback(options.task_socket.unlink, missing_ok=True)
         cleanup.push_async_callback(calls.all_done)
         await self._serve_grpc(cleanup, grpc_server.server(methods), options.grpc_task_socket)
@@ -172,6 +175,7 @@ class Daemon:
         with sockets.private():
             server.add_insecure_port(f"unix:{path}")
         cleanup.callback(path.unlink, missing_ok=True)
+        sockets.give_to_group(path, self._options.socket_group)
         cleanup.push_async_callback(server.stop, 0.5)
         await server.start()
 
@@ -266,10 +270,15 @@ def _open_store(path: Path) -> Store:
         return Store(str(path))
 
 
-def _lock_folder(folder: Path) -> int:
-    """Make the folder ours alone; the descriptor that holds it. Raises ``CannotStart``."""
+def _lock_folder(folder: Path, gid: int | None) -> int:
+    """Make the folder ours alone, but for a group's way to the sockets in it; the descriptor that holds it.
+
+    Raises ``CannotStart``.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    if gid is not None:
+        os.chown(folder, -1, gid)
+    folder.chmod(0o700 if gid is None else 0o710)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

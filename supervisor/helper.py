@@ -150,18 +150,21 @@ class Helper:
             return None
         return sock
 
-    def _readable(self) -> None:
-        assert self._reader is not None
+    def _readable(self) -> bool:
+        """Take what has come; false where there is nothing more for now, or the helper is gone."""
+        if self._reader is None:
+            return False
         try:
             more = self._reader.receive()
             for frame in self._reader.frames():
                 self._on_frame(frame)
         except BlockingIOError:
-            return
+            return False
         except (OSError, protocol.ProtocolError):
             more = False
         if not more:
             self._lost()
+        return more
 
     def _flush(self) -> None:
         assert self._sock is not None
@@ -182,11 +185,23 @@ class Helper:
                 loop.add_writer(self._sock.fileno(), self._flush)
             return
         except OSError:
-            self._lost()
+            self._hear_the_rest()
             return
         if self._writing:
             self._writing = False
             loop.remove_writer(self._sock.fileno())
+
+    def _hear_the_rest(self) -> None:
+        """The helper is gone: what it said before is still in the socket."""
+        loop = asyncio.get_running_loop()
+        if self._writing and self._sock is not None:
+            self._writing = False
+            loop.remove_writer(self._sock.fileno())
+        loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        while self._sock is not None and self._readable():
+            pass
 
     def _lost(self) -> None:
         if self._sock is not None:

@@ -119,7 +119,9 @@ class Reaper:
     def _watched_ended(self, process: Process, pidfd: int, tries: int = 100) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(pidfd)
-        status = _pidfd_status(pidfd)
+        status = birth.status_left(process.pid, process.born)
+        if status is None:
+            status = _pidfd_status(pidfd)
         if status is None and tries:  # it is told once its parent, init, has reaped it
             loop.call_later(0.01, self._watched_ended, process, pidfd, tries - 1)
             return

@@ -11,13 +11,14 @@ import signal
 
 from . import birth
 from .cgroups import Hierarchy
+from .container import Container
 from .containers import Containers
 from .launcher import Inventory, Launcher
 from .preparations import Preparations
 from .process import ALIVE, Process, ProcessState
 from .reaper import Reaper
 from .registry import Registry
-from .store import Store
+from .store import Made, Store
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Recovery:
         self._preparations = preparations
         self._reaper = reaper
         self._launcher = launcher
+        self._changing: list[Container] = []
 
     def load(self) -> None:
         """Read what is on record, and undo what was never finished."""
@@ -53,6 +55,7 @@ class Recovery:
         recorded = list(self._store.containers())
         for container, cgroup, _ in recorded:  # all of them first: parents go with the last that holds them
             container.cgroup = self._hierarchy.attach(cgroup) if cgroup else None
+        self._changing = [container for container, _, made in recorded if made is Made.CHANGING]
         for container, _, made in recorded:
             home = self._registry.sandboxes.get((container.namespace, container.sandbox_id))
             if made and home is not None:
@@ -88,6 +91,8 @@ class Recovery:
         self._launcher.acknowledge([each.instance for each in inventory.ended])
         for process in orphans:  # their forkserver died, too; they may still run
             self._reaper.adopt(process)
+        for container in self._changing:
+            self._containers.repair(container)
         for instance in inventory.running.keys() - self._registry.processes.keys():
             log.warning("killing instance %d, of which nothing is on record", instance)
             await self._launcher.kill(instance, signal.SIGKILL)

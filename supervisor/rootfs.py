@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,11 +44,14 @@ class Plan:
     tmpfs: tuple[Tmpfs, ...] = ()
     tmpfs_folder: str = ""
     """Where the private tmpfs are mounted, each in a folder named by its number."""
+    masked: tuple[str, ...] = ()
+    readonly: tuple[str, ...] = ()
+    """Paths in the root that are to be empty, or not to be written; those that are not there are passed over."""
 
     @property
     def touches_root(self) -> bool:
         """Whether something is mounted on the root or below it."""
-        return bool(self.rootfs or self.binds)
+        return bool(self.rootfs or self.binds or self.masked or self.readonly)
 
     def tmpfs_path(self, number: int) -> str:
         """The folder of the tmpfs with this number."""
@@ -74,7 +78,10 @@ def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str) -> Plan:
         if os.path.isdir(bind.source) and any(file.destination.startswith(bind.destination + "/") for file in files)
     ]
     binds = sorted(files + holders, key=lambda bind: bind.destination.count("/"))
-    return Plan(root, tuple(rootfs), tuple(binds), spec.tmpfs, folder if spec.tmpfs else "")
+    masked, readonly = spec.masked, spec.readonly
+    if not rootfs:  # what there is in the root can be seen now: most of what engines list is in /proc and /sys
+        masked, readonly = (tuple(path for path in paths if _exists(root, path)) for paths in (masked, readonly))
+    return Plan(root, tuple(rootfs), tuple(binds), spec.tmpfs, folder if spec.tmpfs else "", masked, readonly)
 
 
 def mount(todo: Plan) -> None:
@@ -82,13 +89,17 @@ def mount(todo: Plan) -> None:
     try:
         for each in todo.rootfs:
             _mount_rootfs(each, todo.root)
-        if todo.binds and not todo.rootfs:
+        if todo.touches_root and not todo.rootfs:
             # Onto itself, so that one unmount takes all below with it.
             linux.mount(todo.root, todo.root, "", linux.MS_BIND | linux.MS_REC)
         if todo.touches_root:
             linux.mount("", todo.root, "", linux.MS_PRIVATE | linux.MS_REC)
         for bind in todo.binds:
             _mount_bind(todo.root, bind)
+        for path in todo.readonly:
+            _cover(todo.root, path, masked=False)
+        for path in todo.masked:
+            _cover(todo.root, path, masked=True)
         for number, tmpfs in enumerate(todo.tmpfs):
             path = todo.tmpfs_path(number)
             os.makedirs(path, mode=0o700)
@@ -188,6 +199,44 @@ def _mount_bind(root: str, bind: Bind) -> None:
         reason = os.strerror(error.errno or 0)
         raise FailedPrecondition(f"mounting {bind.source} on {bind.destination}: {reason}") from None
     finally:
+        os.close(base)
+
+
+def _exists(root: str, path: str) -> bool:
+    base = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(linux.open_in_root(base, path, os.O_PATH))
+    except OSError:
+        return False
+    finally:
+        os.close(base)
+    return True
+
+
+def _cover(root: str, path: str, masked: bool) -> None:
+    """Make a path of the root read-only; or, ``masked``, empty: /dev/null over a file, as runc does, or nothing
+    over a folder. Not there: passed over."""
+    if not _exists(root, path):
+        return
+    base = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    place = linux.open_in_root(base, path, os.O_PATH)
+    try:
+        target = f"/proc/self/fd/{place}"
+        if not masked:
+            linux.mount(target, target, "", linux.MS_BIND | linux.MS_REC)
+        elif stat.S_ISDIR(os.fstat(place).st_mode):
+            linux.mount("tmpfs", target, "tmpfs", linux.MS_RDONLY, "size=0k")
+            return
+        else:
+            linux.mount("/dev/null", target, "", linux.MS_BIND)
+        mounted = linux.open_in_root(base, path, os.O_PATH)
+        try:
+            flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY
+            linux.mount("", f"/proc/self/fd/{mounted}", "", flags)
+        finally:
+            os.close(mounted)
+    finally:
+        os.close(place)
         os.close(base)
 
 

@@ -35,6 +35,13 @@ def claim(path: Path) -> None:
     raise SocketTaken(f"{path}: somebody serves there already: stop it or choose another path")
 
 
+def give_to_group(path: Path, gid: int | None) -> None:
+    """Let a group in as well (mode 0660)."""
+    if gid is not None:
+        os.chown(path, -1, gid)
+        path.chmod(0o660)
+
+
 @contextmanager
 def private() -> Iterator[None]:
     """Sockets made meanwhile are for their owner only (mode 0600)."""

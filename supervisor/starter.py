@@ -6,8 +6,8 @@ import os
 
 from sandbox_api.errors import FailedPrecondition
 
-from . import spec as oci
 from . import seccomp, streams, wasi
+from . import spec as oci
 from .cgroups import Resources
 from .container import Container
 from .launcher import Launcher

@@ -6,10 +6,12 @@ Safe against the death of any process, not of the machine (no fsync): a reboot e
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from enum import IntEnum
 from typing import Any
 
 from sandbox_api.errors import Internal
@@ -37,7 +39,7 @@ CREATE TABLE containers (
     config BLOB NOT NULL,       -- config.json as it was at Create
     plan TEXT NOT NULL,         -- what is mounted for it, recorded before it is
     cgroup TEXT NOT NULL,
-    made INTEGER NOT NULL,      -- 0 until all that was planned is there
+    made INTEGER NOT NULL,      -- 0 until all that was planned is there, 2 while its control group is changed
     PRIMARY KEY (namespace, id)
 ) WITHOUT ROWID;
 CREATE TABLE processes (
@@ -67,6 +69,15 @@ class Recorded:
     plan: Plan
 
 
+class Made(IntEnum):
+    """How far a container's making is."""
+
+    UNFINISHED = 0
+    DONE = 1
+    CHANGING = 2
+    """Its control group is being changed, frozen or thawed: the record says what it may have by now."""
+
+
 class StoreFailed(Internal):
     """The state file could not be written or read: a full or read-only disk, say. Nothing was changed."""
 
@@ -81,6 +92,7 @@ class Store:
     def __init__(self, path: str) -> None:
         """Open the file, or make it. Raises ``StoreUnfit``."""
         self._path = path
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -156,8 +168,11 @@ class Store:
         for namespace, sandbox_id, netns, labels, state, created_at, exited_at in rows:
             yield Sandbox(namespace, sandbox_id, netns, json.loads(labels), SandboxState(state), created_at, exited_at)
 
-    def add_container(self, container: Container, recorded: Recorded) -> None:
-        """Record a new container and its init process, which is given its instance number."""
+    def add_container(self, container: Container, recorded: Recorded, cgroup: str) -> None:
+        """Record a new container, unfinished, and its init process, which is given its instance number.
+
+        ``cgroup`` is what its control group's state will be, "" where it gets none.
+        """
         with self._transaction():
             self._run(
                 "INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
@@ -168,16 +183,23 @@ class Store:
                     container.bundle,
                     recorded.config,
                     json.dumps(asdict(recorded.plan)),
-                    "",
+                    cgroup,
                 ),
             )
             self._insert_process(container, container.init)
 
     def update_container(self, container: Container) -> None:
         """Record that all is made for it, and its control group."""
+        self._set_cgroup(container, Made.DONE, container.cgroup.state if container.cgroup else "")
+
+    def change_container(self, container: Container, cgroup: str) -> None:
+        """Record that its control group is about to be changed; ``cgroup`` is the state it will have."""
+        self._set_cgroup(container, Made.CHANGING, cgroup)
+
+    def _set_cgroup(self, container: Container, made: Made, cgroup: str) -> None:
         self._run(
-            "UPDATE containers SET made = 1, cgroup = ? WHERE namespace = ? AND id = ?",
-            (container.cgroup.state if container.cgroup else "", container.namespace, container.id),
+            "UPDATE containers SET made = ?, cgroup = ? WHERE namespace = ? AND id = ?",
+            (made, cgroup, container.namespace, container.id),
         )
 
     def recorded(self, container: Container) -> Recorded:
@@ -194,8 +216,8 @@ class Store:
             self._run("DELETE FROM processes WHERE namespace = ? AND container_id = ?", key)
             self._run("DELETE FROM containers WHERE namespace = ? AND id = ?", key)
 
-    def containers(self) -> Iterator[tuple[Container, str, bool]]:
-        """Every container on record with its processes; its control group's state ("": none); whether it was made."""
+    def containers(self) -> Iterator[tuple[Container, str, Made]]:
+        """Every container on record with its processes; its control group's state ("": none); how far it was made."""
         execs: dict[tuple[str, str], dict[str, Process]] = {}
         rows = self._run(
             "SELECT namespace, container_id, instance, exec_id, state, pid, born, stdin, stdout, stderr, terminal,"
@@ -220,7 +242,11 @@ class Store:
         ):
             processes = execs[namespace, container_id]
             init = processes.pop("")
-            yield Container(namespace, container_id, sandbox_id, bundle, init, execs=processes or None), cgroup, made
+            yield (
+                Container(namespace, container_id, sandbox_id, bundle, init, execs=processes or None),
+                cgroup,
+                Made(made),
+            )
 
     def add_process(self, container: Container, process: Process, spec: bytes) -> None:
         """Record an exec, which is given its instance number."""
@@ -331,6 +357,8 @@ def _plan(text: str) -> Plan:
         binds=tuple(Bind(**each) for each in values["binds"]),
         tmpfs=tuple(Tmpfs(**each) for each in values["tmpfs"]),
         tmpfs_folder=values["tmpfs_folder"],
+        masked=tuple(values["masked"]),
+        readonly=tuple(values["readonly"]),
     )
 
 

@@ -208,6 +208,7 @@ class Tasks:
                 except BaseException:
                     cgroup.thaw()
                     raise
+                self._containers.settled(container)
             self._happenings.paused(container)
 
     async def resume(self, namespace: str, task_id: str) -> None:
@@ -215,12 +216,13 @@ class Tasks:
         container = self._registry.container(namespace, task_id)
         async with container.lock:
             container.init.require("resume", ProcessState.PAUSED)
-            assert container.cgroup is not None
             with _about(task_id):
-                container.cgroup.thaw()
-                if not await container.cgroup.settled(False, FREEZE_SECONDS):
+                cgroup = self._containers.own_cgroup(container)
+                cgroup.thaw()
+                if not await cgroup.settled(False, FREEZE_SECONDS):
                     raise Internal(f"it does not thaw within {FREEZE_SECONDS:g} s")
-            self._set_state(container, ProcessState.RUNNING)
+                self._set_state(container, ProcessState.RUNNING)
+                self._containers.settled(container)
             self._happenings.resumed(container)
 
     async def update(self, namespace: str, task_id: str, resources: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
@@ -206,4 +205,4 @@ def _peer(transport: asyncio.BaseTransport) -> str:
     sock: socket.socket = transport.get_extra_info("socket")
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     pid, uid, gid = (int.from_bytes(raw[i : i + 4], "little", signed=True) for i in (0, 4, 8))
-    return f"pid={pid} uid={uid} gid={gid} (this is {os.getpid()})"
+    return f"pid={pid} uid={uid} gid={gid}"

@@ -43,11 +43,22 @@ class Cgroup:
     @property
     def state(self) -> str:
         """What ``Hierarchy.attach`` needs to find it again. Changes with ``update``, ``ensure_own`` and ``delete``."""
+        return self._state(self._own)
+
+    def plan_own(self) -> str:
+        """What ``state`` will say after ``ensure_own``: to be recorded before it, for ``repair``."""
+        return self._state(self._own | {self._freezer()})
+
+    def plan_update(self, resources: Resources) -> str:
+        """What ``state`` will say after ``update``: to be recorded before it, for ``repair``."""
+        return self._state(self._own | self._layout.homes(resources))
+
+    def _state(self, own: frozenset[str]) -> str:
         return json.dumps(
             {
                 "version": self._layout.version,
                 "path": "/" + "/".join(self._path),
-                "own": sorted(self._own),
+                "own": sorted(own),
                 "held": [[tree, len(group)] for tree, group in self._held],
                 "counted": self._counted,
             }
@@ -77,6 +88,20 @@ class Cgroup:
             with self._explained("read"):
                 return self._layout.trees[tree].pids(self._path)
         return None
+
+    def repair(self, pids: Sequence[int], paused: bool) -> bool:
+        """Bring a group to rest whose change was not finished: what it has is its own, and its processes are in it.
+
+        It is thawed unless ``paused``. Answers whether its processes stand still.
+        """
+        with self._explained("repaired"):
+            self._own = frozenset(tree for tree in self._own if self._layout.trees[tree].has(self._path))
+            if self._layout.freezer in self._own and not (paused and self._layout.frozen(self._path)):
+                self._layout.freeze(self._path, False)
+                paused = False
+            for tree in self._own:
+                self._layout.trees[tree].move(self._path, pids)
+        return paused and self._layout.freezer in self._own
 
     def update(self, resources: Resources, pids: Sequence[int]) -> None:
         """Change the limits of a running container: all of them, or none.

@@ -69,6 +69,23 @@ class Hierarchy:
             raise
         return Cgroup(self, path, leaves, held, self.layout.counts(leaves))
 
+    def plan(self, cgroups_path: str, resources: Resources) -> str:
+        """What ``Cgroup.state`` of the group that ``create`` makes will say.
+
+        Recorded beforehand, it lets whoever comes after a death in the middle remove what was made by then.
+        Raises ``InvalidArgument`` or ``FailedPrecondition``.
+        """
+        path = parse_path(cgroups_path)
+        self.layout.require(resources)
+        leaves = self.layout.leaves(path, resources)
+        held: list[Place] = []
+        for tree, files in self.layout.trees.items():
+            above = path[:-1] if tree in leaves else self.layout.shared(path)
+            for depth in range(1, len(above) + 1):
+                if self._holders[tree, above[:depth]] or not files.has(above[:depth]):
+                    held.append((tree, above[:depth]))
+        return Cgroup(self, path, leaves, held, self.layout.counts(leaves)).state
+
     def attach(self, state: str) -> Cgroup:
         """The group that had this ``Cgroup.state``, in a new process; it need not be there any more.
 

@@ -238,9 +238,15 @@ class Waiter:
     """A pending Wait."""
 
     def __init__(self, container: Container, exec_id: str, timeout: float) -> None:
+        self._id = container.id
         self._connection = container.connect()
         self._connection.sock.settimeout(timeout)
         self._stream = self._connection.send("Wait", pb.WaitRequest(id=container.id, exec_id=exec_id))
+
+    def arrived(self) -> Waiter:
+        """Make sure that the daemon has it: what it answers on the same connection came after it."""
+        self._connection.call("State", pb.StateRequest(id=self._id))
+        return self
 
     def result(self) -> pb.WaitResponse:
         try:

@@ -111,3 +111,15 @@ def test_it_ends_in_order_and_leaves_nothing_where_nothing_runs(number: signal.S
         assert not daemon.task_socket.exists()
         assert "Traceback" not in daemon.log_text()
         pod.close()
+
+
+def test_a_group_may_be_let_in() -> None:
+    with Daemon("--socket-group", "65534") as daemon:
+        for path in (daemon.listen, daemon.task_socket):
+            assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_gid) == (0o660, 65534)
+        assert (stat.S_IMODE(daemon.dir.stat().st_mode), daemon.dir.stat().st_gid) == (0o710, 65534)
+        assert stat.S_IMODE((daemon.dir / "forkserver.sock").stat().st_mode) == 0o600
+        assert stat.S_IMODE((daemon.dir / "state.db").stat().st_mode) == 0o600
+    refused = run("--socket-group", "nobodys-group")
+    assert refused.returncode == 2
+    assert "no group 'nobodys-group'" in refused.stderr

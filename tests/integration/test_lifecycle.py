@@ -72,8 +72,7 @@ def test_wait_answers_before_start_while_it_runs_and_after_the_end(pod: Pod) -> 
 
 def test_a_wait_for_what_is_deleted_unstarted_is_answered(pod: Pod) -> None:
     container = pod.with_wasm("hello").build()
-    waiter = container.wait_later()
-    container.state()  # the Wait went out first on its connection; this answer shows the daemon is past it
+    waiter = container.wait_later().arrived()
     container.delete()
     with pytest.raises(NotFound):
         waiter.result()

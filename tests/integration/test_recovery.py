@@ -90,8 +90,7 @@ def test_exits_while_nobody_was_there_are_told_with_status_and_time(daemon: Daem
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_a_client_that_waits_gets_its_answer_on_the_same_connection(daemon: Daemon, pod: Pod, how: str) -> None:
     running, ended = pod.with_wasm("sleep").build().start(), pod.with_wasm("sleep").build().start()
-    waiters = [each.wait_later() for each in (running, ended, ended)]
-    running.state()  # its answer shows that the Waits before it have arrived
+    waiters = [each.wait_later().arrived() for each in (running, ended, ended)]
     sandbox = pod.api.wait(pod.id)
     for _ in range(2):
         die_and_return(daemon, how)

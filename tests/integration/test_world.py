@@ -285,3 +285,28 @@ def test_a_refused_control_group_fails_the_create_and_leaves_nothing(pod: Pod) -
 def test_what_an_unlimited_container_uses_is_told_too(pod: Pod) -> None:
     container = pod.with_wasm("sleep").build().start()
     assert usage_of(container.connection.call("Stats", pb.StatsRequest(id=container.id)).stats) > 0
+
+
+def test_masked_and_readonly_paths_hold(pod: Pod) -> None:
+    builder = (
+        pod.with_wasm("files").file("/secret/key", "hidden\n").file("/conf/file", "kept\n").file("/token", "hidden\n")
+    )
+    builder.linux(maskedPaths=["/secret", "/token", "/proc/acpi"], readonlyPaths=["/conf", "/proc/sys"])
+    container = (
+        builder.args("r /secret/key", "r /token", "r /conf/file", "w /conf/file x", "w /other x").build().start()
+    )
+    assert container.wait() == 0
+    lines = container.stdout().splitlines()
+    assert "hidden" not in container.stdout()
+    assert lines[2] == "/conf/file: kept"
+    assert "written" not in lines[3]
+    assert lines[4] == "/other: written"
+    container.delete()
+    assert pod.daemon.mounts() == []
+    assert (builder.rootfs / "token").read_text() == "hidden\n"
+
+
+def test_no_path_to_mask_is_no_mount(pod: Pod) -> None:
+    builder = pod.with_wasm("hello").linux(maskedPaths=["/proc/acpi", "/sys/firmware"], readonlyPaths=["/proc/bus"])
+    assert run(builder) == "hello from WASI\n"
+    assert pod.daemon.mounts() == []
