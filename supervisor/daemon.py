@@ -205,6 +205,7 @@ class Daemon:
             for process in container.alive():
                 known.add(process.pid)
                 self._reaper.adopt(process)
+        self._reaper.adopt_starts()
         for child in psutil.Process().children():
             if child.pid not in known:
                 log.warning("killing pid %d, whose start was lost with the forkserver", child.pid)

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sandbox_api.errors import Internal, InvalidArgument, NotFound, ResourceExhausted, SandboxerError, Unavailable
@@ -44,6 +44,8 @@ class _Start:
 
     forked: asyncio.Future[int]
     pid: int = 0
+    lost: bool = False
+    """The forkserver died in the middle of it."""
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     ended: Ended | None = None
 
@@ -60,6 +62,7 @@ class Launcher:
     ) -> None:
         """``filters`` are seccomp programs for workers without and with a network, and names of system calls."""
         self._filters = filters
+        self._path = path
         self._helper = Helper("forkserver", path, self._frame, self._lost)
         self._on_exits = on_exits
         self._on_lost = on_lost
@@ -99,12 +102,22 @@ class Launcher:
             try:
                 self._helper.send(protocol.START, request.encode(), [theirs, *fds])
                 pid = await start.forked
-            finally:
+            except Unavailable:
                 os.close(theirs)
+                theirs = -1
+                if start.lost:
+                    await _undo(await _read(report))
+                raise
+            finally:
+                if theirs >= 0:
+                    os.close(theirs)
             verdict = await _read(report)
             if verdict[:1] == protocol.READY:
                 return pid
             await start.exited.wait()
+            if start.lost:
+                start.ended = None
+                raise Unavailable("the forkserver died: try again")
             assert start.ended is not None
             self.acknowledge([name])
             ended, start.ended = start.ended, None
@@ -132,6 +145,30 @@ class Launcher:
             raise NotFound("the process has ended")
         if error:
             raise Internal(f"signal {number}: {os.strerror(error)}")
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the forkserver was started by us, and not joined."""
+        return self._helper.pid != 0
+
+    def workers(self) -> Iterator[int]:
+        """Pids of all workers that were ever forked for this path, whoever their parent is now."""
+        path = os.fsencode(self._path)
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                try:
+                    with open(f"/proc/{entry}/comm", "rb", buffering=0) as file:
+                        if file.read() != b"wasm-worker\n":
+                            continue
+                    with open(f"/proc/{entry}/cmdline", "rb", buffering=0) as file:
+                        if path in file.read().split(b"\0"):
+                            yield int(entry)
+                except (FileNotFoundError, ProcessLookupError):
+                    pass
+
+    def starts(self) -> dict[int, int]:
+        """Starts under way that have a process: instances and pids."""
+        return {instance: start.pid for instance, start in self._starts.items() if start.pid}
 
     def starting(self, pid: int) -> int:
         """The instance whose start is under way as this process; 0 where there is none."""
@@ -193,6 +230,8 @@ class Launcher:
 
     def _lost(self) -> None:
         error = Unavailable("the forkserver died: try again")
+        for start in self._starts.values():
+            start.lost = True
         waiting: list[asyncio.Future[int]] = [start.forked for start in self._starts.values()]
         waiting += self._kills.values()
         for answer in waiting:
@@ -227,6 +266,27 @@ async def _read(pipe: int) -> bytes:
         if not part:
             return b"".join(parts)
         parts.append(part)
+
+
+async def _undo(verdict: bytes) -> None:
+    """End a worker of which the forkserver did not live to tell: it may be nobody's child of ours."""
+    if verdict[:1] != protocol.READY:
+        return  # it ended by itself, or never was
+    try:
+        pidfd = os.pidfd_open(int(verdict[1:]))
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    loop.add_reader(pidfd, _wake, ended)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await ended
+    except ProcessLookupError:
+        pass
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
 
 
 def _wake(readable: asyncio.Future[None]) -> None:

@@ -103,33 +103,38 @@ class Reaper:
 
     def adopt(self, process: Process) -> None:
         """Look after a process whose forkserver died. Where it is our child now, the kernel tells us its end."""
+        self._adopt(process.instance, process.pid, process.born)
+
+    def adopt_starts(self) -> None:
+        """The same for processes whose start is under way."""
+        for instance, pid in self._launcher.starts().items():
+            self._adopt(instance, pid, birth.of(pid))
+
+    def _adopt(self, instance: int, pid: int, born: int) -> None:
         try:
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            if process.born and birth.of(process.pid) == process.born:
-                self.watch(process, os.pidfd_open(process.pid))
+            if born and birth.of(pid) == born:
+                pidfd = os.pidfd_open(pid)
+                asyncio.get_running_loop().add_reader(pidfd, self._watched_ended, instance, pid, born, pidfd)
             else:
-                log.warning("%s: ended while nobody watched: its status is not known", process.name)
-                self.exits([Ended(process.instance, process.pid, UNKNOWN, time.time_ns())])
+                log.warning("instance %d, pid %d: ended while nobody watched: its status is not known", instance, pid)
+                self._launcher.exited([Ended(instance, pid, UNKNOWN, time.time_ns())])
 
-    def watch(self, process: Process, pidfd: int) -> None:
-        """Watch a process that is nobody's child of ours. The descriptor is the reaper's from now on."""
-        asyncio.get_running_loop().add_reader(pidfd, self._watched_ended, process, pidfd)
-
-    def _watched_ended(self, process: Process, pidfd: int, tries: int = 100) -> None:
+    def _watched_ended(self, instance: int, pid: int, born: int, pidfd: int, tries: int = 100) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(pidfd)
-        status = birth.status_left(process.pid, process.born)
+        status = birth.status_left(pid, born)
         if status is None:
             status = _pidfd_status(pidfd)
         if status is None and tries:  # it is told once its parent, init, has reaped it
-            loop.call_later(0.01, self._watched_ended, process, pidfd, tries - 1)
+            loop.call_later(0.01, self._watched_ended, instance, pid, born, pidfd, tries - 1)
             return
         os.close(pidfd)
         if status is None:
             status = UNKNOWN
-            log.warning("%s: nobody knows its status: 255 stands for it", process.name)
-        self.exits([Ended(process.instance, process.pid, status, time.time_ns())])
+            log.warning("instance %d, pid %d: nobody knows its status: 255 stands for it", instance, pid)
+        self._launcher.exited([Ended(instance, pid, status, time.time_ns())])
 
     def _instance_of(self, pid: int) -> int:
         for instance, (_, process) in self._registry.processes.items():

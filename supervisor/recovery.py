@@ -7,6 +7,7 @@ has ended; what neither can answer for is looked up in /proc, or told as not kno
 from __future__ import annotations
 
 import logging
+import os
 import signal
 
 from . import birth
@@ -93,6 +94,8 @@ class Recovery:
             self._reaper.adopt(process)
         for container in self._changing:
             self._containers.repair(container)
+        if self._launcher.fresh:
+            self._end_strays()
         for instance in inventory.running.keys() - self._registry.processes.keys():
             log.warning("killing instance %d, of which nothing is on record", instance)
             await self._launcher.kill(instance, signal.SIGKILL)
@@ -104,3 +107,14 @@ class Recovery:
                 len(inventory.running),
                 len(ended),
             )
+
+    def _end_strays(self) -> None:
+        """End workers of a forkserver that died, with its supervisor, in the middle of their start."""
+        known = {process.pid for _, process in self._registry.processes.values() if process.exit is None}
+        for pid in self._launcher.workers():
+            if pid not in known:
+                log.warning("killing pid %d, whose start was lost with its forkserver", pid)
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass

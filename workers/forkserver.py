@@ -182,23 +182,21 @@ class Forkserver:
             posix.read(self._children, 128 * 64)
         except BlockingIOError:
             pass
-        told = []
         while self._running:
-            # Looked at before it is buried: a worker that died of a forbidden system call left its number.
+            # Looked at before it is buried: a worker that died of a forbidden system call left its number. And told
+            # before: if we die in between, the supervisor inherits it, and no exit is lost.
             found = posix.waitid(posix.P_ALL, 0, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT)
             if found is None:
                 break
-            call = seccomp.last_call(found.si_pid) if found.si_status == _signal.SIGSYS else -1
-            pid, status = posix.waitpid(found.si_pid, 0)
+            pid = found.si_pid
             instance = self._running.pop(pid, None)
-            if instance is None:
-                continue
-            del self._pids[instance]
-            ended = (pid, status, time.time_ns(), call)
-            self._exits[instance] = ended
-            told += [instance, *ended]
-        if told:
-            self._tell(EXITED, pack_numbers(*told))
+            if instance is not None:
+                del self._pids[instance]
+                status = found.si_status << 8 if found.si_code == posix.CLD_EXITED else found.si_status
+                call = seccomp.last_call(pid) if found.si_status == _signal.SIGSYS else -1
+                self._exits[instance] = ended = (pid, status, time.time_ns(), call)
+                self._tell(EXITED, pack_numbers(instance, *ended))
+            posix.waitpid(pid, 0)
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def main(
             _say(report, FAILED, str(error))
         else:
             # Where nobody waits for it any more, the start is undone: the guest must not run unseen.
-            if not _say(report, READY):
+            if not _say(report, READY, str(posix.getpid())):
                 posix._exit(SETUP_FAILED)
             _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
             status, trap = engine.run(request.function == b"_start")

@@ -1,6 +1,5 @@
 import datetime
 
-from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from sandbox_api.proto import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers

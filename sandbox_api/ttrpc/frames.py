@@ -35,6 +35,19 @@ def encode(stream: int, kind: int, message: bytes) -> bytes:
     return _HEADER.pack(len(message), stream, kind, 0) + message
 
 
+def whole(data: bytes) -> int:
+    """How many of the first bytes are whole frames; all, where they cannot be frames."""
+    at = 0
+    while len(data) - at >= _HEADER.size:
+        length, _, kind, _ = _HEADER.unpack_from(data, at)
+        if length > MAX_MESSAGE or kind not in (REQUEST, RESPONSE, DATA):
+            return len(data)
+        if at + _HEADER.size + length > len(data):
+            break
+        at += _HEADER.size + length
+    return at
+
+
 class Decoder:
     """Cuts a byte stream into frames. Holds at most one frame's worth of bytes that are not whole yet."""
 
@@ -42,6 +55,11 @@ class Decoder:
 
     def __init__(self) -> None:
         self._buffer = b""
+
+    @property
+    def partial(self) -> bool:
+        """Whether it holds the beginning of a frame."""
+        return bool(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """The frames that ``data`` completes. Raises ``BrokenFrame``; feed nothing more after that."""

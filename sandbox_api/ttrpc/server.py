@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ Methods = Mapping[tuple[str, str], calls.Handler]
 """Handlers by service and method name."""
 
 _NAMESPACE_KEY = "containerd-namespace-ttrpc"
+_CHUNK = 1 << 18
 MAX_IN_FLIGHT = 1024
 """Calls a connection may have under way; more are refused, not queued."""
 
@@ -78,7 +80,18 @@ class Server:
 class _Connection(asyncio.Protocol):
     """One client. A node has one for each pending Wait, so it stays small."""
 
-    __slots__ = ("_calls", "_decoder", "_everyone", "_keeper", "_key", "_methods", "_pending", "_transport")
+    __slots__ = (
+        "_calls",
+        "_decoder",
+        "_everyone",
+        "_keeper",
+        "_key",
+        "_methods",
+        "_noted",
+        "_peeking",
+        "_pending",
+        "_transport",
+    )
 
     def __init__(self, methods: Methods, everyone: set[_Connection], keeper: Keeper | None) -> None:
         self._methods = methods
@@ -86,6 +99,8 @@ class _Connection(asyncio.Protocol):
         self._keeper = keeper
         self._key = 0
         self._pending: dict[int, bytes] = {}  # requests by stream, as frames: of a Wait whole, of others the name
+        self._noted: set[int] = set()  # streams of the note we began with: their requests may still be in the socket
+        self._peeking: socket.socket | None = None
         self._decoder = frames.Decoder()
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._transport: asyncio.Transport | None = None
@@ -99,6 +114,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._everyone.discard(self)
+        self._stop_peeking()
         self._transport = None
         if self._key and self._keeper is not None:
             self._keeper.drop(self._key)
@@ -109,12 +125,14 @@ class _Connection(asyncio.Protocol):
         """End this connection once what was answered has gone out; with ``keeping``, only our part in a kept one."""
         if keeping:
             self._key = 0
+        self._stop_peeking()
         if self._transport is not None:
             self._transport.close()
 
     def resume(self, key: int, note: bytes) -> None:
         """Begin again what an earlier server had pending: Waits, that is; of others nobody knows how far they came."""
         self._key = key
+        self._peek()
         for frame in frames.Decoder().feed(note):
             request = pb.Request.FromString(frame.message)
             if calls.abandonable(request.method):
@@ -122,7 +140,48 @@ class _Connection(asyncio.Protocol):
             else:
                 error = Unavailable(f"{request.method}: the sandboxer was started anew in the middle of it")
                 self._answer(frame.stream, status.of(error, request.method), b"")
+            self._noted.add(frame.stream)
         self._note()
+
+    def _peek(self) -> None:
+        """Take a kept connection's requests from the socket only once they are noted.
+
+        A request that was read by a process that then died would else be answered by nobody.
+        """
+        if self._peeking is None and self._transport is not None:
+            sock: socket.socket = self._transport.get_extra_info("socket")
+            try:
+                self._peeking = socket.socket(fileno=os.dup(sock.fileno()))
+            except OSError as error:
+                log.warning("a request that dies with this process may go unanswered: %s", error)
+                return
+            self._transport.pause_reading()
+            asyncio.get_running_loop().add_reader(self._peeking, self._peeked)
+
+    def _stop_peeking(self) -> None:
+        if self._peeking is not None:
+            asyncio.get_running_loop().remove_reader(self._peeking)
+            self._peeking.close()
+            self._peeking = None
+
+    def _peeked(self) -> None:
+        assert self._peeking is not None
+        sock = self._peeking
+        try:
+            data = sock.recv(_CHUNK, socket.MSG_PEEK)
+            whole = 0 if self._decoder.partial else frames.whole(data)
+            if whole:
+                self.data_received(data[:whole])
+            if data:
+                rest = sock.recv(whole or len(data))
+                if not whole:  # of a frame that does not come in one piece there can be no note yet
+                    self.data_received(rest)
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.hang_up()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -136,6 +195,9 @@ class _Connection(asyncio.Protocol):
     def _take(self, frame: frames.Frame) -> None:
         if frame.type != frames.REQUEST:
             return  # a stream's data: nothing here streams
+        if frame.stream in self._noted:
+            self._noted.discard(frame.stream)  # the one before us noted it, and died before it took it
+            return
         try:
             self._begin(frame.stream, frame.message)
         except SandboxerError as error:
@@ -188,6 +250,7 @@ class _Connection(asyncio.Protocol):
         elif keep:
             sock: socket.socket = self._transport.get_extra_info("socket")
             self._key = self._keeper.keep(sock.fileno(), b"".join(self._pending.values()))
+            self._peek()
 
     def _answer(self, stream: int, outcome: tuple[int, str], payload: bytes) -> None:
         if self._transport is None:
