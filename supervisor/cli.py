@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from . import __version__
+from .doctor import doctor
 from .drain import drain
 from .pack import pack
 
@@ -101,5 +102,6 @@ def main(
         sys.exit(1)
 
 
+main.add_command(doctor)
 main.add_command(drain)
 main.add_command(pack)
