@@ -27,12 +27,15 @@ log = logging.getLogger(__name__)
 
 def of(error: Exception, method: str) -> tuple[int, str]:
     """The status code and message of a failed call. What nobody foresaw is logged with its trace."""
-    code = _CODES.get(type(error))
+    code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None)
+    text = str(error)
     if code is None:
         log.error("%s failed unexpectedly", method, exc_info=error)
-        return INTERNAL, f"{method}: {type(error).__name__}: {error}"
-    log.debug("%s: %s", method, error)
-    return code, str(error)
+        code, text = INTERNAL, f"{method}: {type(error).__name__}: {text}"
+    # Names of files may be no UTF-8 and come as lone surrogates, which no message can carry.
+    text = text.encode(errors="backslashreplace").decode()
+    log.debug("%s: %s", method, text)
+    return code, text
 
 
 def error(code: int, message: str) -> errors.SandboxerError:

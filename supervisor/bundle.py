@@ -7,6 +7,8 @@ import stat
 
 from sandbox_api.errors import InvalidArgument, NotFound
 
+from .scarce import error_for
+
 MAX_CONFIG = 8 << 20
 _SANDBOX_KEYS = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID", "cri.sandbox.id")
 
@@ -42,7 +44,7 @@ def _read(path: str, most: int) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise InvalidArgument(f"{path}: {error.strerror}") from None
+        raise error_for(error, InvalidArgument)(f"{path}: {error.strerror}") from None
     with open(fd, "rb") as file:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import grp
-import logging
 import sys
 from pathlib import Path
 
 import click
 
-from . import __version__
+from . import __version__, logs
 from .doctor import doctor
 from .drain import drain
 from .pack import pack
@@ -88,9 +87,7 @@ def main(
     # Imported here: gRPC takes longer to load than the other commands take to run.
     from .daemon import CannotStart, Daemon, Options
 
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("asyncio", "grpc"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.begin(log_level)
 
     async def serve() -> None:
         await Daemon(Options(listen.absolute(), folder.absolute(), events, socket_group, require_confinement)).run()

@@ -25,7 +25,7 @@ from sandbox_api.events import Publisher
 from sandbox_api.task_service import TaskMethods
 from sandbox_api.ttrpc.server import Server
 
-from . import __version__, cgroups, linux, seccomp, sockets
+from . import __version__, cgroups, linux, liveness, seccomp, sockets
 from .container import Container
 from .containers import Containers
 from .controller import Controller
@@ -165,7 +165,8 @@ class Daemon:
             options.task_socket,
             inventory.engine,
         )
-        notify("READY=1")
+        notify(f"READY=1\nSTATUS={liveness.status(self._registry)}")
+        self._spawn(liveness.tell(self._registry, self._launcher))
         await self._stopping.wait()
         notify("STOPPING=1")
         log.info("ending")
@@ -199,6 +200,10 @@ class Daemon:
 
     def _lost(self) -> None:
         """The forkserver died. What it ran goes on, as our children if we started it, or else as init's."""
+        if self._launcher.answers():  # it only hung up on us: it still looks after its own
+            log.error("the forkserver hung up")
+            self._spawn(self._reconnect())
+            return
         log.error("the forkserver died")
         known = {self._relay.pid, *self._launcher.pids}
         for container in self._registry.containers.values():
@@ -216,12 +221,13 @@ class Daemon:
         """A new forkserver in place of one that died."""
         while not self._stopping.is_set():
             try:
-                await self._launcher.connect()
-            except (HelperFailed, SandboxerError, OSError, TimeoutError) as error:
+                inventory = await self._launcher.connect()
+                self._launcher.exited(inventory.ended)
+            except (HelperFailed, SandboxerError, OSError, TimeoutError, RuntimeError) as error:
                 log.error("no new forkserver: %s", error)
                 await asyncio.sleep(1)
             else:
-                log.info("a new forkserver is up")
+                log.info("a forkserver is up")
                 return
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

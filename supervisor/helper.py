@@ -9,11 +9,15 @@ from __future__ import annotations
 import array
 import asyncio
 import os
+import select
+import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +117,13 @@ class Helper:
         self._reader = protocol.Reader(sock)
         asyncio.get_running_loop().add_reader(sock.fileno(), self._readable)
 
+    def answers(self) -> bool:
+        """Whether somebody listens where it should. Takes the place of its supervisor for that moment."""
+        sock = self._dial()
+        if sock is not None:
+            sock.close()
+        return sock is not None
+
     def send(self, kind: int, body: bytes, fds: Sequence[int] = ()) -> None:
         """Send a frame, now or as soon as the socket takes it. The descriptors stay the caller's.
 
@@ -141,6 +152,19 @@ class Helper:
         self._reader.close()
         self._sock = self._reader = None
 
+    def kill(self) -> None:
+        """End a helper that does not answer, and let go of it."""
+        if self._sock is not None:
+            pid, _, _ = struct.unpack("3i", self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            self.close()
+            with suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(pid)
+                try:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    select.select([pidfd], [], [], START_SECONDS)  # SIGKILL ends what is stopped, too
+                finally:
+                    os.close(pidfd)
+
     def _dial(self) -> socket.socket | None:
         sock = socket.socket(socket.AF_UNIX)
         try:
@@ -160,7 +184,7 @@ class Helper:
                 self._on_frame(frame)
         except BlockingIOError:
             return False
-        except (OSError, protocol.ProtocolError):
+        except (OSError, ValueError, protocol.ProtocolError):  # ValueError: too few numbers, or too many
             more = False
         if not more:
             self._lost()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,11 @@ from sandbox_api.errors import Internal, InvalidArgument, NotFound, ResourceExha
 from workers import protocol
 
 from .helper import Helper, HelperFailed
+
+log = logging.getLogger(__name__)
+
+HELLO_SECONDS = 10.0
+"""How long a forkserver may take to answer; one that is stopped or stuck is replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ class Launcher:
         self._kills: dict[int, asyncio.Future[int]] = {}
         self._serial = 0
         self._welcome: asyncio.Future[protocol.Frame] | None = None
+        self._pong: asyncio.Future[None] | None = None
 
     @property
     def pids(self) -> set[int]:
@@ -78,16 +85,37 @@ class Launcher:
 
     async def connect(self) -> Inventory:
         """Join the forkserver, or start one. Raises ``HelperFailed``."""
-        await self._helper.connect()
-        self._welcome = asyncio.get_running_loop().create_future()
-        self._helper.send(protocol.HELLO, protocol.pack(self._filters))
-        frame = await self._welcome
+        frame = await self._greet()
+        if frame is None:
+            log.error("the forkserver does not answer within %g s: it is killed; what it ran goes on", HELLO_SECONDS)
+            self._helper.kill()
+            frame = await self._greet()
+        if frame is None:
+            raise HelperFailed("the forkserver does not answer")
         version, engine, running, exits = protocol.unpack(frame.body)
         spoken, *rest = protocol.unpack_numbers(version)
         if spoken != protocol.VERSION:
             raise HelperFailed(f"a forkserver of protocol {spoken} is running, not {protocol.VERSION}: drain it first")
         numbers = protocol.unpack_numbers(running)
         return Inventory(engine.decode(), rest[0], dict(zip(numbers[::2], numbers[1::2], strict=True)), _exits(exits))
+
+    async def _greet(self) -> protocol.Frame | None:
+        """Join the forkserver, or start one; None where it does not answer."""
+        await self._helper.connect()
+        self._welcome = asyncio.get_running_loop().create_future()
+        self._helper.send(protocol.HELLO, protocol.pack(self._filters))
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                return await self._welcome
+        except TimeoutError:
+            return None
+
+    async def ping(self) -> None:
+        """Return when the forkserver has answered. Raises ``Unavailable`` where there is none."""
+        if self._pong is None or self._pong.done():
+            self._pong = asyncio.get_running_loop().create_future()
+            self._helper.send(protocol.PING, b"")
+        await asyncio.shield(self._pong)
 
     async def start(self, request: protocol.StartRequest, fds: Sequence[int]) -> int:
         """Run an instance; its pid, once the module is instantiated and about to run.
@@ -151,6 +179,10 @@ class Launcher:
         """Whether the forkserver was started by us, and not joined."""
         return self._helper.pid != 0
 
+    def answers(self) -> bool:
+        """Whether a forkserver listens, although its connection to us was lost."""
+        return self._helper.answers()
+
     def workers(self) -> Iterator[int]:
         """Pids of all workers that were ever forked for this path, whoever their parent is now."""
         path = os.fsencode(self._path)
@@ -212,6 +244,8 @@ class Launcher:
             answer = self._kills.get(serial)
             if answer is not None and not answer.done():
                 answer.set_result(error)
+        elif frame.kind == protocol.PONG and self._pong is not None and not self._pong.done():
+            self._pong.set_result(None)
         elif frame.kind == protocol.WELCOME and self._welcome is not None and not self._welcome.done():
             self._welcome.set_result(frame)
 
@@ -234,6 +268,9 @@ class Launcher:
             start.lost = True
         waiting: list[asyncio.Future[int]] = [start.forked for start in self._starts.values()]
         waiting += self._kills.values()
+        if self._pong is not None and not self._pong.done():
+            self._pong.set_exception(error)
+            self._pong.exception()  # seen, where nobody waits any more
         for answer in waiting:
             if not answer.done():
                 answer.set_exception(error)

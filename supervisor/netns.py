@@ -7,19 +7,21 @@ import os
 
 from sandbox_api.errors import InvalidArgument
 
+from .scarce import error_for
+
 _NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
 _CLONE_NEWNET = 0x40000000
 
 
 def open_netns(path: str) -> int:
     """A descriptor of the network namespace at ``path``. Raises ``InvalidArgument`` where it is something else."""
-    if not path.startswith("/"):
+    if not path.startswith("/") or "\0" in path:
         raise InvalidArgument(f"network namespace {path!r} is not an absolute path")
     try:
         # Non-blocking: a FIFO in its place must hold nobody up.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise InvalidArgument(f"network namespace {path}: {error.strerror}") from None
+        raise error_for(error, InvalidArgument)(f"network namespace {path}: {error.strerror}") from None
     try:
         kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
     except OSError:

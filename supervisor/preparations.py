@@ -21,6 +21,7 @@ from .prepared import Prepared
 from .process import ProcessState
 from .registry import Registry, check_id
 from .sandbox import Sandbox, SandboxState
+from .scarce import error_for
 from .store import Store
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Preparations:
                 os.rename(f"{bundle}/config.json.new", f"{bundle}/config.json")  # whole, or not there
             except OSError as error:
                 self._forget(sandbox.namespace, prepared)
-                raise FailedPrecondition(f"{what}: {error.filename}: {error.strerror}") from None
+                raise error_for(error, FailedPrecondition)(f"{what}: {error.filename}: {error.strerror}") from None
         log.info("prepared %s sandbox=%s", what, sandbox.id)
         return bundle
 

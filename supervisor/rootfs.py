@@ -17,6 +17,7 @@ from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from sandbox_api.interface import Mount
 
 from . import linux
+from .scarce import error_for
 from .spec import Bind, Spec, Tmpfs
 
 _FLAGS = {
@@ -27,6 +28,7 @@ _FLAGS = {
     "bind": linux.MS_BIND,
     "rbind": linux.MS_BIND | linux.MS_REC,
 }
+_MAX_LINKS = 40  # as many as the kernel follows (path_resolution(7))
 _SAYS_NOTHING = frozenset(
     {"rw", "suid", "dev", "exec", "private", "rprivate", "slave", "rslave", "shared", "rshared", "defaults"}
 )
@@ -47,6 +49,8 @@ class Plan:
     masked: tuple[str, ...] = ()
     readonly: tuple[str, ...] = ()
     """Paths in the root that are to be empty, or not to be written; those that are not there are passed over."""
+    mount_id: int = 0
+    """Of the mount that the root's folder is in before anything is mounted on it: that one is the client's."""
 
     @property
     def touches_root(self) -> bool:
@@ -71,17 +75,34 @@ def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str) -> Plan:
         if not os.path.exists(bind.source):
             raise InvalidArgument(f"config.json: mounts: {bind.destination}: source {bind.source!r} does not exist")
     files = [bind for bind in spec.binds if not os.path.isdir(bind.source)]
-    # A file inside another bind's folder would not be seen in it: then that folder is mounted as well.
+    # What is to be changed inside another bind's folder would not be seen in it: then that folder is mounted as well.
+    changed = [*(file.destination for file in files), *spec.masked, *spec.readonly]
     holders = [
         bind
         for bind in spec.binds
-        if os.path.isdir(bind.source) and any(file.destination.startswith(bind.destination + "/") for file in files)
+        if os.path.isdir(bind.source) and any(_within(path, bind.destination) for path in changed)
     ]
     binds = sorted(files + holders, key=lambda bind: bind.destination.count("/"))
     masked, readonly = spec.masked, spec.readonly
     if not rootfs:  # what there is in the root can be seen now: most of what engines list is in /proc and /sys
-        masked, readonly = (tuple(path for path in paths if _exists(root, path)) for paths in (masked, readonly))
-    return Plan(root, tuple(rootfs), tuple(binds), spec.tmpfs, folder if spec.tmpfs else "", masked, readonly)
+        masked, readonly = (
+            tuple(
+                path
+                for path in paths
+                if _exists(root, path) or any(_within(path, each.destination) for each in holders)
+            )
+            for paths in (masked, readonly)
+        )
+    return Plan(
+        root,
+        tuple(rootfs),
+        tuple(binds),
+        spec.tmpfs,
+        folder if spec.tmpfs else "",
+        masked,
+        readonly,
+        _mount_id(root),
+    )
 
 
 def mount(todo: Plan) -> None:
@@ -94,19 +115,21 @@ def mount(todo: Plan) -> None:
             linux.mount(todo.root, todo.root, "", linux.MS_BIND | linux.MS_REC)
         if todo.touches_root:
             linux.mount("", todo.root, "", linux.MS_PRIVATE | linux.MS_REC)
-        for bind in todo.binds:
-            _mount_bind(todo.root, bind)
-        for path in todo.readonly:
-            _cover(todo.root, path, masked=False)
-        for path in todo.masked:
-            _cover(todo.root, path, masked=True)
         for number, tmpfs in enumerate(todo.tmpfs):
             path = todo.tmpfs_path(number)
             os.makedirs(path, mode=0o700)
             linux.mount("tmpfs", path, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC, tmpfs.data)
+        for bind in todo.binds:
+            _mount_bind(*_place(todo, bind.destination), bind)
+        for path in todo.readonly:
+            _cover(todo.root, path, masked=False)
+        for path in todo.masked:
+            _cover(todo.root, path, masked=True)
     except OSError as error:
         unmount(todo)
-        raise FailedPrecondition(f"mounting {error.filename or todo.root}: {error.strerror}") from None
+        raise error_for(error, FailedPrecondition)(
+            f"mounting {error.filename or todo.root}: {error.strerror}"
+        ) from None
     except BaseException:
         unmount(todo)
         raise
@@ -120,11 +143,39 @@ def unmount(done: Plan) -> None:
     if done.tmpfs:
         _remove_folder(done.tmpfs_folder)
     if done.touches_root:
-        _detach_all(done.root, max(len(done.rootfs), 1))
+        _detach_all(done.root, max(len(done.rootfs), 1), done.mount_id)
 
 
-def _detach_all(path: str, count: int) -> None:
+def _place(plan: Plan, destination: str) -> tuple[str, str]:
+    """Where in the host something is mounted for a place in the guest: a folder, and the path below it."""
+    for number, tmpfs in enumerate(plan.tmpfs):
+        if _within(destination, tmpfs.destination):
+            return plan.tmpfs_path(number), destination.removeprefix(tmpfs.destination)
+    return plan.root, destination
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
+
+
+def _mount_id(path: str) -> int:
+    """The mount that a folder is in (proc_pid_fdinfo(5)); 0 where there is no such folder."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        with open(f"/proc/self/fdinfo/{fd}") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+    finally:
+        os.close(fd)
+
+
+def _detach_all(path: str, count: int, below: int = 0) -> None:
+    """Detach as many mounts from a folder, but none that was there before: the one with the id ``below``."""
     for _ in range(count):
+        if below and _mount_id(path) == below:
+            return
         try:
             linux.detach(path)
         except OSError as error:
@@ -178,16 +229,17 @@ def _open_folder(root: str, path: str) -> int:
         os.close(base)
 
 
-def _mount_bind(root: str, bind: Bind) -> None:
+def _mount_bind(root: str, inside: str, bind: Bind) -> None:
+    """Mount a bind on the path ``inside`` the folder ``root``."""
     base = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        target = _target(base, bind)
+        target = _target(base, inside, os.path.isdir(bind.source))
         try:
             linux.mount(bind.source, f"/proc/self/fd/{target}", "", linux.MS_BIND | linux.MS_REC)
         finally:
             os.close(target)
         # Opened anew, this is the mount and no longer what it covers.
-        mounted = linux.open_in_root(base, bind.destination, os.O_PATH)
+        mounted = linux.open_in_root(base, inside, os.O_PATH)
         try:
             place = f"/proc/self/fd/{mounted}"
             linux.mount("", place, "", linux.MS_PRIVATE | linux.MS_REC)
@@ -197,7 +249,7 @@ def _mount_bind(root: str, bind: Bind) -> None:
             os.close(mounted)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise FailedPrecondition(f"mounting {bind.source} on {bind.destination}: {reason}") from None
+        raise error_for(error, FailedPrecondition)(f"mounting {bind.source} on {bind.destination}: {reason}") from None
     finally:
         os.close(base)
 
@@ -240,23 +292,26 @@ def _cover(root: str, path: str, masked: bool) -> None:
         os.close(base)
 
 
-def _target(base: int, bind: Bind) -> int:
+def _target(base: int, path: str, folder: bool) -> int:
     """The place to mount on, made where the image lacks it (as runc does)."""
-    folder = os.path.isdir(bind.source)
-    try:
-        return linux.open_in_root(base, bind.destination, os.O_PATH)
-    except FileNotFoundError:
-        pass
-    parent = make_folders(base, posixpath.dirname(bind.destination))
-    try:
-        name = posixpath.basename(bind.destination)
-        if folder:
-            os.mkdir(name, 0o755, dir_fd=parent)
-            return linux.open_in_root(parent, name, os.O_PATH)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(name, flags, 0o644, dir_fd=parent)
-    finally:
-        os.close(parent)
+    for _ in range(_MAX_LINKS):
+        try:
+            return linux.open_in_root(base, path, os.O_PATH)
+        except FileNotFoundError:
+            pass
+        parent = make_folders(base, posixpath.dirname(path))
+        try:
+            name = posixpath.basename(path)
+            if folder:
+                os.mkdir(name, 0o755, dir_fd=parent)
+                return linux.open_in_root(parent, name, os.O_PATH)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.open(name, flags, 0o644, dir_fd=parent)
+        except FileExistsError:  # a link to nowhere: what it leads to is made
+            path = posixpath.join(posixpath.dirname(path), os.readlink(name, dir_fd=parent))
+        finally:
+            os.close(parent)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
 
 def make_folders(base: int, path: str) -> int:

@@ -74,7 +74,7 @@ _PROT_WRITE, _PROT_EXEC, _MAP_ANONYMOUS = 2, 4, 0x20
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
 
-NEEDED = "openat close fstat newfstatat read pread64 write mmap munmap mprotect brk rt_sigaction exit_group"
+NEEDED = "openat close fstat newfstatat read pread64 write mmap munmap mprotect brk rt_sigaction getpid exit_group"
 """Without these no module can be loaded and run: a profile that forbids one is refused."""
 
 _ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # linux/audit.h

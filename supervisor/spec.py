@@ -19,8 +19,11 @@ T = TypeVar("T")
 PASSED_OVER = frozenset({"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2"})
 """Mount types that mean nothing to WASI."""
 
+MAX_MOUNTS = 128
+"""Each may be a preopen, and all descriptors of a start travel in one message (unix(7), SCM_MAX_FD)."""
+
 _DEFAULT_TMPFS = frozenset({"/dev", "/dev/shm"})
-_MOST_NUMBER = (1 << 63) - 1
+_MOST_NUMBER = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ def parse(text: bytes) -> Spec:
     if rootfs is None or not member(rootfs, "path", str, "root"):
         raise InvalidArgument("config.json: root.path is missing")
     binds, tmpfs = _mounts(member(root, "mounts", list) or [])
+    if len(binds) + len(tmpfs) > MAX_MOUNTS:
+        raise InvalidArgument(f"config.json: {len(binds) + len(tmpfs)} mounts; {MAX_MOUNTS} is the most")
     private, netns = _network(member(linux, "namespaces", list, "linux") or [])
     annotations = member(root, "annotations", dict) or {}
     return Spec(
@@ -142,7 +147,7 @@ def parse_process(process: Mapping[str, Any], terminal: bool = False) -> Process
     return ProcessSpec(
         args=args,
         env=env,
-        cwd=posixpath.normpath(cwd),
+        cwd="/" + posixpath.normpath(cwd).lstrip("/"),
         uid=_id(member(user, "uid", int, "process.user"), "uid"),
         gid=_id(member(user, "gid", int, "process.user"), "gid"),
         groups=tuple(_id(group, "additionalGids") for group in groups),
@@ -162,6 +167,8 @@ def member(owner: Mapping[str, Any], name: str, kind: type[T], where: str = "") 
     value = owner.get(name)
     if value is None:
         return None
+    if isinstance(value, str) and "\0" in value:
+        raise InvalidArgument(f"config.json: {where}.{name} holds a NUL".replace(" .", " "))
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         path = f"{where}.{name}" if where else name
         raise InvalidArgument(f"config.json: {path} is {type(value).__name__}, not {kind.__name__}")
@@ -172,6 +179,7 @@ def json_object(text: bytes, what: str) -> dict[str, Any]:
     """A JSON object. Raises ``InvalidArgument``."""
     try:
         value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()  # an escape may stand for half a character
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"{what} is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -203,8 +211,12 @@ def _rlimit(limit: object) -> Rlimit:
     if not isinstance(number, int):
         raise InvalidArgument(f"config.json: process.rlimits: no limit is called {name!r}")
     soft, hard = (member(limit, key, int, "process.rlimits") or 0 for key in ("soft", "hard"))
-    # The spec's numbers are unsigned; all bits set is RLIM_INFINITY.
-    return Rlimit(number, *(-1 if value > _MOST_NUMBER else value for value in (soft, hard)))
+    if not 0 <= soft <= hard <= _MOST_NUMBER:
+        raise InvalidArgument(
+            f"config.json: process.rlimits: {name}: soft {soft} and hard {hard} are not 0 <= soft <= hard < 2^64"
+        )
+    # From 2^63 on it is no limit, as is RLIM_INFINITY: all bits set.
+    return Rlimit(number, *(-1 if value >= 1 << 63 else value for value in (soft, hard)))
 
 
 def _mounts(mounts: list[Any]) -> tuple[tuple[Bind, ...], tuple[Tmpfs, ...]]:
@@ -219,14 +231,16 @@ def _mounts(mounts: list[Any]) -> tuple[tuple[Bind, ...], tuple[Tmpfs, ...]]:
             continue
         destination = _destination(member(mount, "destination", str, "mounts") or "")
         readonly = "ro" in options
+        for earlier in (*binds, *tmpfs):  # the later mount hides the earlier one, and what was mounted below it
+            if earlier == destination or earlier.startswith(destination + "/"):
+                binds.pop(earlier, None)
+                tmpfs.pop(earlier, None)
         if kind == "bind" or "bind" in options or "rbind" in options:
             source = member(mount, "source", str, "mounts") or ""
-            tmpfs.pop(destination, None)  # the later mount hides the earlier one
             binds[destination] = Bind(destination, source, readonly)
         elif kind == "tmpfs":
             if destination in _DEFAULT_TMPFS:
                 continue
-            binds.pop(destination, None)
             data = ",".join(option for option in options if "=" in option)
             tmpfs[destination] = Tmpfs(destination, readonly, data)
         else:

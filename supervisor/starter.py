@@ -15,6 +15,7 @@ from .netns import open_netns
 from .process import Process
 from .relay import Relay
 from .sandbox import Sandbox
+from .scarce import error_for
 from .store import Store
 
 
@@ -57,7 +58,8 @@ class Starter:
             fds = [world.module, opened.stdin, opened.stdout, opened.stderr, *places, *world.folders]
             return await self._launcher.start(request, fds)
         except OSError as error:
-            raise FailedPrecondition(f"{error.filename}: {error.strerror}") from None
+            what_for = error.filename or "its descriptors"
+            raise error_for(error, FailedPrecondition)(f"{what_for}: {error.strerror}") from None
         finally:
             opened.close()
             world.close()

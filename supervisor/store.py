@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
-from sandbox_api.errors import Internal
+from sandbox_api.errors import Internal, ResourceExhausted
 from sandbox_api.interface import Exit, Mount, NewSandbox, Stdio
 
 from .container import Container
@@ -82,6 +82,10 @@ class StoreFailed(Internal):
     """The state file could not be written or read: a full or read-only disk, say. Nothing was changed."""
 
 
+class StoreFull(ResourceExhausted, StoreFailed):
+    """There is no room on the disk."""
+
+
 class StoreUnfit(Exception):
     """The state file cannot be used at all: corrupt, or of another version."""
 
@@ -90,7 +94,7 @@ class Store:
     """The state file. Every method is one transaction, and raises ``StoreFailed`` where the disk refuses."""
 
     def __init__(self, path: str) -> None:
-        """Open the file, or make it. Raises ``StoreUnfit``."""
+        """Open the file, or make it. Raises ``StoreUnfit``, and ``StoreFailed`` where the disk refuses."""
         self._path = path
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._db = sqlite3.connect(path, isolation_level=None)
@@ -103,7 +107,9 @@ class Store:
             (health,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.DatabaseError as error:
             self._db.close()
-            raise StoreUnfit(str(error)) from None
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise StoreUnfit(str(error)) from None
+            raise _failure(path, error) from None  # the disk's fault: the file may be good
         if version not in (0, SCHEMA_VERSION):
             self._db.close()
             raise StoreUnfit(f"it is of version {version}, and this sandboxer reads {SCHEMA_VERSION}")
@@ -115,7 +121,7 @@ class Store:
         try:
             return self._db.execute(sql, values)
         except sqlite3.Error as error:
-            raise StoreFailed(f"{self._path}: {error}") from None
+            raise _failure(self._path, error) from None
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -127,7 +133,7 @@ class Store:
             if self._db.in_transaction:
                 self._db.rollback()
             if isinstance(error, sqlite3.Error):
-                raise StoreFailed(f"{self._path}: {error}") from None
+                raise _failure(self._path, error) from None
             raise
 
     def close(self) -> None:
@@ -349,6 +355,11 @@ class Store:
         process.instance = cursor.lastrowid or 0
 
 
+def _failure(path: str, error: sqlite3.Error) -> StoreFailed:
+    full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL  # the rest of it tells more closely
+    return (StoreFull if full else StoreFailed)(f"{path}: {error}")
+
+
 def _plan(text: str) -> Plan:
     values = json.loads(text)
     return Plan(
@@ -359,6 +370,7 @@ def _plan(text: str) -> Plan:
         tmpfs_folder=values["tmpfs_folder"],
         masked=tuple(values["masked"]),
         readonly=tuple(values["readonly"]),
+        mount_id=values["mount_id"],
     )
 
 

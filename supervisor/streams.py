@@ -13,6 +13,8 @@ from sandbox_api.errors import InvalidArgument
 from sandbox_api.interface import Stdio
 from workers import protocol
 
+from .scarce import error_for
+
 _FLAGS = os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -133,4 +135,4 @@ def _open(name: str, path: str, flags: int) -> int:
     try:
         return os.open(path, flags, 0o600)
     except OSError as error:
-        raise InvalidArgument(f"{name}: {path}: {error.strerror}") from None
+        raise error_for(error, InvalidArgument)(f"{name}: {path}: {error.strerror}") from None

@@ -15,6 +15,7 @@ from workers.protocol import Preopen, StartRequest
 
 from . import linux
 from .rootfs import Plan, make_folders
+from .scarce import error_for
 from .spec import ProcessSpec, Spec
 
 PAGE = 65536
@@ -118,7 +119,7 @@ def assemble(spec: Spec, process: ProcessSpec, plan: Plan) -> World:
             _add_cwd(world, top, process.cwd, spec.root_readonly)
     except OSError as error:
         world.close()
-        raise InvalidArgument(f"{error.filename or plan.root}: {error.strerror}") from None
+        raise error_for(error, InvalidArgument)(f"{error.filename or plan.root}: {error.strerror}") from None
     except BaseException:
         world.close()
         raise
@@ -138,13 +139,13 @@ def _holder(world: World, path: str) -> tuple[int, str, bool]:
 
 def _open_module(world: World, process: ProcessSpec) -> int:
     name, _ = module_and_function(process.args[0])
-    path = posixpath.normpath(posixpath.join(process.cwd, name))
+    path = "/" + posixpath.normpath(posixpath.join(process.cwd, name)).lstrip("/")
     folder, inside, _ = _holder(world, path)
     try:
         # Non-blocking: a FIFO in the module's place must hold nobody up.
         fd = linux.open_in_root(folder, inside, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise InvalidArgument(f"module {path}: {error.strerror}") from None
+        raise error_for(error, InvalidArgument)(f"module {path}: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise InvalidArgument(f"module {path} is not a regular file")
@@ -159,6 +160,7 @@ def _add_cwd(world: World, top: int, cwd: str, root_readonly: bool) -> None:
     So "." takes the place of "/", and absolute paths are kept right by a preopen for each folder in the
     root. What is lost: a file that lies in the root itself is not found by its absolute path.
     """
+    folder, inside, readonly = _holder(world, cwd)  # before the root's own folders: a link in it may lead to another
     root = world.folders[0]
     taken = {preopen.path for preopen in world.preopens}
     listing = linux.open_in_root(root, ".", os.O_RDONLY | os.O_DIRECTORY)
@@ -176,7 +178,6 @@ def _add_cwd(world: World, top: int, cwd: str, root_readonly: bool) -> None:
             continue
         world.preopens.insert(top, Preopen(os.fsencode(path), root_readonly))
         world.folders.insert(top, fd)
-    folder, inside, readonly = _holder(world, cwd)
     try:
         fd = linux.open_in_root(folder, inside, os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:

@@ -23,6 +23,8 @@ from .protocol import (
     HELLO,
     KILL,
     KILLED,
+    PING,
+    PONG,
     START,
     VERSION,
     WELCOME,
@@ -109,7 +111,7 @@ class Forkserver:
                 return
             for frame in self._reader.frames():
                 self._obey(frame)
-        except (ProtocolError, OSError) as error:
+        except (ProtocolError, OSError, ValueError) as error:  # ValueError: too few numbers, or too many
             print(f"forkserver: supervisor dropped: {error}", file=sys.stderr)
             self._hang_up()
 
@@ -127,6 +129,8 @@ class Forkserver:
                 self._cell = confinement.Cell(*unpack(frame.body))
                 gc.freeze()
                 self._welcome()
+            elif frame.kind == PING:
+                self._tell(PONG, b"")
             elif frame.kind == END:
                 self._ending = True
                 for pid in self._running:

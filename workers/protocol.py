@@ -24,9 +24,9 @@ MAX_BODY = 8 << 20
 MAX_FDS = 250  # SCM_MAX_FD is 253 (unix(7))
 
 # supervisor to forkserver; the relay knows END, too
-HELLO, START, KILL, ACK, END = 1, 2, 3, 4, 5
+HELLO, START, KILL, ACK, END, PING = 1, 2, 3, 4, 5, 6
 # forkserver to supervisor
-WELCOME, FORKED, EXITED, KILLED = 16, 17, 18, 19
+WELCOME, FORKED, EXITED, KILLED, PONG = 16, 17, 18, 19, 20
 # supervisor to relay
 PUMP, CLOSE, RESIZE = 32, 33, 34
 KEEP, NOTE, DROP, TAKE = 35, 36, 37, 38
@@ -175,6 +175,8 @@ class Reader:
             del self._buffer[:end]
             del self._fds[:count]
             yield frame
+        if self._fds and not self._buffer:
+            raise ProtocolError(f"{len(self._fds)} descriptors came that no frame announced")
 
     def answer(self, kind: int, body: bytes, fds: Sequence[int] = ()) -> None:
         """Send a frame back. Raises ``OSError`` when the peer is gone."""
@@ -314,6 +316,14 @@ class StartRequest:
         if len(numbers) != 10 or len(limits) % 3:
             raise ProtocolError("a start request's numbers do not fit")
         instance, kind, uid, gid, adj, pages, cgroups, netns, terminal, network = numbers
+        # -1 would leave root what it is (setresuid(2)).
+        if kind not in (WASM, NATIVE) or not 0 <= min(uid, gid) <= max(uid, gid) < 0xFFFFFFFF:
+            raise ProtocolError(f"module of kind {kind} for user {uid}, group {gid}: there is no such thing")
+        groups = unpack_numbers(fields[5])
+        if not all(0 <= group < 0xFFFFFFFF for group in groups) or not (adj == -32768 or -1000 <= adj <= 1000):
+            raise ProtocolError("a start request's groups or OOM score are out of range")
+        if not 0 <= pages <= 65536 or not 0 <= cgroups <= MAX_FDS or not all(unpack(fields[4])):
+            raise ProtocolError("a start request's numbers are out of range")
         return cls(
             instance=instance,
             args=unpack(fields[2]),
@@ -323,7 +333,7 @@ class StartRequest:
             module_kind=kind,
             uid=uid,
             gid=gid,
-            groups=list(unpack_numbers(fields[5])),
+            groups=list(groups),
             rlimits=[(limits[i], limits[i + 1], limits[i + 2]) for i in range(0, len(limits), 3)],
             oom_score_adj=None if adj == -32768 else adj,
             max_pages=pages,

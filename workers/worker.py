@@ -103,7 +103,12 @@ def _load(engine: Engine, request: StartRequest, module: int, preopens: list[int
     if request.module_kind == WASM and posix.pread(module, 4, 0) != _WASM_MAGIC:
         raise ModuleRefused("not a WebAssembly module: it does not begin with \\0asm")
     pairs = list(zip(request.preopens, preopens, strict=True))
-    engine.load(b"/proc/self/fd/%d" % module, request.module_kind, arguments, pairs)
+    path = b"/proc/self/fd/%d" % module
+    try:
+        posix.close(posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC))
+    except OSError as error:  # WasmEdge 0.14 dies of SIGSEGV where it may not open what it has seen with stat
+        raise ModuleRefused(f"the container's user may not read the module: {error.strerror}") from None
+    engine.load(path, request.module_kind, arguments, pairs)
     engine.find(request.function)
     posix.close(module)
     for fd in preopens:  # WasmEdge opened its own

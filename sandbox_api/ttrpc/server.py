@@ -227,10 +227,11 @@ class _Connection(asyncio.Protocol):
     async def _serve(self, stream: int, method: str, call: Coroutine[Any, Any, bytes], timeout: int) -> None:
         code, message, answer = status.OK, "", b""
         try:
-            async with asyncio.timeout(timeout / 1e9 if timeout > 0 else None):
+            async with asyncio.timeout(timeout / 1e9 if timeout > 0 else None) as limit:
                 answer = await call
-        except TimeoutError:
-            code, message = status.of(DeadlineExceeded(f"{method}: no answer within {timeout / 1e9:g} s"), method)
+        except TimeoutError as error:
+            late = DeadlineExceeded(f"{method}: no answer within {timeout / 1e9:g} s")
+            code, message = status.of(late if limit.expired() else error, method)
         except asyncio.CancelledError:
             return  # the client is gone
         except Exception as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sandbox_api.errors import FailedPrecondition
 from sandbox_api.interface import Usage
 
+from ..scarce import error_for
 from .layout import Layout
 from .path import GroupPath
 from .resources import Resources
@@ -225,7 +226,7 @@ class Cgroup:
         try:
             yield
         except OSError as error:
-            raise FailedPrecondition(f"{self}: cannot be {verb}: {error}") from error
+            raise error_for(error, FailedPrecondition)(f"{self}: cannot be {verb}: {error}") from error
 
     def __str__(self) -> str:
         return f"control group /{'/'.join(self._path)}"

@@ -7,6 +7,7 @@ from collections import Counter
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 
+from ..scarce import error_for
 from .group import Cgroup
 from .layout import Layout
 from .path import GroupPath, parse_path
@@ -65,7 +66,9 @@ class Hierarchy:
                 self.layout.trees[tree].remove(path)
             self.release(held)
             if isinstance(error, OSError):
-                raise FailedPrecondition(f"control group {cgroups_path}: cannot be made: {error}") from error
+                raise error_for(error, FailedPrecondition)(
+                    f"control group {cgroups_path}: cannot be made: {error}"
+                ) from error
             raise
         return Cgroup(self, path, leaves, held, self.layout.counts(leaves))
 

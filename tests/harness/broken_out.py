@@ -1,8 +1,7 @@
 """A guest that has broken out of WebAssembly, for tests: our own code at the guest's place, in a worker's cell.
 
-Run as a program it is a forkserver with everything of the real one but the engine. Where that would run the
-module, it runs one of the tries below, with arguments, and prints ``done ...`` or the name of the errno.
-``Cells`` is the test's side of it.
+``main`` is a forkserver with everything of the real one but the engine. Where that would run the module, it runs
+one of the tries below, with arguments, and prints ``done ...`` or the name of the errno.
 """
 
 from __future__ import annotations
@@ -14,11 +13,7 @@ import mmap
 import os
 import resource
 import socket
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from workers import forkserver, protocol, seccomp
@@ -256,137 +251,6 @@ def _eat_disk(folders: list[int], limit: str) -> object:
 def _grow_limit(_: list[int], kind: str) -> object:
     resource.setrlimit(int(kind), (1 << 30, 1 << 30))
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a try, or of a guest."""
-
-    report: str
-    """The worker's verdict, and why where it is not ready."""
-    status: int
-    """As a task's exit status: a signal is 128 and its number."""
-    call: int
-    """Number of the forbidden system call that ended it; -1 is none."""
-    stdout: str
-    stderr: str
-
-
-class Cells:
-    """A forkserver of the test's own, whose workers' cells are as given."""
-
-    def __init__(
-        self, filters: Sequence[bytes] = (b"", b"", b""), broken_out: bool = True, under: Sequence[str] = ()
-    ) -> None:
-        """``filters`` as for HELLO; with ``broken_out`` tries run at the guest's place, and else real guests.
-
-        ``under`` is a command that runs it, such as strace.
-        """
-        self._folder = tempfile.TemporaryDirectory()
-        path = f"{self._folder.name}/s"
-        program = "tests.harness.broken_out" if broken_out else "workers.forkserver"
-        boot = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from {program} import main; main()"
-        command = [*under, sys.executable, "-I", "-c", boot, path]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        said = self._process.stdout.readline()
-        assert said == "ready\n", said
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(path)
-        self._reader = protocol.Reader(self._socket)
-        self._instance = 0
-        self._module = Path(self._folder.name, "module")
-        self._module.write_bytes(b"\0asm\1\0\0\0")
-        protocol.send(self._socket, protocol.HELLO, protocol.pack(list(filters)))
-        self._next(protocol.WELCOME)
-
-    @property
-    def pid(self) -> int:
-        """The forkserver's."""
-        return self._process.pid
-
-    def start(
-        self,
-        *args: str,
-        folders: Sequence[tuple[Path, bool]] = (),
-        stderr: int | None = None,
-        stdin: int | None = None,
-        module: Path | None = None,
-        **fields: object,
-    ) -> Worker:
-        """Start a worker. ``folders`` pairs each preopen (the first is ``/``) with whether it is read-only."""
-        self._instance += 1
-        report, theirs = os.pipe()
-        out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
-        chosen = module or self._module
-        opened = [os.open(chosen, os.O_RDONLY), os.open("/dev/null", os.O_RDONLY) if stdin is None else os.dup(stdin)]
-        opened += [os.dup(out.fileno()), os.dup(err.fileno() if stderr is None else stderr)]
-        opened += [os.open(path, os.O_PATH | os.O_DIRECTORY) for path, _ in folders]
-        names = ["/", *(f"/{path.name}" for path, _ in folders[1:])]
-        preopens = [
-            protocol.Preopen(os.fsencode(name), readonly) for name, (_, readonly) in zip(names, folders, strict=False)
-        ]
-        native = protocol.NATIVE if chosen.suffix == ".so" else protocol.WASM
-        request = protocol.StartRequest(
-            instance=self._instance,
-            args=[os.fsencode(arg) for arg in args],
-            env=[],
-            preopens=preopens,
-            module_kind=native,
-            **fields,  # type: ignore[arg-type]
-        )
-        protocol.send(self._socket, protocol.START, request.encode(), [theirs, *opened])
-        for fd in (theirs, *opened):
-            os.close(fd)
-        _, pid, _ = protocol.unpack_numbers(self._next(protocol.FORKED).body)
-        with os.fdopen(report, "rb") as stream:
-            return Worker(self, pid, stream.read().decode(), out, err)
-
-    def run(self, *args: str, **more: object) -> Outcome:
-        """Start a worker and wait for its end."""
-        return self.start(*args, **more).wait()  # type: ignore[arg-type]
-
-    def ended(self) -> tuple[int, int]:
-        """Wait status and forbidden call of the next worker that ends."""
-        numbers = protocol.unpack_numbers(self._next(protocol.EXITED).body)
-        protocol.send(self._socket, protocol.ACK, protocol.pack_numbers(numbers[0]))
-        return numbers[2], numbers[4]
-
-    def close(self) -> None:
-        """End the forkserver, and what runs."""
-        protocol.send(self._socket, protocol.END, b"")
-        self._process.communicate()
-        self._reader.close()
-        self._folder.cleanup()
-
-    def _next(self, kind: int) -> protocol.Frame:
-        while True:
-            for frame in self._reader.frames():
-                if frame.kind == kind:
-                    return frame
-            assert self._reader.receive(), "the forkserver is gone"
-
-
-@dataclass(slots=True)
-class Worker:
-    """A started worker; one at a time may be waited for."""
-
-    cells: Cells
-    pid: int
-    report: str
-    out: tempfile._TemporaryFileWrapper[bytes]
-    err: tempfile._TemporaryFileWrapper[bytes]
-
-    def wait(self) -> Outcome:
-        """What became of it."""
-        status, call = self.cells.ended()
-        texts = []
-        for file in (self.out, self.err):
-            file.seek(0)
-            texts.append(file.read().decode(errors="replace"))
-            file.close()
-        code = os.waitstatus_to_exitcode(status)
-        return Outcome(self.report, 128 - code if code < 0 else code, call, *texts)
 
 
 def main() -> None:

@@ -10,30 +10,23 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from supervisor import seccomp
 from workers import landlock
 
-from ..harness.aot import product
-from ..harness.broken_out import Cells, Outcome, Worker
-from ..harness.container import Pod
-from ..harness.guests import guest
-
-SIGSYS = 159
-NUMBERS = {name: number for number, name in enumerate(seccomp.call_names().decode().split("\n")) if name}
-CONFORMANCE = ("files", "clocks", "streams", "memory")
+from ..harness.cells import NUMBERS, ROOT, SIGSYS, Cells, Worker, forbidden, refused, shut
 
 
 @pytest.fixture(scope="module")
 def cells() -> Iterator[Cells]:
     """Both walls."""
-    filters = seccomp.build()
-    made = Cells((filters.alone, filters.networked, filters.names))
+    made = shut()
     yield made
     made.close()
 
@@ -42,15 +35,6 @@ def cells() -> Iterator[Cells]:
 def landlocked() -> Iterator[Cells]:
     """Landlock alone."""
     made = Cells()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def guests() -> Iterator[Cells]:
-    """Both walls, around real guests."""
-    filters = seccomp.build()
-    made = Cells((filters.alone, filters.networked, filters.names), broken_out=False)
     yield made
     made.close()
 
@@ -72,21 +56,6 @@ def neighbour(cells: Cells) -> Iterator[Worker]:
     os.close(read)
     yield worker
     os.close(write)
-
-
-def refused(outcome: Outcome) -> str:
-    """The errno of a try that the process survived."""
-    assert (outcome.report, outcome.status, outcome.call) == ("R", 0, -1), outcome
-    return outcome.stdout.strip()
-
-
-def forbidden(outcome: Outcome, name: str) -> None:
-    """The try ended the process, and one line says which call did."""
-    number = NUMBERS[name]
-    assert outcome.status == SIGSYS, outcome
-    assert outcome.stderr == f"wasm-sandboxer: forbidden system call {name} ({number})\n"
-    assert outcome.stdout == ""
-    assert outcome.call == number
 
 
 # --- files -----------------------------------------------------------------------------------------------------
@@ -144,6 +113,44 @@ def test_the_preopens_are_usable_as_their_mounts_say(cells: Cells, folders: list
 def test_only_its_own_descriptors_are_left(cells: Cells, folders: list[tuple[Path, bool]]) -> None:
     # Streams, and the two folders that the engine opened.
     assert refused(cells.run("own_fds", folders=folders)) == "done 5"
+
+
+def test_a_module_that_is_on_no_mount(cells: Cells) -> None:
+    memory = os.memfd_create("module")
+    os.write(memory, b"\0asm\1\0\0\0")
+    outcome = cells.run("own_fds", module=Path(f"/proc/self/fd/{memory}"))
+    os.close(memory)
+    assert refused(outcome) == "done 3"
+
+
+OLDER_KERNEL = """
+import os, sys
+from workers import landlock, linux
+landlock.abi = lambda: int(sys.argv[1])
+folder = os.open(sys.argv[2], os.O_PATH)
+linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+landlock.Landlock().restrict([(folder, False)], [], False)
+for attempt in (
+    lambda: os.close(os.open("/etc/passwd", os.O_RDONLY)),
+    lambda: os.close(os.open("file", os.O_RDWR | os.O_TRUNC, dir_fd=folder)),
+    lambda: os.rename("file", "other", src_dir_fd=folder, dst_dir_fd=folder),
+    lambda: os.rename("other", "sub/other", src_dir_fd=folder, dst_dir_fd=folder),
+):
+    try:
+        attempt()
+        print("done")
+    except OSError as error:
+        print(error.errno)
+"""
+
+
+@pytest.mark.parametrize("abi", range(1, landlock.abi() + 1))
+def test_rules_for_older_kernels(folders: list[tuple[Path, bool]], abi: int) -> None:
+    """As that kernel would be asked; this one, asked for less, gives less."""
+    command = [sys.executable, "-c", OLDER_KERNEL, str(abi), str(folders[0][0])]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    between_folders = str(errno.EXDEV) if abi == 1 else "done"
+    assert said == [str(errno.EACCES), "done", "done", between_folders]
 
 
 @pytest.mark.parametrize("what", ["environ", "mem", "fd/1", "root/etc/passwd", "maps"])
@@ -388,144 +395,3 @@ def test_memory_descriptors_and_files_end_at_their_limits(cells: Cells, folders:
 
 def test_processes_cannot_be_made_at_all(cells: Cells) -> None:
     assert cells.run("fork").status == SIGSYS
-
-
-# --- real guests -----------------------------------------------------------------------------------------------
-
-
-def module(name: str, kind: str) -> Path:
-    """A guest, interpreted or compiled."""
-    wasm = guest(f"conformance_{name}")
-    return wasm if kind == "interpreted" else product(wasm)
-
-
-KINDS = pytest.mark.parametrize("kind", ["interpreted", "compiled"])
-
-
-@KINDS
-@pytest.mark.parametrize("uid", [0, 65534])
-@pytest.mark.parametrize("name", CONFORMANCE)
-def test_guests_lack_nothing_in_it(guests: Cells, tmp_path: Path, name: str, kind: str, uid: int) -> None:
-    root, readonly = tmp_path / "root", tmp_path / "ro"
-    root.mkdir()
-    os.chown(root, uid, uid)
-    readonly.mkdir()
-    (readonly / "fixed").write_text("fixed")
-    outcome = guests.run(
-        "x", "ro", module=module(name, kind), folders=[(root, False), (readonly, True)], uid=uid, gid=uid
-    )
-    assert (outcome.report, outcome.status) == ("R", 0), outcome
-
-
-@KINDS
-@pytest.mark.parametrize("stdin", ["pipe", "file", "terminal", "socket", "closed pipe"])
-def test_streams_of_every_kind_work_in_it(guests: Cells, tmp_path: Path, kind: str, stdin: str) -> None:
-    ends = {"pipe": os.pipe, "closed pipe": os.pipe, "terminal": os.openpty, "socket": _socketpair}.get(stdin)
-    if ends is None:
-        (tmp_path / "file").write_text("line\n")
-        read, write = os.open(tmp_path / "file", os.O_RDONLY), -1
-    elif stdin == "terminal":
-        write, read = ends()
-        os.write(write, b"line\n\x04")
-    else:
-        read, write = ends()
-        if stdin != "closed pipe":
-            os.write(write, b"line\n")
-        os.close(write)
-    outcome = guests.run("x", module=module("streams", kind), stdin=read)
-    os.close(read)
-    assert (outcome.report, outcome.status) == ("R", 0), outcome
-    assert outcome.stdout == ("\nend\n" if stdin == "closed pipe" else "line\n\nend\n")
-
-
-def _socketpair() -> tuple[int, int]:
-    one, other = socket.socketpair()
-    return one.detach(), other.detach()
-
-
-@KINDS
-@pytest.mark.parametrize(
-    ("trap", "status"),
-    [("unreachable", 134), ("divide", 134), ("bounds", 134), ("stack", 134), ("raise", 134), ("none", 7)],
-)
-def test_traps_end_as_ever(guests: Cells, kind: str, trap: str, status: int) -> None:
-    outcome = guests.run("x", trap, module=module("traps", kind))
-    assert (outcome.report, outcome.status) == ("R", status), outcome
-
-
-@KINDS
-def test_a_guest_without_a_network_that_asks_for_a_socket(guests: Cells, kind: str) -> None:
-    """The forbidden call comes from the middle of native code."""
-    outcome = guests.run("x", module=module("sockets", kind))
-    forbidden(outcome, "socket")
-
-
-@KINDS
-def test_a_guest_with_a_network(guests: Cells, kind: str) -> None:
-    outcome = guests.run("x", module=module("sockets", kind), network=True)
-    assert (outcome.report, outcome.status) == ("R", 0), outcome
-
-
-# --- an engine's own profile -----------------------------------------------------------------------------------
-
-
-def test_a_profile_narrows_the_cell(cells: Cells, folders: list[tuple[Path, bool]]) -> None:
-    profile = seccomp.from_oci(
-        {
-            "defaultAction": "SCMP_ACT_ALLOW",
-            "syscalls": [{"names": ["renameat"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOTSUP}],
-        }
-    )
-    outcome = cells.run("rename", "0", "file", "0", "other", folders=folders, seccomp=profile)
-    assert refused(outcome) in ("EOPNOTSUPP", "ENOTSUP")
-
-
-def test_a_profile_does_not_widen_it(cells: Cells) -> None:
-    profile = seccomp.from_oci({"defaultAction": "SCMP_ACT_ALLOW"})
-    forbidden(cells.run("exec", "/bin/true", seccomp=profile), "execve")
-    forbidden(cells.run("call", str(NUMBERS["seccomp"]), "1", "0", "@", seccomp=profile), "seccomp")
-    refusing = {"names": ["execve"], "action": "SCMP_ACT_ERRNO"}
-    profile = seccomp.from_oci({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refusing]})
-    forbidden(cells.run("exec", "/bin/true", seccomp=profile), "execve")
-
-
-@KINDS
-def test_guests_run_with_a_profile_that_denies_by_default(guests: Cells, tmp_path: Path, kind: str) -> None:
-    profile = seccomp.from_oci(
-        {
-            "defaultAction": "SCMP_ACT_ERRNO",
-            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
-            "syscalls": [{"names": seccomp.NEEDED.split(), "action": "SCMP_ACT_ALLOW"}],
-        }
-    )
-    outcome = guests.run("x", "none", module=module("traps", kind), seccomp=profile)
-    assert (outcome.report, outcome.status) == ("R", 7), outcome
-
-
-# --- through the daemon ----------------------------------------------------------------------------------------
-
-
-def test_the_line_the_status_and_the_log(pod: Pod) -> None:
-    """A container whose network namespace has no path has no network at all."""
-    container = pod.with_wasm("conformance_sockets").linux(namespaces=[{"type": "network"}]).build().start()
-    assert container.wait() == SIGSYS
-    assert container.stderr() == f"wasm-sandboxer: forbidden system call socket ({NUMBERS['socket']})\n"
-    assert f"{container.id}: forbidden system call socket" in pod.daemon.log_text()
-
-
-def test_hosts_network_where_no_namespace_is_asked_for(pod: Pod) -> None:
-    assert pod.with_wasm("conformance_sockets").build().start().wait() == 0
-
-
-def test_linux_seccomp_of_a_spec(pod: Pod) -> None:
-    rule = {"names": ["mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EROFS}
-    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
-    container = pod.with_wasm("conformance_files").linux(seccomp=profile).build().start()
-    assert container.wait() == 1
-    assert container.stderr() == "mkdir: Read-only file system\n"
-
-
-def test_a_profile_that_the_engine_cannot_live_with(pod: Pod) -> None:
-    profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}
-    with pytest.raises(Exception, match=r"linux\.seccomp forbids openat, .* without which the engine runs no module"):
-        pod.with_wasm("hello").linux(seccomp=profile).build().start()

@@ -223,7 +223,13 @@ def test_a_root_guest_has_no_capability_either(pod: Pod) -> None:
 
 
 def test_signals_are_at_their_defaults(pod: Pod) -> None:
-    status = status_of(pod.with_wasm("sleep").build().start())
+    builder = pod.with_wasm("sleep").fifos("stdout")
+    fifo = os.open(builder.bundle / "stdout", os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(fifo, True)
+    container = builder.build().start()
+    with open(fifo) as output:
+        assert output.readline() == "up\n"  # the guest runs: nothing is left to be set
+    status = status_of(container)
     assert {int(status[name], 16) for name in ("SigBlk", "SigIgn")} == {0}
 
 

@@ -1,0 +1,14 @@
+"""What the host has run out of is told apart from what a request did wrong."""
+
+from __future__ import annotations
+
+import errno
+
+from sandbox_api.errors import ResourceExhausted, SandboxerError
+
+_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN})
+
+
+def error_for(error: OSError, otherwise: type[SandboxerError]) -> type[SandboxerError]:
+    """``ResourceExhausted`` where descriptors, memory, processes or room on the disk ran out, else ``otherwise``."""
+    return ResourceExhausted if error.errno in _SCARCE else otherwise

@@ -1,0 +1,59 @@
+"""The supervisor's real parts, put together as the daemon does, but without forkserver and relay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sandbox_api.interface import NewSandbox, NewTask
+from supervisor import cgroups
+from supervisor.containers import Containers
+from supervisor.controller import Controller
+from supervisor.happenings import Happenings
+from supervisor.launcher import Launcher
+from supervisor.preparations import Preparations
+from supervisor.registry import Registry
+from supervisor.relay import Relay
+from supervisor.signals import Signals
+from supervisor.store import Store
+from supervisor.tasks import Tasks
+
+from .specs import LEAST
+
+NS = "ns"
+
+
+class Parts:
+    """Whatever would reach the forkserver fails with ``Unavailable``: so a test sees that it was let through."""
+
+    def __init__(self, folder: Path, state: Path | None = None) -> None:
+        self.folder = folder
+        self.registry = Registry()
+        self.store = Store(str((state or folder) / "state.db"))
+        launcher = Launcher(str(folder / "forkserver.sock"), [], lambda exits: None, lambda: None)
+        relay = Relay(str(folder / "relay.sock"))
+        signals = Signals(self.store, launcher)
+        containers = Containers(str(folder), self.registry, self.store, cgroups.detect())
+        preparations = Preparations(str(folder), self.registry, self.store, containers)
+        self.tasks = Tasks(self.registry, self.store, containers, signals, launcher, relay, Happenings(None))
+        self.sandboxes = Controller(
+            self.registry, self.store, containers, preparations, signals, self.tasks, str(folder / "task.sock")
+        )
+
+    async def pod(self) -> None:
+        """A ready sandbox."""
+        await self.sandboxes.create(NS, NewSandbox("pod"))
+        await self.sandboxes.start(NS, "pod")
+
+    def bundle(self, name: str) -> str:
+        """A bundle for a container of this name, in the sandbox."""
+        bundle = self.folder / "bundles" / name
+        (bundle / "rootfs").mkdir(parents=True, exist_ok=True)
+        (bundle / "rootfs/app.wasm").write_bytes(b"\0asm\1\0\0\0")
+        config = LEAST | {"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}
+        (bundle / "config.json").write_text(json.dumps(config))
+        return str(bundle)
+
+    async def create(self, name: str) -> None:
+        """A created container in it."""
+        await self.tasks.create(NS, NewTask(name, self.bundle(name)))

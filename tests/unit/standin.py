@@ -1,0 +1,47 @@
+"""A stand-in for the forkserver: it speaks the control protocol, runs nothing, and keeps what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Sequence
+from dataclasses import astuple
+
+from supervisor.launcher import Ended
+from workers.protocol import ACK, EXITED, HELLO, VERSION, WELCOME, encode, pack, pack_numbers, unpack_numbers
+
+_HEADER = struct.Struct("<IHH")
+
+
+class StandIn:
+    """Listens where a launcher will look for the forkserver."""
+
+    def __init__(self) -> None:
+        self.acknowledged: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
+        self._server: asyncio.Server | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def listen(self, path: str) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, path)
+
+    def exited(self, exits: Sequence[Ended]) -> None:
+        """Tell of these."""
+        numbers = [number for each in exits for number in astuple(each)]
+        self._send(EXITED, pack_numbers(*numbers))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        while True:
+            try:
+                length, kind, _ = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+                body = await reader.readexactly(length)
+            except asyncio.IncompleteReadError:
+                return
+            if kind == HELLO:
+                self._send(WELCOME, pack([pack_numbers(VERSION, 0), b"0.14", b"", b""]))
+            elif kind == ACK:
+                self.acknowledged.put_nowait(unpack_numbers(body))
+
+    def _send(self, kind: int, body: bytes) -> None:
+        assert self._writer is not None
+        self._writer.write(encode(kind, body)[0])

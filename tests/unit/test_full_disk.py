@@ -1,0 +1,77 @@
+"""A full disk: a call that cannot be recorded fails and changes nothing, and works once there is room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox_api.errors import Internal
+from sandbox_api.interface import NewProcess, NewSandbox
+
+from .disk import disk
+from .parts import NS, Parts
+
+CALLS: dict[str, Callable[[Parts], Awaitable[object]]] = {
+    "create a sandbox": lambda parts: parts.sandboxes.create(NS, NewSandbox("other")),
+    "start a sandbox": lambda parts: parts.sandboxes.start(NS, "new"),
+    "stop a sandbox": lambda parts: parts.sandboxes.stop(NS, "new", 0),
+    "shut a sandbox down": lambda parts: parts.sandboxes.shutdown(NS, "new"),
+    "label a sandbox": lambda parts: parts.sandboxes.update(NS, "pod", {"a": "b"}, None),
+    "prepare a container": lambda parts: parts.sandboxes.prepare(NS, "pod", prepared(parts)),
+    "create a container": lambda parts: parts.create("other"),
+    "kill what never ran": lambda parts: parts.tasks.kill(NS, "c", "", 15, False),
+    "delete a container": lambda parts: parts.tasks.delete(NS, "c", ""),
+}
+
+
+def prepared(parts: Parts) -> NewProcess:
+    return NewProcess("other", "", (Path(parts.bundle("other")) / "config.json").read_bytes())
+
+
+async def seen(parts: Parts) -> dict[str, Any]:
+    """What a client sees of everything there is."""
+    sandboxes = [await parts.sandboxes.status(NS, name, True) for _, name in parts.registry.sandboxes]
+    tasks = [await parts.tasks.state(NS, name, "") for _, name in parts.registry.containers]
+    return {info.id: info for info in [*sandboxes, *tasks]}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_cannot_be_recorded_does_not_happen(tmp_path: Path, name: str) -> None:
+    async def test() -> None:
+        with disk(tmp_path / "disk") as small:
+            parts = Parts(tmp_path, state=small.folder)
+            await parts.pod()
+            await parts.create("c")
+            await parts.sandboxes.create(NS, NewSandbox("new"))
+            waiting = asyncio.create_task(parts.sandboxes.wait(NS, "new"))
+            before = await seen(parts)
+            with small.full():
+                for _ in range(2):
+                    with pytest.raises(Internal, match="full"):
+                        await CALLS[name](parts)
+                assert await seen(parts) == before
+                assert not waiting.done()
+            await CALLS[name](parts)
+            if name == "stop a sandbox":
+                assert (await waiting).status == 0
+            waiting.cancel()
+            parts.store.close()
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def test_a_sandbox_that_could_not_be_stopped_goes_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        with disk(tmp_path / "disk") as small:
+            parts = Parts(tmp_path, state=small.folder)
+            await parts.pod()
+            with small.full(), pytest.raises(Internal):
+                await parts.sandboxes.stop(NS, "pod", 0)
+            await parts.create("c")
+            parts.store.close()
+
+    asyncio.run(asyncio.wait_for(test(), 20))

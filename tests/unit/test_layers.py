@@ -1,0 +1,81 @@
+"""Who may import whom (docs/architecture.md, "Layers"); and that a fork of the forkserver stays small."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OURS = ("sandbox_api", "supervisor", "workers", "tests")
+HEAVY = ["typing", "dataclasses", "enum", "socket", "signal", "tempfile", "re", "asyncio", "json"]
+
+
+def files(package: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py"))
+
+
+def imports(file: str) -> Iterator[str]:
+    """The modules that a file imports, anywhere in it; a name from a package counts as the package's module."""
+    package = list(Path(file).parent.parts)
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            if (ROOT / module.replace(".", "/") / "__init__.py").exists():
+                yield from (f"{module}.{alias.name}" for alias in node.names)
+            else:
+                yield module
+
+
+def layer(module: str) -> str:
+    return module.split(".")[0]
+
+
+@pytest.mark.parametrize("file", files("sandbox_api"))
+def test_the_wire_imports_no_other_layer(file: str) -> None:
+    assert {layer(module) for module in imports(file)} & set(OURS) <= {"sandbox_api"}
+
+
+@pytest.mark.parametrize("file", files("workers"))
+def test_workers_import_the_standard_library_alone(file: str) -> None:
+    assert {layer(module) for module in imports(file)} <= {"workers", *sys.stdlib_module_names}
+
+
+# doctor asks the kernel for its Landlock ABI just as a worker would.
+BESIDES = {"supervisor/doctor.py": {"workers.landlock"}}
+
+
+@pytest.mark.parametrize("file", files("supervisor"))
+def test_the_supervisor_knows_the_workers_by_their_protocol(file: str) -> None:
+    found = set(imports(file))
+    known = {"workers", "workers.protocol"} | BESIDES.get(file, set())
+    assert {module for module in found if layer(module) == "workers"} <= known
+    assert "tests" not in map(layer, found)
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """The modules that a fresh interpreter has after importing these as a helper does."""
+    program = f"import sys; sys.path.insert(0, sys.argv[1]); import {', '.join(modules)}; print(*sys.modules)"
+    command = [sys.executable, "-I", "-S", "-c", program, str(ROOT)]
+    return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+
+
+@pytest.mark.parametrize("helper", ["workers.forkserver", "workers.relay"])
+def test_a_helper_loads_nothing_heavy(helper: str) -> None:
+    loaded = loaded_by(helper)
+    assert helper in loaded
+    assert loaded & set(HEAVY) == set()
+    assert loaded & {"sandbox_api", "supervisor"} == set()
+
+
+def test_every_worker_module_can_be_loaded_like_that() -> None:
+    modules = [file.removesuffix(".py").replace("/", ".") for file in files("workers")]
+    loaded = loaded_by(*(module.removesuffix(".__init__") for module in modules))
+    assert loaded & set(HEAVY) == set()
