@@ -83,6 +83,7 @@ class Daemon:
         self._options = options
         self._stopping = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
+        self._reconnecting: asyncio.Task[None] | None = None
 
         folder = options.folder
         self._registry = Registry()
@@ -202,7 +203,7 @@ class Daemon:
         """The forkserver died. What it ran goes on, as our children if we started it, or else as init's."""
         if self._launcher.answers():  # it only hung up on us: it still looks after its own
             log.error("the forkserver hung up")
-            self._spawn(self._reconnect())
+            self._reconnect_soon()
             return
         log.error("the forkserver died")
         known = {self._relay.pid, *self._launcher.pids}
@@ -215,7 +216,12 @@ class Daemon:
             if child.pid not in known:
                 log.warning("killing pid %d, whose start was lost with the forkserver", child.pid)
                 child.kill()
-        self._spawn(self._reconnect())
+        self._reconnect_soon()
+
+    def _reconnect_soon(self) -> None:
+        """Begin to reconnect, unless that is under way: it tries again by itself."""
+        if self._reconnecting is None or self._reconnecting.done():
+            self._reconnecting = self._spawn(self._reconnect())
 
     async def _reconnect(self) -> None:
         """A new forkserver in place of one that died."""
@@ -226,14 +232,16 @@ class Daemon:
             except (HelperFailed, SandboxerError, OSError, TimeoutError, RuntimeError) as error:
                 log.error("no new forkserver: %s", error)
                 await asyncio.sleep(1)
-            else:
+                continue
+            if self._launcher.connected:  # or it died again before we got to hear of it
                 log.info("a forkserver is up")
                 return
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
     async def _end(self) -> None:
         """Let go. Instances go on, and so do the helpers while there are some; the next daemon finds them."""

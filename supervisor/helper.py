@@ -26,6 +26,7 @@ from sandbox_api.errors import Unavailable
 from workers import protocol
 
 START_SECONDS = 30
+DIAL_SECONDS = 1.0
 _READY = b"ready\n"
 
 
@@ -104,6 +105,7 @@ class Helper:
 
     async def connect(self) -> None:
         """Join the helper that listens on the path, or start one. Raises ``HelperFailed``."""
+        self.close()
         sock = self._dial()
         if sock is None:
             Path(self._path).unlink(missing_ok=True)
@@ -167,6 +169,7 @@ class Helper:
 
     def _dial(self) -> socket.socket | None:
         sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(DIAL_SECONDS)  # of one that is stopped the queue fills up, and the next would wait for ever
         try:
             sock.connect(self._path)
         except OSError:

@@ -79,6 +79,11 @@ class Launcher:
         self._pong: asyncio.Future[None] | None = None
 
     @property
+    def connected(self) -> bool:
+        """Whether there is a forkserver that has not hung up."""
+        return self._helper.connected
+
+    @property
     def pids(self) -> set[int]:
         """Of the forkserver, where we started it, and of starts under way."""
         return {self._helper.pid, *(start.pid for start in self._starts.values())}
@@ -139,7 +144,7 @@ class Launcher:
             finally:
                 if theirs >= 0:
                     os.close(theirs)
-            verdict = await _read(report)
+            _, _, verdict = (await _read(report)).partition(b" ")
             if verdict[:1] == protocol.READY:
                 return pid
             await start.exited.wait()
@@ -305,12 +310,13 @@ async def _read(pipe: int) -> bytes:
         parts.append(part)
 
 
-async def _undo(verdict: bytes) -> None:
+async def _undo(report: bytes) -> None:
     """End a worker of which the forkserver did not live to tell: it may be nobody's child of ours."""
+    pid, _, verdict = report.partition(b" ")
     if verdict[:1] != protocol.READY:
         return  # it ended by itself, or never was
     try:
-        pidfd = os.pidfd_open(int(verdict[1:]))
+        pidfd = os.pidfd_open(int(pid))
     except ProcessLookupError:
         return
     loop = asyncio.get_running_loop()

@@ -37,7 +37,7 @@ INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT = 0, 1, 2
 """Kinds of pump: FIFO to pipe, FIFO to terminal, terminal to FIFO."""
 
 READY, FAILED, REFUSED = b"R", b"F", b"X"
-"""First byte of a worker's report: about to run, with its pid; its own set-up failed; the module cannot be run."""
+"""A worker's report is its pid, a space, and one of these: about to run; set-up failed, why; module refused, why."""
 
 OWN_PID = 0x5AFE0B1D
 """Stands in a seccomp filter where the worker puts its own pid; above every pid there is (proc_sys_kernel(5))."""

@@ -38,6 +38,8 @@ def main(
     """The life of a forked worker. Never returns: the process ends with the guest's exit status."""
     report = fds[0]
     try:
+        # Before a byte of the guest's is looked at: later this process might say anybody's pid.
+        posix.write(report, b"%d " % posix.getpid())
         try:
             module, preopens = _prepare(request, fds)
             _shut(cell, request, module, preopens, profile)
@@ -48,7 +50,7 @@ def main(
             _say(report, FAILED, str(error))
         else:
             # Where nobody waits for it any more, the start is undone: the guest must not run unseen.
-            if not _say(report, READY, str(posix.getpid())):
+            if not _say(report, READY):
                 posix._exit(SETUP_FAILED)
             _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
             status, trap = engine.run(request.function == b"_start")

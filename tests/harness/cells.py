@@ -102,9 +102,9 @@ class Cells:
             os.close(fd)
         _, pid, _ = protocol.unpack_numbers(self._next(protocol.FORKED).body)
         with os.fdopen(report, "rb") as stream:
-            said = stream.read().decode()
-        # What follows the verdict that it is ready is the forkserver's and the supervisor's business.
-        return Worker(self, pid, "R" if said.startswith("R") else said, out, err)
+            said, _, verdict = stream.read().decode().partition(" ")
+        assert said == str(pid)
+        return Worker(self, pid, verdict, out, err)
 
     def run(self, *args: str, **more: object) -> Outcome:
         """Start a worker and wait for its end."""

@@ -130,4 +130,5 @@ class Daemon:
                 pass
         for mount in reversed(self.mounts()):
             subprocess.run(["umount", "-l", mount], check=False)
+        print(self.log_text()[-20_000:])  # pytest shows it where a test failed
         shutil.rmtree(self.folder, ignore_errors=True)
