@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import grp
+import os
 import sys
 from pathlib import Path
 
@@ -84,6 +85,9 @@ def main(
     """
     if context.invoked_subcommand is not None:
         return
+    # This process never forks but to exec. gRPC would stop and start its threads around that, too, and wait for
+    # new ones where there are none to be had.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     # Imported here: gRPC takes longer to load than the other commands take to run.
     from .daemon import CannotStart, Daemon, Options
 
