@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test e2e compare lint format protos clean
+.PHONY: help demo test e2e compare chaos soak bench lint format protos clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,15 @@ e2e: $(VENV)/.ready ## The real containerd through CRI, fetched into .cache (nee
 
 compare: $(VENV)/.ready ## CRI operations beside crun with WasmEdge, on one containerd (needs root)
 	$(RUN) -m tests.e2e.compare 20
+
+chaos: $(VENV)/.ready ## Kill any part at any moment under load; nothing may be lost (needs root)
+	$(RUN) -m tests.chaos.run --seconds 120 --seed 1
+
+soak: $(VENV)/.ready ## 50,000 short lives on one daemon; nothing may grow (needs root)
+	$(RUN) -m tests.chaos.soak --lifecycles 50000
+
+bench: $(VENV)/.ready ## Time of a start, and memory of an idle instance
+	$(RUN) -m tests.bench.start
 
 lint: $(VENV)/.ready ## Style and types
 	$(VENV)/bin/ruff check .
