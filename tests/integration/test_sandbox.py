@@ -7,6 +7,7 @@ import platform
 import signal
 import time
 
+import psutil
 import pytest
 
 from sandbox_api.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
@@ -94,6 +95,8 @@ def test_stop_without_time_kills_at_once(pod: Pod) -> None:
 def test_sigkill_follows_where_sigterm_does_nothing(pod: Pod) -> None:
     container = pod.with_wasm("sleep").build().start()
     os.kill(container.pid, signal.SIGSTOP)  # a stopped process does not die of SIGTERM
+    while psutil.Process(container.pid).status() != psutil.STATUS_STOPPED:
+        pass
     before = time.monotonic()
     pod.stop(timeout=1)
     assert 0.9 < time.monotonic() - before < 10
