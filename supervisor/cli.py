@@ -11,9 +11,12 @@ from pathlib import Path
 import click
 
 from . import __version__, logs
+from .aot.options import aot_options
+from .aot.terms import Settings
 from .doctor import doctor
 from .drain import drain
 from .pack import pack
+from .warm import warm
 
 
 def _group(_context: click.Context, _parameter: click.Parameter, name: str) -> int | None:
@@ -61,6 +64,7 @@ def _group(_context: click.Context, _parameter: click.Parameter, name: str) -> i
     is_flag=True,
     help="Refuse to run where Landlock or seccomp is missing (see: wasm-sandboxer doctor).",
 )
+@aot_options(mode=True)
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -78,6 +82,7 @@ def main(
     socket_group: int | None,
     require_confinement: bool,
     log_level: str,
+    aot: Settings,
 ) -> None:
     """Run WebAssembly workloads as isolated processes, for iSulad and containerd.
 
@@ -94,7 +99,8 @@ def main(
     logs.begin(log_level)
 
     async def serve() -> None:
-        await Daemon(Options(listen.absolute(), folder.absolute(), events, socket_group, require_confinement)).run()
+        options = Options(listen.absolute(), folder.absolute(), aot, events, socket_group, require_confinement)
+        await Daemon(options).run()
 
     try:
         asyncio.run(serve())
@@ -106,3 +112,4 @@ def main(
 main.add_command(doctor)
 main.add_command(drain)
 main.add_command(pack)
+main.add_command(warm)

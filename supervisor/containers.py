@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import posixpath
 import time
 from dataclasses import replace
 
-from sandbox_api.errors import FailedPrecondition
+from sandbox_api.errors import FailedPrecondition, SandboxerError
 from sandbox_api.interface import NewTask, Stdio, Usage
 
-from . import bundle, rootfs, streams, usage
+from . import bundle, rootfs, streams, usage, wasi
 from . import spec as oci
+from .aot.policy import Aot
 from .cgroups import Cgroup, Hierarchy, Resources
 from .container import Container
 from .prepared import Prepared
@@ -26,11 +28,14 @@ log = logging.getLogger(__name__)
 class Containers:
     """Makes and removes containers."""
 
-    def __init__(self, folder: str, registry: Registry, store: Store, hierarchy: Hierarchy) -> None:
+    def __init__(
+        self, folder: str, registry: Registry, store: Store, hierarchy: Hierarchy, aot: Aot | None = None
+    ) -> None:
         self._folder = folder
         self._registry = registry
         self._store = store
         self._hierarchy = hierarchy
+        self._aot = aot
         self._told_of_capabilities = False
 
     def make(self, namespace: str, new: NewTask) -> Container:
@@ -71,7 +76,20 @@ class Containers:
             self._store.remove_container(container)
             raise
         self._registry.add(sandbox, container)
+        self._foresee(spec, plan)
         return container
+
+    def _foresee(self, spec: oci.Spec, plan: rootfs.Plan) -> None:
+        """Have the module compiled before it is started."""
+        if self._aot is None or not self._aot.active:
+            return
+        args = (posixpath.join(spec.process.cwd, spec.process.args[0]),)
+        try:
+            world = wasi.assemble(spec, replace(spec.process, args=args, cwd="/"), plan)
+        except SandboxerError:  # Start will say so
+            return
+        self._aot.seen(world.module)
+        world.close()
 
     def unmake(self, container: Container) -> None:
         """Undo a ``make`` that a supervisor did not live to finish."""

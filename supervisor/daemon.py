@@ -26,6 +26,9 @@ from sandbox_api.task_service import TaskMethods
 from sandbox_api.ttrpc.server import Server
 
 from . import __version__, cgroups, linux, liveness, seccomp, sockets
+from .aot.cache import CacheUnusable
+from .aot.policy import Aot
+from .aot.terms import Settings
 from .container import Container
 from .containers import Containers
 from .controller import Controller
@@ -58,6 +61,7 @@ class Options:
     """Socket of the Sandbox API."""
     folder: Path
     """State, mounts, the helpers' sockets, and the Task API's."""
+    aot: Settings
     events: str = ""
     """Socket to forward events to; "" is nobody."""
     socket_group: int | None = None
@@ -96,6 +100,7 @@ class Daemon:
             self._lost,
         )
         self._relay = Relay(str(folder / "relay.sock"))
+        self._aot = Aot(options.aot)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises ``CannotStart``."""
@@ -104,7 +109,7 @@ class Daemon:
         try:
             async with AsyncExitStack() as cleanup:
                 await self._run(cleanup)
-        except (sockets.SocketTaken, HelperFailed) as error:
+        except (sockets.SocketTaken, HelperFailed, CacheUnusable) as error:
             raise CannotStart(str(error)) from None
         except SandboxerError as error:
             raise CannotStart(str(error)) from None
@@ -128,9 +133,18 @@ class Daemon:
         self._reaper = Reaper(self._registry, store, self._launcher, self._ended)
         loop.add_signal_handler(signal.SIGCHLD, self._reaper.adopted)
         cleanup.callback(loop.remove_signal_handler, signal.SIGCHLD)
-        containers = Containers(str(options.folder), self._registry, store, hierarchy)
+        containers = Containers(str(options.folder), self._registry, store, hierarchy, self._aot)
         preparations = Preparations(str(options.folder), self._registry, store, containers)
-        tasks = Tasks(self._registry, store, containers, self._signals, self._launcher, self._relay, self._happenings)
+        tasks = Tasks(
+            self._registry,
+            store,
+            containers,
+            self._signals,
+            self._launcher,
+            self._relay,
+            self._happenings,
+            self._aot,
+        )
         controller = Controller(
             self._registry, store, containers, preparations, self._signals, tasks, str(options.task_socket)
         )
@@ -142,6 +156,8 @@ class Daemon:
         inventory = await self._launcher.connect()
         if not inventory.landlock:
             self._lacking("this kernel has no Landlock: workers are not kept from the host's files by it")
+        cleanup.push_async_callback(self._aot.close)
+        await self._aot.start(inventory.engine)
         await recovery.reconcile(inventory)
         cleanup.push_async_callback(self._end)
         if self._publisher is not None:
@@ -229,7 +245,8 @@ class Daemon:
             try:
                 inventory = await self._launcher.connect()
                 self._launcher.exited(inventory.ended)
-            except (HelperFailed, SandboxerError, OSError, TimeoutError, RuntimeError) as error:
+                await self._aot.start(inventory.engine)
+            except (CacheUnusable, HelperFailed, SandboxerError, OSError, TimeoutError, RuntimeError) as error:
                 log.error("no new forkserver: %s", error)
                 await asyncio.sleep(1)
                 continue

@@ -48,7 +48,7 @@ class Host:
 
     proc: Path = Path("/proc")
     cgroup: Path = Path("/sys/fs/cgroup")
-    engine: Callable[[], tuple[bool, str]] = lambda: _engine()
+    engine: Callable[[], tuple[bool, str]] = lambda: engine_version()
     landlock_abi: Callable[[], int] = landlock.abi
     filters: Callable[[], object] = seccomp.build
     open_files: Callable[[], int] = lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -143,7 +143,7 @@ def table(findings: Iterable[Finding]) -> list[str]:
     return lines
 
 
-def _engine() -> tuple[bool, str]:
+def engine_version() -> tuple[bool, str]:
     """Whether the engine loads, and its version or what is wrong. In a process of its own: it is large, and native."""
     root = str(Path(workers.__file__).resolve().parent.parent)
     code = (

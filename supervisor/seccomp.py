@@ -54,6 +54,19 @@ _NETWORK_SEEN = """
 """  # WasmEdge's sockets, and getaddrinfo (uname, too); socket is below
 _NETWORK_KIN = "accept4 sendmmsg recvmmsg"
 
+# The compiler's: "seen" with libLLVM 19 and its lld, at every level.
+_COMPILER_SEEN = """
+    access brk close exit exit_group fstat ftruncate futex getcwd ioctl lseek madvise mmap mprotect munmap newfstatat
+    openat pread64 read rename rseq rt_sigaction rt_sigprocmask sched_getaffinity set_robust_list sigaltstack unlink
+    write writev
+"""
+_COMPILER_KIN = """
+    clock_gettime faccessat faccessat2 fallocate fcntl fstatfs getpid getrandom gettid gettimeofday getrusage
+    mremap pwrite64 readlink readlinkat renameat renameat2 restart_syscall rt_sigreturn sched_yield statfs statx
+    sysinfo tgkill uname unlinkat
+"""
+_CLONE_THREAD = 0x10000
+
 # Allowed by the low 32 bits of one argument, which are all that the kernel looks at: (argument, values).
 _SIGBUS, _SIGFPE, _SIGSEGV, _SIGPIPE = 7, 8, 11, 13
 _SIG_BLOCK, _SIG_UNBLOCK, _SIG_SETMASK = 0, 1, 2
@@ -185,6 +198,20 @@ class _Builder:
 def build(machine: str = platform.machine()) -> Filters:
     """The filters for workers on this machine. Raises ``SeccompMissing``."""
     return Filters(_worker(machine, network=False), _worker(machine, network=True), call_names(machine))
+
+
+def compiler(machine: str = platform.machine()) -> bytes:
+    """A filter for the compiler's cell (``workers/compiler.py``). Raises ``SeccompMissing``.
+
+    What it forbids fails with EPERM and does not kill: another LLVM may ask for something it can do without.
+    """
+    with _Builder(_ERRNO | errno.EPERM, machine) as filter_:
+        for name in _names(_COMPILER_SEEN, _COMPILER_KIN):
+            filter_.rule(_ALLOW, name)
+        # Threads, but no processes. The C library takes clone() where there is no clone3(), whose flags cannot be seen.
+        filter_.rule(_ALLOW, "clone", _low(0, _CLONE_THREAD, _CLONE_THREAD))
+        filter_.rule(_ERRNO | errno.ENOSYS, "clone3")
+        return filter_.program()
 
 
 def call_names(machine: str = platform.machine()) -> bytes:

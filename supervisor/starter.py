@@ -8,6 +8,7 @@ from sandbox_api.errors import FailedPrecondition
 
 from . import seccomp, streams, wasi
 from . import spec as oci
+from .aot.policy import Aot
 from .cgroups import Resources
 from .container import Container
 from .launcher import Launcher
@@ -22,10 +23,11 @@ from .store import Store
 class Starter:
     """Turns created processes into workers."""
 
-    def __init__(self, store: Store, launcher: Launcher, relay: Relay) -> None:
+    def __init__(self, store: Store, launcher: Launcher, relay: Relay, aot: Aot | None = None) -> None:
         self._store = store
         self._launcher = launcher
         self._relay = relay
+        self._aot = aot
 
     async def start(self, sandbox: Sandbox, container: Container, process: Process) -> int:
         """Run a process; its pid. Raises a ``SandboxerError``, and leaves nothing open or running then."""
@@ -39,6 +41,9 @@ class Starter:
         try:
             opened = streams.open_streams(process.stdio)
             world = wasi.assemble(spec, what, recorded.plan)
+            product = await self._aot.best(world.module) if self._aot else None
+            if product is not None:
+                world.run_product(product)
             for path in container.cgroup.entrances() if container.cgroup else ():
                 places.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
             cgroups = len(places)

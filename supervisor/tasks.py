@@ -14,6 +14,7 @@ from sandbox_api.interface import Connection, Exit, NewProcess, NewTask, Stdio, 
 
 from . import __version__, birth, streams
 from . import spec as oci
+from .aot.policy import Aot
 from .cgroups import Resources
 from .container import Container
 from .containers import Containers
@@ -53,6 +54,7 @@ class Tasks:
         launcher: Launcher,
         relay: Relay,
         happenings: Happenings,
+        aot: Aot | None = None,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -61,7 +63,7 @@ class Tasks:
         self._launcher = launcher
         self._relay = relay
         self._happenings = happenings
-        self._starter = Starter(store, launcher, relay)
+        self._starter = Starter(store, launcher, relay, aot)
 
     async def create(self, namespace: str, new: NewTask) -> int:
         """Prepare a container in a ready sandbox."""

@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass, field
 
 from sandbox_api.errors import InvalidArgument
-from workers.protocol import Preopen, StartRequest
+from workers.protocol import NATIVE, WASM, Preopen, StartRequest
 
 from . import linux
 from .rootfs import Plan, make_folders
@@ -29,6 +29,8 @@ class World:
     """A worker's module and preopens, opened. ``close`` it once they are handed over."""
 
     module: int = -1
+    kind: int = WASM
+    """Of the module: as it came, or our own compiler's product."""
     preopens: list[Preopen] = field(default_factory=list)
     folders: list[int] = field(default_factory=list)
     """One descriptor for each preopen."""
@@ -37,6 +39,11 @@ class World:
         """A preopen more; the descriptor is the world's from now on."""
         self.preopens.append(Preopen(os.fsencode(path), readonly))
         self.folders.append(fd)
+
+    def run_product(self, product: int) -> None:
+        """Take what the module was compiled into in place of it; the descriptor is the world's from now on."""
+        os.close(self.module)
+        self.module, self.kind = product, NATIVE
 
     def close(self) -> None:
         """Close every descriptor."""
@@ -81,6 +88,7 @@ def request(
         env=[os.fsencode(each) for each in env],
         preopens=world.preopens,
         function=os.fsencode(function),
+        module_kind=world.kind,
         uid=spec.uid,
         gid=spec.gid,
         groups=list(spec.groups),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ctypes import c_char_p, c_void_p
 
-from . import _capi
+from . import _capi, altstack
 from .protocol import NATIVE
 
 TYPE_CHECKING = False
@@ -64,6 +64,7 @@ class Engine:
         """Do once, in the forkserver, what every instance needs and no guest can influence."""
         lib = self._lib
         lib.WasmEdge_LogOff()  # it would write to stdout, which is the guest's
+        self._stack = altstack.FaultStack(lib)
         # Costly (about 0.5 MiB), and the same for all until ModuleInstanceInitWASI.
         self._wasi.value = lib.WasmEdge_ModuleInstanceCreateWASI(None, 0, None, 0, None, 0)
 

@@ -38,6 +38,11 @@ class Daemon:
         return self.folder / "dir"
 
     @property
+    def cache(self) -> Path:
+        """Of compiled modules."""
+        return self.folder / "cache"
+
+    @property
     def task_socket(self) -> Path:
         return self.dir / "task.sock"
 
@@ -63,6 +68,7 @@ class Daemon:
     def launch(self) -> None:
         """Start it, and wait for nothing."""
         command = [sys.executable, "-m", "supervisor", "--listen", str(self.listen), "--dir", str(self.dir)]
+        command += ["--cache-dir", str(self.cache), "--aot", os.environ.get("SANDBOXER_TEST_AOT", "auto")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--log-level", "debug", *self._options],

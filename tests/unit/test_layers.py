@@ -49,7 +49,7 @@ def test_workers_import_the_standard_library_alone(file: str) -> None:
 
 
 # doctor asks the kernel for its Landlock ABI just as a worker would.
-BESIDES = {"supervisor/doctor.py": {"workers.landlock"}}
+BESIDES = {"supervisor/doctor.py": {"workers.landlock"}, "supervisor/aot/cell.py": {"workers.compile_protocol"}}
 
 
 @pytest.mark.parametrize("file", files("supervisor"))

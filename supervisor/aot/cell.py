@@ -1,0 +1,121 @@
+"""One compile, in a process of its own (``workers/compiler.py``)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+import workers
+from workers import compile_protocol, protocol
+
+from .terms import Level, Limits, Verdict
+
+_VERDICTS = {
+    compile_protocol.MADE: Verdict.MADE,
+    compile_protocol.REFUSED: Verdict.REFUSED,
+    compile_protocol.CRASHED: Verdict.CRASHED,
+    compile_protocol.TIMED_OUT: Verdict.TIMED_OUT,
+    compile_protocol.NO_MEMORY: Verdict.NO_MEMORY,
+    compile_protocol.UNABLE: Verdict.UNABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a compile ended. With ``Verdict.MADE`` the caller owns ``product``, a descriptor of the shared object."""
+
+    verdict: Verdict
+    text: str = ""
+    product: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What every compile of a sandboxer has in common."""
+
+    engine: str
+    """WasmEdge's version, as the forkserver has it."""
+    limits: Limits
+    workshop: Path
+    filter: bytes
+    """The seccomp program; empty where there is none."""
+    threads: Executor
+
+    async def compile(self, module: int, level: Level, idle: bool) -> Outcome:
+        """Compile the opened module. Where this is cancelled, the compiler ends.
+
+        ``idle`` leaves the processors to everybody else.
+        """
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        request = compile_protocol.Request(
+            engine=self.engine.encode(),
+            level=level,
+            milliseconds=max(1, int(self.limits.seconds * 1000)),
+            memory=self.limits.memory,
+            idle=idle,
+            workshop=os.fsencode(self.workshop),
+            filter=self.filter,
+        )
+        loop = asyncio.get_running_loop()
+        reader = protocol.Reader(ours)
+        answered: asyncio.Future[protocol.Frame | None] = loop.create_future()
+        try:
+            with theirs:
+                protocol.send(ours, compile_protocol.COMPILE, request.encode(), [module])
+                await loop.run_in_executor(self.threads, _spawn, theirs)
+            loop.add_reader(ours, _hear, reader, answered)
+            return _outcome(await answered)
+        except OSError as error:
+            return Outcome(Verdict.UNABLE, f"no compiler could be started: {error.strerror}")
+        finally:
+            loop.remove_reader(ours)
+            reader.close()
+
+
+def _hear(reader: protocol.Reader, answered: asyncio.Future[protocol.Frame | None]) -> None:
+    try:
+        more = reader.receive()
+        for frame in reader.frames():
+            if answered.done():
+                frame.close()
+            else:
+                answered.set_result(frame)
+    except BlockingIOError:
+        return
+    except (OSError, protocol.ProtocolError):
+        more = False
+    if not more and not answered.done():
+        answered.set_result(None)
+
+
+def _outcome(frame: protocol.Frame | None) -> Outcome:
+    if frame is None or frame.body[:1] not in _VERDICTS:
+        return Outcome(Verdict.UNABLE, "the compiler's keeper was killed")
+    verdict, text = _VERDICTS[frame.body[:1]], frame.body[1:].decode(errors="replace")
+    if verdict is Verdict.MADE and len(frame.fds) == 1:
+        return Outcome(verdict, text, frame.fds.pop())
+    frame.close()
+    return Outcome(Verdict.UNABLE if verdict is Verdict.MADE else verdict, text)
+
+
+def _spawn(theirs: socket.socket) -> None:
+    """Start the cell. Blocks until it has replaced our image."""
+    boot = "import sys; sys.path.insert(0, sys.argv[1]); from workers import compiler; compiler.main()"
+    package_root = str(Path(workers.__file__).resolve().parent.parent)
+    keep = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", boot, package_root],
+        stdin=theirs.fileno(),
+        stdout=subprocess.DEVNULL,
+        env=keep,
+        cwd="/",
+        start_new_session=True,
+    )
+    process.returncode = 0  # the reaper collects it, with every other child; its answer comes by the socket

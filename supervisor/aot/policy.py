@@ -1,0 +1,146 @@
+"""When to compile, when to wait, and what a start runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from .. import seccomp
+from .cache import Cache, Unverified
+from .cell import Cell
+from .compiling import Compiling
+from .digests import Digests
+from .terms import BEST_FIRST, Failure, Level, Mode, Settings
+
+log = logging.getLogger(__name__)
+
+_THREADS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Works:
+    """What belongs to one version of the engine."""
+
+    engine: str
+    cache: Cache
+    compiling: Compiling
+
+
+class Aot:
+    """Ahead-of-time compilation as the daemon sees it. Until it is started, and with ``never``, it does nothing."""
+
+    def __init__(self, settings: Settings, eager: bool = False) -> None:
+        """``eager`` leaves no processor time to others."""
+        self._settings = settings
+        self._eager = eager
+        self._threads = ThreadPoolExecutor(_THREADS, "aot")
+        self._digests = Digests(self._threads)
+        self._works: _Works | None = None
+        self._seeing: set[asyncio.Task[None]] = set()
+
+    async def start(self, engine: str) -> None:
+        """Begin, with products for WasmEdge of this version; with another than before, anew.
+
+        Raises ``CacheUnusable``.
+        """
+        if self._settings.mode is Mode.NEVER or (self._works and self._works.engine == engine):
+            return
+        await self._stop()
+        cache = Cache(self._settings.cache_dir, self._settings.cache_size, engine)
+        cell = Cell(engine, self._settings.limits, cache.workshop, _filter(), self._threads)
+        self._works = _Works(engine, cache, Compiling(cache, cell, self._threads, self._eager))
+
+    @property
+    def active(self) -> bool:
+        """Whether it is worth opening a module before its start."""
+        return self._works is not None
+
+    def seen(self, module: int) -> None:
+        """Compile this opened module, if it is one, when there is time. The descriptor stays the caller's."""
+        if self._works is not None:
+            task = asyncio.create_task(self._see(self._works, os.dup(module)))
+            self._seeing.add(task)
+            task.add_done_callback(self._seeing.discard)
+
+    async def best(self, module: int) -> int | None:
+        """A descriptor of the best product for this opened module; None where the module itself is the best.
+
+        The descriptor is the caller's, and so stays the module's. Raises ``OSError``.
+        """
+        works = self._works
+        if works is None:
+            return None
+        digest = await self._digests.of(module)
+        if digest is None:
+            return None
+        found = await self._find(works, digest)
+        if found is not None and found[1] is BEST_FIRST[0]:
+            return found[0]
+        wait = self._settings.mode is Mode.ALWAYS and found is None
+        job = works.compiling.want(digest, module, os.fstat(module).st_size, urgent=wait)
+        if wait and job is not None and Level.O0 in job.results:
+            await asyncio.shield(job.results[Level.O0])
+            found = await self._find(works, digest)
+        return found[0] if found else None
+
+    async def compile(self, module: int) -> AsyncIterator[tuple[Level, Failure | None]]:
+        """Compile an opened module at every level: as each is done, it and why there is no product, if there is none.
+
+        Raises ``ValueError`` where it is no module that can be compiled, and ``OSError``.
+        """
+        assert self._works is not None
+        digest = await self._digests.of(module)
+        if digest is None:
+            raise ValueError("not a WebAssembly module")
+        job = self._works.compiling.want(digest, module, os.fstat(module).st_size, urgent=True)
+        for level in Level:
+            if job is not None and level in job.results:
+                yield level, await asyncio.shield(job.results[level])
+            else:
+                yield level, self._works.cache.failure(digest, level, self._settings.limits)
+
+    async def close(self) -> None:
+        """End what compiles."""
+        for task in list(self._seeing):
+            task.cancel()
+        await self._stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _stop(self) -> None:
+        works, self._works = self._works, None
+        if works is not None:
+            await works.compiling.close()
+            works.cache.close()
+
+    async def _see(self, works: _Works, module: int) -> None:
+        try:
+            digest = await self._digests.of(module)
+            if digest is not None:
+                works.compiling.want(digest, module, os.fstat(module).st_size)
+        except OSError as error:
+            log.debug("a module that cannot be read: %s", error)
+        finally:
+            os.close(module)
+
+    async def _find(self, works: _Works, digest: str) -> tuple[int, Level] | None:
+        for level in BEST_FIRST:
+            try:
+                fd = works.cache.open(digest, level)
+            except Unverified:
+                loop = asyncio.get_running_loop()
+                fd = await loop.run_in_executor(self._threads, works.cache.verify, digest, level)
+            if fd is not None:
+                return fd, level
+        return None
+
+
+def _filter() -> bytes:
+    try:
+        return seccomp.compiler()
+    except (seccomp.SeccompMissing, OSError) as error:
+        log.warning("the compiler runs without a system call filter: %s", error)
+        return b""

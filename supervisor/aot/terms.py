@@ -1,0 +1,93 @@
+"""The words of ahead-of-time compilation: levels, limits, and how a compile ends."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from pathlib import Path
+
+UNABLE_SECONDS = 60
+"""After so long it is tried again."""
+
+
+class Level(IntEnum):
+    """``WasmEdge_CompilerOptimizationLevel``. O1 is not among them: at it the compiler crashes on many modules.
+
+    O3 takes as long as O2, and what it makes is no faster (docs/performance.md).
+    """
+
+    O0 = 0
+    O2 = 2
+
+
+BEST_FIRST = (Level.O2, Level.O0)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one compile may take."""
+
+    seconds: float
+    """Of processor time: a busy machine makes no compile fail."""
+    memory: int
+    """Bytes, beside the compiler itself."""
+
+
+class Mode(StrEnum):
+    """What a start does about compilation."""
+
+    AUTO = "auto"
+    """It runs the best that is there, and never waits."""
+    ALWAYS = "always"
+    """It waits for the first level."""
+    NEVER = "never"
+    """Nothing is compiled, and nothing compiled is run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line says."""
+
+    mode: Mode
+    cache_dir: Path
+    cache_size: int
+    """Bytes that products may take."""
+    limits: Limits
+
+
+class Verdict(StrEnum):
+    """How a compile ended."""
+
+    MADE = "made"
+    REFUSED = "refused"
+    """The compiler does not want the module."""
+    CRASHED = "crashed"
+    TIMED_OUT = "timed out"
+    NO_MEMORY = "out of memory"
+    UNABLE = "unable"
+    """For no fault of the module's. It is tried again later, and not recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no product."""
+
+    verdict: Verdict
+    text: str
+    limits: Limits
+    """What was allowed. A failure for lack of time or memory does not count where more is allowed."""
+    at: float = field(default_factory=time.monotonic)
+
+    def counts(self, limits: Limits) -> bool:
+        """Whether it would end the same way with these limits."""
+        if self.verdict is Verdict.TIMED_OUT:
+            return self.limits.seconds >= limits.seconds
+        if self.verdict is Verdict.NO_MEMORY:
+            return self.limits.memory >= limits.memory
+        if self.verdict is Verdict.UNABLE:
+            return time.monotonic() - self.at < UNABLE_SECONDS
+        return True
+
+    def __str__(self) -> str:
+        return f"{self.verdict}: {self.text}" if self.text else str(self.verdict)

@@ -1,0 +1,115 @@
+"""Modules made byte by byte, for what no C compiler would write."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from .daemon import ROOT
+
+MAGIC = b"\0asm\1\0\0\0"
+
+
+def leb(value: int) -> bytes:
+    """An unsigned LEB128."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def vector(*items: bytes) -> bytes:
+    return leb(len(items)) + b"".join(items)
+
+
+def section(number: int, body: bytes) -> bytes:
+    return bytes([number]) + leb(len(body)) + body
+
+
+def custom(name: bytes, body: bytes) -> bytes:
+    return section(0, leb(len(name)) + name + body)
+
+
+def start(code: bytes, locals_: int = 4) -> bytes:
+    """A module whose ``_start`` is this code; it has ``locals_`` of type i32."""
+    body = vector(leb(locals_) + b"\x7f") + code + b"\x0b"
+    return MAGIC + b"".join(
+        (
+            section(1, vector(b"\x60\0\0")),  # () -> ()
+            section(3, vector(b"\0")),
+            section(5, vector(b"\0\1")),  # one page of memory
+            section(7, vector(leb(6) + b"_start" + b"\0\0", leb(6) + b"memory" + b"\2\0")),
+            section(10, vector(leb(len(body)) + body)),
+        )
+    )
+
+
+def laborious(steps: int) -> bytes:
+    """Runs in no time and takes long to compile: many branches on what is not known before it runs."""
+    # local 0 = mem[8 * n]; if (local 0 & n) local 1 += local 0 * n else local 2 ^= local 1
+    step = (
+        b"\x41%s\x28\2\0\x21\0"  # i32.const, i32.load, local.set 0
+        b"\x20\0\x41%s\x71\4\x40"  # local.get 0, i32.const, i32.and, if
+        b"\x20\1\x20\0\x41%s\x6c\x6a\x21\1"
+        b"\5\x20\2\x20\1\x73\x21\2\x0b"
+    )
+    parts = []
+    for n in range(steps):
+        small = leb(n % 63 + 1)
+        parts.append(step % (leb(n % 64), small, small))
+    # what was computed must be stored, or it is all thrown away
+    return start(b"".join(parts) + b"\x41\0\x20\1\x20\2\x6a\x36\2\0")
+
+
+def loops(depth: int) -> bytes:
+    """Loops in loops: the better level goes deep into them, and needs time by the square of their number."""
+    return start(b"\x03\x40" * depth + b"\x20\0\x41\1\x6a\x22\0\x41\5\x48\x0d\0\x0b" * depth)
+
+
+def exits(status: int) -> bytes:
+    """Ends with this status, up to 63, and does nothing else."""
+    name = b"wasi_snapshot_preview1"
+    body = b"\0\x41" + bytes([status]) + b"\x10\0\x0b"  # i32.const, call 0
+    return MAGIC + b"".join(
+        (
+            section(1, vector(b"\x60\1\x7f\0", b"\x60\0\0")),
+            section(2, vector(leb(len(name)) + name + leb(9) + b"proc_exit" + b"\0\0")),
+            section(3, vector(b"\1")),
+            section(5, vector(b"\0\1")),
+            section(7, vector(leb(6) + b"_start" + b"\0\1", leb(6) + b"memory" + b"\2\0")),
+            section(10, vector(leb(len(body)) + body)),
+        )
+    )
+
+
+_COMPILE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from workers import _capi_compiler
+library = _capi_compiler.load()
+library.WasmEdge_LogOff()
+conf = library.WasmEdge_ConfigureCreate()
+library.WasmEdge_ConfigureCompilerSetOutputFormat(conf, int(sys.argv[2]))
+compiler = library.WasmEdge_CompilerCreate(conf)
+code = open(sys.argv[3], "rb").read()
+result = library.WasmEdge_CompilerCompileFromBuffer(compiler, code, len(code), sys.argv[4].encode())
+sys.exit(not library.WasmEdge_ResultOK(result))
+"""
+
+
+def compiled(module: bytes, folder: Path, universal: bool) -> bytes:
+    """What WasmEdge makes of a module by itself: a "universal" module, or a shared object."""
+    source, product = folder / "source.wasm", folder / "product"
+    source.write_bytes(module)
+    command = [sys.executable, "-c", _COMPILE, str(ROOT), str(int(universal)), str(source), str(product)]
+    subprocess.run(command, check=True)
+    return product.read_bytes()
+
+
+def false_universal(says: bytes, does: bytes, folder: Path) -> bytes:
+    """A universal module with the bytecode of one module and the machine code of another of the same shape."""
+    whole = compiled(does, folder, universal=True)
+    assert whole.startswith(does)
+    return says + whole[len(does) :]

@@ -1,0 +1,205 @@
+"""Finding programs in image archives, well made and ill made."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor.archive import ArchiveUnfit, programs
+from supervisor.pack import Reference, pack_image
+
+WASM = b"\0asm\1\0\0\0"
+Entry = tuple[str, bytes | str | None]
+"""A name, and a file's bytes, a link's target, or None for a folder."""
+
+
+def layer(*entries: Entry) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in entries:
+            info = tarfile.TarInfo(name)
+            if content is None:
+                info.type = tarfile.DIRTYPE
+                tar.addfile(info)
+            elif isinstance(content, str):
+                info.type, info.linkname = tarfile.SYMTYPE, content
+                if content.startswith("hard:"):
+                    info.type, info.linkname = tarfile.LNKTYPE, content.removeprefix("hard:")
+                tar.addfile(info)
+            else:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def archive(path: Path, files: dict[str, bytes]) -> Path:
+    path.write_bytes(layer(*files.items()))
+    return path
+
+
+def blob(files: dict[str, bytes], content: bytes) -> dict[str, Any]:
+    digest = hashlib.sha256(content).hexdigest()
+    files[f"blobs/sha256/{digest}"] = content
+    return {"digest": f"sha256:{digest}", "size": len(content)}
+
+
+def oci(path: Path, layers: list[bytes], **config: Any) -> Path:
+    files: dict[str, bytes] = {}
+    manifest = {
+        "config": blob(files, json.dumps({"config": config}).encode()),
+        "layers": [blob(files, each) for each in layers],
+    }
+    index = {"manifests": [blob(files, json.dumps(manifest).encode())]}
+    return archive(path, {**files, "index.json": json.dumps(index).encode()})
+
+
+def docker(path: Path, layers: list[bytes], **config: Any) -> Path:
+    names = [f"{number}/layer.tar" for number in range(len(layers))]
+    saved = [{"Config": "config.json", "RepoTags": ["a:b"], "Layers": names}]
+    files = dict(zip(names, layers, strict=True))
+    config_json = json.dumps({"config": config}).encode()
+    return archive(path, {**files, "config.json": config_json, "manifest.json": json.dumps(saved).encode()})
+
+
+def found(path: Path) -> list[tuple[str, bytes]]:
+    result = []
+    for program in programs(path):
+        with program.file as file:
+            file.seek(0)
+            result.append((program.name, file.read()))
+    return result
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return tmp_path / "image.tar"
+
+
+def test_an_image_that_pack_made(tmp_path: Path, image: Path) -> None:
+    module = tmp_path / "app.wasm"
+    module.write_bytes(WASM + b"app")
+    pack_image(module, Reference.parse("app"), image, ["--flag"])
+    assert found(image) == [("/app.wasm", WASM + b"app")]
+
+
+@pytest.mark.parametrize("write", [oci, docker], ids=["oci", "docker"])
+def test_layouts_of_both_kinds(image: Path, write: Any) -> None:
+    lower, upper = layer(("bin/app.wasm", b"old")), layer(("bin/app.wasm", b"new"))
+    assert found(write(image, [lower, upper], Entrypoint=["/bin/app.wasm"])) == [("/bin/app.wasm", b"new")]
+
+
+def test_an_archive_and_layers_may_be_compressed(image: Path) -> None:
+    oci(image, [gzip.compress(layer(("app.wasm", b"app")))], Entrypoint=["app.wasm"])
+    assert found(image) == [("/app.wasm", b"app")]
+    image.write_bytes(gzip.compress(image.read_bytes()))
+    assert found(image) == [("/app.wasm", b"app")]
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"Entrypoint": ["/srv/app.wasm", "-x"]}, "/srv/app.wasm"),
+        ({"Cmd": ["/srv/app.wasm"]}, "/srv/app.wasm"),
+        ({"Entrypoint": ["app.wasm"], "WorkingDir": "/srv"}, "/srv/app.wasm"),
+        ({"Entrypoint": ["/srv/app.wasm#main"], "Cmd": ["other"]}, "/srv/app.wasm"),
+    ],
+)
+def test_the_program_is_what_the_image_would_run(image: Path, config: dict[str, Any], name: str) -> None:
+    assert found(oci(image, [layer(("srv/app.wasm", b"app"))], **config)) == [(name, b"app")]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        (("app.wasm", "real.wasm"), ("real.wasm", b"app")),
+        (("app.wasm", "/opt/real.wasm"), ("opt/real.wasm", b"app")),
+        (("app.wasm", "../../../opt/real.wasm"), ("opt/real.wasm", b"app")),
+        (("app.wasm", "lib/real.wasm"), ("lib", "opt/v1"), ("opt/v1/real.wasm", b"app")),
+        (("opt/real.wasm", b"app"), ("app.wasm", "hard:opt/real.wasm")),
+    ],
+)
+def test_links_are_followed_inside_the_image(image: Path, entries: tuple[Entry, ...]) -> None:
+    assert found(oci(image, [layer(*entries)], Entrypoint=["/app.wasm"])) == [("/app.wasm", b"app")]
+
+
+def test_what_an_upper_layer_removed_is_gone(image: Path) -> None:
+    lower = layer(("a/app.wasm", b"app"), ("b/app.wasm", b"app"), ("c/app.wasm", b"app"))
+    upper = layer(("a/.wh.app.wasm", b""), (".wh.b", b""), ("c/.wh..wh..opq", b""), ("c/new.wasm", b"new"))
+    for name in ("/a/app.wasm", "/b/app.wasm", "/c/app.wasm"):
+        with pytest.raises(ArchiveUnfit, match=f"{name}: not in the image"):
+            found(oci(image, [lower, upper], Entrypoint=[name]))
+    assert found(oci(image, [lower, upper], Entrypoint=["/c/new.wasm"])) == [("/c/new.wasm", b"new")]
+
+
+def test_images_of_other_platforms_may_be_missing(image: Path) -> None:
+    files: dict[str, bytes] = {}
+    config = blob(files, json.dumps({"config": {"Entrypoint": ["/app.wasm"]}}).encode())
+    manifest = {"config": config, "layers": [blob(files, layer(("app.wasm", b"app")))]}
+    nested = {"manifests": [{"digest": "sha256:absent"}, blob(files, json.dumps(manifest).encode())]}
+    index = {"manifests": [blob(files, json.dumps(nested).encode())]}
+    assert found(archive(image, {**files, "index.json": json.dumps(index).encode()})) == [("/app.wasm", b"app")]
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ((("app.wasm", "app.wasm"),), "too many links"),
+        ((("app.wasm", "b"), ("b", "app.wasm")), "too many links"),
+        ((("app.wasm", "/etc/passwd"),), "not in the image"),
+        ((("app.wasm", "../../../../../../etc/passwd"),), "not in the image"),
+        ((("app.wasm", None),), "not a regular file"),
+        ((("other.wasm", b"app"),), "not in the image"),
+        ((("app.wasm", "hard:absent"),), "not an image archive|not a regular|not in"),
+    ],
+)
+def test_a_program_that_cannot_be_read_is_told(image: Path, entries: tuple[Entry, ...], why: str) -> None:
+    with pytest.raises(ArchiveUnfit, match=why):
+        found(oci(image, [layer(*entries)], Entrypoint=["/app.wasm"]))
+
+
+def nested_for_ever(image: Path) -> Path:
+    files: dict[str, bytes] = {}
+    index = {"manifests": [{"digest": "sha256:none"}]}
+    for _ in range(20):
+        index = {"manifests": [blob(files, json.dumps(index).encode())]}
+    return archive(image, {**files, "index.json": json.dumps(index).encode()})
+
+
+@pytest.mark.parametrize(
+    ("write", "why"),
+    [
+        (lambda path: path.write_bytes(b"") and path, "not an image archive"),
+        (lambda path: path.write_bytes(b"nonsense" * 1000), "not an image archive"),
+        (lambda path: archive(path, {"a": b""}), "neither index.json nor manifest.json"),
+        (lambda path: archive(path, {"index.json": b"{"}), "not JSON"),
+        (lambda path: archive(path, {"index.json": b"[" * 100_000}), "not JSON"),
+        (lambda path: archive(path, {"index.json": b"[]"}), "not what it should be"),
+        (lambda path: archive(path, {"index.json": b'{"manifests": [1]}'}), "not what it should be"),
+        (lambda path: archive(path, {"index.json": b'{"manifests": []}'}), "there is no image"),
+        (lambda path: archive(path, {"index.json": b" " * (9 << 20)}), "larger than"),
+        (lambda path: archive(path, {"manifest.json": b'[{"Config": "x", "Layers": []}]'}), "x is missing"),
+        (nested_for_ever, "there is no image"),
+        (lambda path: oci(path, []), "neither Entrypoint nor Cmd"),
+        (lambda path: oci(path, [b"\x28\xb5\x2f\xfd" + bytes(100)], Cmd=["a"]), "zstd"),
+        (lambda path: oci(path, [b"nonsense" * 100], Cmd=["a"]), "not an image archive"),
+        (lambda path: docker(path, [b""], Cmd=["a"]), "not an image archive"),
+    ],
+)
+def test_an_archive_that_is_none_is_told(image: Path, write: Any, why: str) -> None:
+    write(image)
+    with pytest.raises(ArchiveUnfit, match=why):
+        found(image)
+
+
+def test_a_module_of_any_size_does_not_fill_the_disk(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.archive.MAX_MODULE", 1 << 20)
+    bomb = gzip.compress(layer(("app.wasm", bytes(64 << 20))))
+    with pytest.raises(ArchiveUnfit, match="too many for a module"):
+        found(oci(image, [bomb], Entrypoint=["/app.wasm"]))

@@ -1,0 +1,52 @@
+"""What the compiler's cell does to a module before the compiler sees it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.compile_protocol import Request
+from workers.compiler import without_native
+from workers.protocol import ProtocolError, pack, pack_numbers
+
+from ..harness.modules import MAGIC, custom, exits, section
+
+MODULE = exits(3)
+
+
+def test_native_code_is_taken_out_wherever_it_is() -> None:
+    native = custom(b"wasmedge", b"\x7fELF" + bytes(1000))
+    name = custom(b"name", b"wasmedge")
+    assert without_native(MODULE + native) == MODULE
+    assert without_native(MAGIC + native + MODULE[8:] + native + native) == MODULE
+    assert without_native(MODULE + name + native) == MODULE + name
+    assert without_native(MAGIC + native) == MAGIC
+
+
+@pytest.mark.parametrize("kept", [custom(b"wasmedge2", b"x"), custom(b"Wasmedge", b"x"), section(1, b"\x08wasmedge")])
+def test_nothing_else_is(kept: bytes) -> None:
+    assert without_native(MAGIC + kept) == MAGIC + kept
+
+
+@given(st.binary(max_size=200))
+def test_malformed_sections_are_left_to_the_compiler(tail: bytes) -> None:
+    result = without_native(MAGIC + tail)
+    assert result.startswith(MAGIC)
+    assert len(result) <= len(MAGIC + tail)
+
+
+@pytest.mark.parametrize("fields", [[], [b"0.14.1", pack_numbers(1, 2, 3), b"", b""], [b"", b"1", b"", b""]])
+def test_a_damaged_request_is_refused(fields: list[bytes]) -> None:
+    with pytest.raises(ProtocolError):
+        Request.decode(pack(fields))
+
+
+def test_a_request_arrives_as_it_was_sent() -> None:
+    request = Request(
+        engine=b"0.14.1", level=2, milliseconds=1500, memory=1 << 31, idle=True, workshop=b"/w", filter=b"12345678"
+    )
+    copy = Request.decode(request.encode())
+    assert {name: getattr(copy, name) for name in Request.__slots__} == {
+        name: getattr(request, name) for name in Request.__slots__
+    }

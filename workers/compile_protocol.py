@@ -1,0 +1,62 @@
+"""What the supervisor and a compiler's cell say to each other: one frame there, one frame back (``protocol``)."""
+
+from __future__ import annotations
+
+from .protocol import ProtocolError, pack, pack_numbers, unpack, unpack_numbers
+
+COMPILE, COMPILED = 48, 49
+"""Kinds of frame. COMPILE is a ``Request``, with the module's descriptor. COMPILED is how it ended and why, with MADE
+and a descriptor of the product."""
+
+MADE, REFUSED, CRASHED, TIMED_OUT, NO_MEMORY, UNABLE = b"M", b"R", b"C", b"T", b"O", b"U"
+"""How a compile ended. REFUSED: the compiler does not want the module. UNABLE: it is not the module's fault."""
+
+
+class Request:
+    """One compile."""
+
+    __slots__ = ("engine", "filter", "idle", "level", "memory", "milliseconds", "workshop")
+
+    def __init__(
+        self, *, engine: bytes, level: int, milliseconds: int, memory: int, idle: bool, workshop: bytes, filter: bytes
+    ) -> None:
+        self.engine = engine
+        """The version it is for: another that has been installed meanwhile must not compile for it."""
+        self.level = level
+        """``WasmEdge_CompilerOptimizationLevel``: 0 is O0, 2 is O2."""
+        self.milliseconds = milliseconds
+        """Of processor time."""
+        self.memory = memory
+        """Bytes that may be mapped beside the libraries; a quarter of it is the most that may be written."""
+        self.idle = idle
+        """Only use processors that nobody else wants."""
+        self.workshop = workshop
+        """An empty folder to mount on; nobody else sees what is mounted."""
+        self.filter = filter
+        """A seccomp program, or nothing."""
+
+    def encode(self) -> bytes:
+        """The body of a COMPILE frame."""
+        numbers = pack_numbers(self.level, self.milliseconds, self.memory, int(self.idle))
+        return pack([self.engine, numbers, self.workshop, self.filter])
+
+    @classmethod
+    def decode(cls, body: bytes) -> Request:
+        """The request in a COMPILE frame's body. Raises ``ProtocolError``."""
+        fields = unpack(body)
+        if len(fields) != 4:
+            raise ProtocolError(f"a compile request has 4 fields, not {len(fields)}")
+        engine, packed, workshop, code = fields
+        numbers = unpack_numbers(packed)
+        if len(numbers) != 4:
+            raise ProtocolError("a compile request's numbers do not fit")
+        level, milliseconds, memory, idle = numbers
+        return cls(
+            engine=engine,
+            level=level,
+            milliseconds=milliseconds,
+            memory=memory,
+            idle=bool(idle),
+            workshop=workshop,
+            filter=code,
+        )

@@ -1,0 +1,270 @@
+"""The compiler's cell: one module in, one shared object out, and nothing else within reach.
+
+The compiler reads a stranger's bytes for seconds, with a library of a hundred megabytes. So each compile has a
+fresh interpreter of its own, started by the supervisor, which forks once. The parent, the keeper, has the
+privileges and never sees a byte of the module's: it builds the cell, watches over time and end, and hands out what
+was made. The child, the inmate, loads the library, gives up everything, and only then reads the module.
+
+Request and answer (``compile_protocol``) are one frame each on standard input, a Unix socket. When its other end goes
+away the compile ends.
+"""
+
+from __future__ import annotations
+
+import _signal  # the signal and socket modules import enum
+import _socket
+import ctypes
+import os
+import resource
+import select
+import time
+
+from . import _capi_compiler, confinement, linux
+from .compile_protocol import (
+    COMPILED,
+    CRASHED,
+    MADE,
+    NO_MEMORY,
+    REFUSED,
+    TIMED_OUT,
+    UNABLE,
+    Request,
+)
+from .landlock import Landlock
+from .protocol import Frame, Reader, send
+from .seccomp import Filter
+
+NOBODY = 65534  # user and group
+NATIVE_SECTION = b"wasmedge"
+"""Custom section in which WasmEdge's "universal" modules carry native code."""
+
+_MAGIC = b"\0asm\1\0\0\0"
+_OUTPUT = b"out.so"
+_MAX_TEXT = 2000
+_WALL_FACTOR, _WALL_SECONDS = 20, 60
+_CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC, _CLONE_NEWPID = 0x20000, 0x4000000, 0x8000000, 0x20000000
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 2, 4, 8, 0x4000, 0x40000
+_MNT_DETACH = 2
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> None:
+    """Serve the one request on standard input: the entry point of a fresh interpreter."""
+    control = _socket.socket(fileno=0)
+    reader = Reader(control)
+    frames: list[Frame] = []
+    while not frames:
+        if not reader.receive():
+            return
+        frames = list(reader.frames())
+    product: list[int] = []
+    try:
+        verdict, text, product = _keep(control, Request.decode(frames[0].body), frames[0].fds[0])
+    except OSError as error:
+        verdict, text = UNABLE, str(error).encode()
+    try:
+        send(control, COMPILED, verdict + text, product)
+    except OSError:  # nobody wants it any more
+        pass
+
+
+def without_native(code: bytes) -> bytes:
+    """The module without the sections in which it brings native code. What is malformed stays for the compiler."""
+    kept = bytearray(code[:8])
+    at = 8
+    while at < len(code):
+        begin, section = at, code[at]
+        size, at = _leb(code, at + 1)
+        name_size, name = _leb(code, at) if section == 0 else (0, at)
+        at += size
+        if section or code[name : name + name_size] != NATIVE_SECTION:
+            kept += code[begin:at]
+    return bytes(kept)
+
+
+def _leb(code: bytes, at: int) -> tuple[int, int]:
+    """An unsigned LEB128 (WebAssembly, "Integers"), and where it ends."""
+    value = shift = 0
+    while at < len(code) and shift < 35:
+        byte = code[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            break
+    return value, at
+
+
+# The keeper
+
+
+def _keep(control: _socket.socket, request: Request, module: int) -> tuple[bytes, bytes, list[int]]:
+    """Build the cell, let the compiler run in it, and say how that ended; with MADE, a descriptor of the product."""
+    if request.idle:
+        os.nice(19)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    confinement.drop_bounding_set()
+    folder = _wall_off(request.workshop, request.memory // 4)
+    report, theirs = os.pipe()
+    words, stderr = os.pipe()
+    inmate = os.fork()
+    if inmate == 0:
+        control.close()
+        os.dup2(stderr, 1)
+        os.dup2(stderr, 2)
+        for fd in (report, words, stderr):
+            os.close(fd)
+        _inmate(request, module, folder, theirs)
+    os.close(theirs)
+    os.close(stderr)
+    status, said, stopped = _watch(control, inmate, words, request.milliseconds / 1000)
+    if stopped is not None:
+        return *stopped, []
+    verdict = os.read(report, 4096)
+    if os.WIFEXITED(status) and verdict[:1] == MADE:
+        # All that ran in the cell is gone, so nobody writes to it any more.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return MADE, b"", [os.open(_OUTPUT, flags, dir_fd=folder)]
+    if os.WIFEXITED(status) and verdict:
+        return verdict[:1], verdict[1:], []
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == _signal.SIGKILL:
+        return UNABLE, b"it was killed, as the kernel does when the machine is out of memory", []
+    if any(word in said for word in (b"bad_alloc", b"out of memory", b"MemoryError")):
+        return NO_MEMORY, b"it needs more than %d MiB" % (request.memory >> 20), []
+    code = os.waitstatus_to_exitcode(status)
+    end = f"signal {-code}" if code < 0 else f"status {code}"
+    return CRASHED, b": ".join(filter(None, (end.encode(), said.strip()[:200]))), []
+
+
+def _wall_off(workshop: bytes, size: int) -> int:
+    """Leave the network and every mount of the machine's; a new empty folder of bounded size, to live in."""
+    spaces = _CLONE_NEWNS | _CLONE_NEWUTS | _CLONE_NEWIPC | _CLONE_NEWPID | linux.CLONE_NEWNET
+    _check(_libc.unshare(spaces), "unshare")
+    _mount(b"", b"/", b"", _MS_REC | _MS_PRIVATE, b"")
+    flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    _mount(b"cell", workshop, b"tmpfs", flags, b"mode=700,uid=%d,gid=%d,size=%d" % (NOBODY, NOBODY, size))
+    return os.open(workshop, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _watch(
+    control: _socket.socket, inmate: int, words: int, seconds: float
+) -> tuple[int, bytes, tuple[bytes, bytes] | None]:
+    """Wait for the inmate's end, or bring it about: its status, what it said last, and why it was ended.
+
+    Processor time counts, so that a busy machine makes nobody fail; the clock only bounds what sleeps.
+    """
+    said = b""
+    stopped: tuple[bytes, bytes] | None = None
+    clock = ~inmate << 3 | 2  # its processor time: MAKE_PROCESS_CPUCLOCK in the kernel's posix-timers.h
+    wall = time.monotonic() + _WALL_FACTOR * seconds + _WALL_SECONDS
+    pidfd = os.pidfd_open(inmate)
+    poll = select.poll()
+    for fd in (control.fileno(), pidfd, words):
+        poll.register(fd, select.POLLIN)
+    while True:
+        used = time.clock_gettime(clock)
+        if stopped is None:
+            if used > seconds:
+                stopped = TIMED_OUT, b"it takes more than %.4g s of processor time" % seconds
+            elif time.monotonic() > wall:
+                stopped = UNABLE, b"it got %.3g s of processor time and did not end" % used
+        if stopped is not None:
+            os.kill(inmate, _signal.SIGKILL)
+        left = seconds - used if stopped is None else 1
+        ready = {fd for fd, _ in poll.poll(1000 * max(0.01, min(left / 2, 1)))}
+        if control.fileno() in ready:  # nobody sends a second message: it is the end of the first one's sender
+            poll.unregister(control)
+            stopped = UNABLE, b"nobody wants it any more"
+        if words in ready:
+            text = os.read(words, 4096)
+            said = (said + text)[-_MAX_TEXT:]
+            if not text:
+                poll.unregister(words)
+        elif pidfd in ready:
+            _, status = os.waitpid(inmate, 0)
+            return status, said, stopped
+
+
+def _mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes) -> None:
+    _check(_libc.mount(source, target, kind, ctypes.c_ulong(flags), data), "mount")
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+# The inmate
+
+
+def _inmate(request: Request, module: int, folder: int, report: int) -> None:
+    """Become nobody, alone in an empty folder; then compile. Never returns."""
+    try:
+        library = _capi_compiler.load()  # while there are files to load it from
+        version: bytes = library.WasmEdge_VersionGet()
+        if version != request.engine:
+            os.write(
+                report, UNABLE + b"WasmEdge is %s now; restart the sandboxer, that runs %s" % (version, request.engine)
+            )
+            os._exit(0)
+        _confine(request, folder)
+        os.write(report, _compile(library, request.level, _read(module)))
+        os._exit(0)
+    except BaseException as error:
+        os.write(2, repr(error).encode(errors="replace")[:_MAX_TEXT])
+        os._exit(1)
+
+
+def _confine(request: Request, folder: int) -> None:
+    """From here on there is one folder, and no privilege, network, other program or other process."""
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # before any guest
+    with open("/proc/self/statm") as file:
+        mapped = int(file.read().split()[0]) * resource.getpagesize()
+    landlock, filter_ = Landlock(), Filter(request.filter)
+    # The new folder over the old root, which is then let go with all that is mounted in it (pivot_root(2), Notes):
+    # nobody's unmount waits for a compiler.
+    os.fchdir(folder)
+    _check(_libc.pivot_root(b".", b"."), "pivot_root")
+    _check(_libc.umount2(b".", _MNT_DETACH), "umount2")
+    os.chdir("/")
+    for kind, limit in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_FSIZE, request.memory // 4),
+        (resource.RLIMIT_CPU, request.milliseconds // 1000 + 10),  # the keeper's limit comes first
+        (resource.RLIMIT_AS, mapped + request.memory),
+    ):
+        resource.setrlimit(kind, (limit, limit))
+    confinement.become(NOBODY, NOBODY, [])
+    linux.prctl(_PR_SET_PDEATHSIG, _signal.SIGKILL)  # a change of user undoes it, so it comes after
+    landlock.restrict([(folder, False)], [], False)
+    filter_.install(os.getpid())
+
+
+def _compile(library: ctypes.PyDLL, level: int, code: bytes) -> bytes:
+    if code[:8] != _MAGIC:
+        return REFUSED + b"not a WebAssembly module"
+    code = without_native(code)
+    library.WasmEdge_LogOff()
+    conf = library.WasmEdge_ConfigureCreate()
+    library.WasmEdge_ConfigureSetForceInterpreter(conf, True)  # load no native code
+    library.WasmEdge_ConfigureCompilerSetOptimizationLevel(conf, level)
+    library.WasmEdge_ConfigureCompilerSetOutputFormat(conf, _capi_compiler.SHARED_OBJECT)
+    compiler = library.WasmEdge_CompilerCreate(conf)
+    result = library.WasmEdge_CompilerCompileFromBuffer(compiler, code, len(code), b"/" + _OUTPUT)
+    if library.WasmEdge_ResultOK(result):
+        return MADE
+    message: bytes = library.WasmEdge_ResultGetMessage(result)
+    # "AOT runtime is disabled in this build" is not about the module.
+    return (UNABLE if b"disabled" in message else REFUSED) + message[:_MAX_TEXT]
+
+
+def _read(fd: int) -> bytes:
+    parts = []
+    at = 0
+    while part := os.pread(fd, 1 << 20, at):
+        parts.append(part)
+        at += len(part)
+    return b"".join(parts)
