@@ -154,10 +154,23 @@ def _open_module(world: World, process: ProcessSpec) -> int:
         fd = linux.open_in_root(folder, inside, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise error_for(error, InvalidArgument)(f"module {path}: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         os.close(fd)
         raise InvalidArgument(f"module {path} is not a regular file")
+    if not _may_read(status, process):  # here, since a product that was compiled from it would be readable
+        os.close(fd)
+        raise InvalidArgument(f"the container's user may not read the module: {path}: Permission denied")
     return fd
+
+
+def _may_read(status: os.stat_result, process: ProcessSpec) -> bool:
+    """Whether a user without capabilities may read a file, by its mode (path_resolution(7))."""
+    if status.st_uid == process.uid:
+        return bool(status.st_mode & stat.S_IRUSR)
+    if status.st_gid in (process.gid, *process.groups):
+        return bool(status.st_mode & stat.S_IRGRP)
+    return bool(status.st_mode & stat.S_IROTH)
 
 
 def _add_cwd(world: World, top: int, cwd: str, root_readonly: bool) -> None:
