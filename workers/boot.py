@@ -30,12 +30,14 @@ def accept(listener: _socket.socket) -> _socket.socket:
 
 
 def default_signals() -> None:
-    """Undo what Python's start did to signals: guests get the defaults.
+    """Undo what Python's start, or whoever started us (nohup, say), did to signals: guests get the defaults.
 
     All but SIGPIPE, which stays ignored: that a report finds nobody is to be seen, and not to be died of.
     """
-    for number in (_signal.SIGXFSZ, _signal.SIGINT):
-        _signal.signal(number, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    for number in range(1, _signal.NSIG):
+        if number != _signal.SIGPIPE and _signal.getsignal(number) == _signal.SIG_IGN:
+            _signal.signal(number, _signal.SIG_DFL)
 
 
 def say_ready() -> None:
