@@ -16,8 +16,8 @@ _LIMITS = frozenset({"memory_limit", "swap_limit", "process_limit"})
 def of_processes(pids: Iterable[int], at_ns: int) -> Usage:
     """The sum of these processes, from /proc; those that have ended count nothing.
 
-    Memory is what each has for itself: workers are forks, and what they have in common is nobody's. So a control
-    group counts them, too. There are no peak, no page faults and no limits in it.
+    Memory is what each has written for itself: workers are forks, and neither what they have in common nor pages of
+    files are one's own. So a control group counts them, too. There are no peak, no page faults and no limits in it.
     """
     return total([_of_process(pid, at_ns) for pid in pids], at_ns)
 
@@ -46,7 +46,7 @@ def _of_process(pid: int, at_ns: int) -> Usage:
     user, system = round(cpu.user * 1e6), round(cpu.system * 1e6)
     return Usage(
         at=at_ns,
-        memory=memory.get("Private_Clean", 0) + memory.get("Private_Dirty", 0),
+        memory=memory.get("Private_Dirty", 0),
         anon=memory.get("Private_Dirty", 0),
         file=memory.get("Private_Clean", 0),
         swap=memory.get("SwapPss", 0),
