@@ -222,7 +222,7 @@ class Daemon:
             self._reconnect_soon()
             return
         log.error("the forkserver died")
-        known = {self._relay.pid, *self._launcher.pids}
+        known = {self._relay.pid, *self._launcher.pids, *self._aot.pids}
         for container in self._registry.containers.values():
             for process in container.alive():
                 known.add(process.pid)

@@ -41,9 +41,10 @@ class Starter:
         try:
             opened = streams.open_streams(process.stdio)
             world = wasi.assemble(spec, what, recorded.plan)
-            product = await self._aot.best(world.module) if self._aot else None
-            if product is not None:
-                world.run_product(product)
+            if self._aot and not wasi.has_access_list(world.module):
+                product = await self._aot.best(world.module)
+                if product is not None:
+                    world.run_product(product)
             for path in container.cgroup.entrances() if container.cgroup else ():
                 places.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
             cgroups = len(places)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
-import subprocess
 import sys
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +44,8 @@ class Cell:
     workshop: Path
     filter: bytes
     """The seccomp program; empty where there is none."""
-    threads: Executor
+    pids: set[int]
+    """Of the processes that compile, as far as they are children of ours; filled in here."""
 
     async def compile(self, module: int, level: Level, idle: bool) -> Outcome:
         """Compile the opened module. Where this is cancelled, the compiler ends.
@@ -69,9 +69,11 @@ class Cell:
         try:
             with theirs:
                 protocol.send(ours, compile_protocol.COMPILE, request.encode(), [module])
-                await loop.run_in_executor(self.threads, _spawn, theirs)
+                self.pids.add(keeper := _spawn(theirs.fileno()))
             loop.add_reader(ours, _hear, reader, answered)
-            return _outcome(await answered)
+            frame = await answered
+            self.pids.discard(keeper)  # not where this is cancelled: it still lives then
+            return _outcome(frame)
         except OSError as error:
             return Outcome(Verdict.UNABLE, f"no compiler could be started: {error.strerror}")
         finally:
@@ -105,17 +107,19 @@ def _outcome(frame: protocol.Frame | None) -> Outcome:
     return Outcome(Verdict.UNABLE if verdict is Verdict.MADE else verdict, text)
 
 
-def _spawn(theirs: socket.socket) -> None:
-    """Start the cell. Blocks until it has replaced our image."""
+def _spawn(theirs: int) -> int:
+    """Start a keeper; its pid. The reaper collects it, with every other child: its answer comes by the socket.
+
+    Not by subprocess, which takes a thread to wait in, and falls back on fork(). Raises ``OSError``.
+    """
     boot = "import sys; sys.path.insert(0, sys.argv[1]); from workers import compiler; compiler.main()"
     package_root = str(Path(workers.__file__).resolve().parent.parent)
-    keep = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    process = subprocess.Popen(
+    return os.posix_spawn(
+        sys.executable,
         [sys.executable, "-I", "-S", "-c", boot, package_root],
-        stdin=theirs.fileno(),
-        stdout=subprocess.DEVNULL,
-        env=keep,
-        cwd="/",
-        start_new_session=True,
+        {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
+        file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 0), (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
     )
-    process.returncode = 0  # the reaper collects it, with every other child; its answer comes by the socket

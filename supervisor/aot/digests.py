@@ -28,8 +28,16 @@ class Digests:
         self._known: OrderedDict[Identity, str] = OrderedDict()
         self._hashing: dict[Identity, asyncio.Future[str | None]] = {}
 
+    def known(self, module: int) -> str | None:
+        """The digest of an opened module that was read before and is unchanged."""
+        identity = self._identifier.of(module)
+        return self._known.get(identity) if identity else None
+
     async def of(self, module: int) -> str | None:
-        """The digest of an opened module, in hexadecimal; None where it is none. Raises ``OSError``."""
+        """The digest of an opened module, in hexadecimal; None where it is none. Raises ``OSError``.
+
+        Where this is cancelled, a large file is hashed to its end all the same, and known then.
+        """
         identity = self._identifier.of(module)
         if identity is not None:
             digest = self._known.get(identity)
@@ -43,30 +51,31 @@ class Digests:
         if identity is not None and not identity.settled():
             identity = None
         if size <= _AT_ONCE:
-            digest = _hash(module)
-        elif identity is None:
-            digest = await self._hash(module)
-        else:  # many may start one new module at once
-            hashing = self._hashing.get(identity)
-            if hashing is None:
-                hashing = self._hashing[identity] = asyncio.ensure_future(self._hash(module))
-                hashing.add_done_callback(lambda _, done=identity: self._hashing.pop(done, None))  # type: ignore[misc]
-            digest = await asyncio.shield(hashing)
+            return self._remember(identity, module, _hash(module))
+        hashing = self._hashing.get(identity) if identity else None  # many may start one new module at once
+        if hashing is None:
+            hashing = asyncio.ensure_future(self._hash_later(identity, os.dup(module)))
+            hashing.add_done_callback(lambda done: done.cancelled() or done.exception())  # maybe nobody waits any more
+            if identity is not None:
+                self._hashing[identity] = hashing
+        return await asyncio.shield(hashing)
+
+    async def _hash_later(self, identity: Identity | None, module: int) -> str | None:
+        """Hash in a thread; the descriptor is closed."""
+        try:
+            digest = await asyncio.get_running_loop().run_in_executor(self._threads, _hash, module)
+            return self._remember(identity, module, digest)
+        finally:
+            if identity is not None:
+                self._hashing.pop(identity, None)
+            os.close(module)
+
+    def _remember(self, identity: Identity | None, module: int, digest: str | None) -> str | None:
         if digest is not None and identity is not None and self._identifier.of(module) == identity:
             self._known[identity] = digest
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         return digest
-
-    async def _hash(self, module: int) -> str | None:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _hash_and_close, os.dup(module))
-
-
-def _hash_and_close(module: int) -> str | None:
-    try:
-        return _hash(module)
-    finally:
-        os.close(module)
 
 
 def _hash(module: int) -> str | None:

@@ -18,6 +18,8 @@ from .terms import BEST_FIRST, Failure, Level, Mode, Settings
 
 log = logging.getLogger(__name__)
 
+HASH_SECONDS = 0.2
+"""How long a start looks for what it might run better. It is enough for a few hundred megabytes."""
 _THREADS = 3
 
 
@@ -40,6 +42,8 @@ class Aot:
         self._threads = ThreadPoolExecutor(_THREADS, "aot")
         self._digests = Digests(self._threads)
         self._works: _Works | None = None
+        self.pids: set[int] = set()
+        """Of the children of ours that compile."""
         self._seeing: set[asyncio.Task[None]] = set()
 
     async def start(self, engine: str) -> None:
@@ -51,7 +55,7 @@ class Aot:
             return
         await self._stop()
         cache = Cache(self._settings.cache_dir, self._settings.cache_size, engine)
-        cell = Cell(engine, self._settings.limits, cache.workshop, _filter(), self._threads)
+        cell = Cell(engine, self._settings.limits, cache.workshop, _filter(), self.pids)
         self._works = _Works(engine, cache, Compiling(cache, cell, self._threads, self._eager))
 
     @property
@@ -74,7 +78,7 @@ class Aot:
         works = self._works
         if works is None:
             return None
-        digest = await self._digests.of(module)
+        digest = self._digests.known(module) or await self._digest_soon(module)
         if digest is None:
             return None
         found = await self._find(works, digest)
@@ -125,6 +129,14 @@ class Aot:
             log.debug("a module that cannot be read: %s", error)
         finally:
             os.close(module)
+
+    async def _digest_soon(self, module: int) -> str | None:
+        """The digest, unless a start would have to wait for it where it must not: others' large files may be before."""
+        try:
+            async with asyncio.timeout(HASH_SECONDS if self._settings.mode is Mode.AUTO else None):
+                return await self._digests.of(module)
+        except TimeoutError:
+            return None
 
     async def _find(self, works: _Works, digest: str) -> tuple[int, Level] | None:
         for level in BEST_FIRST:

@@ -108,7 +108,7 @@ class Daemon:
         found: dict[int, psutil.Process] = {}
         for helper in self.helpers():
             try:
-                if helper.name() == "wasm-worker":
+                if helper.name() == "wasm-worker" and helper.status() != psutil.STATUS_ZOMBIE:
                     found[helper.pid] = helper
             except psutil.NoSuchProcess:
                 pass
