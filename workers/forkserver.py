@@ -14,7 +14,8 @@ import select
 import sys
 import time
 
-from . import boot, confinement, linux, seccomp, worker
+from . import boot, confinement, linux, nollvm, seccomp, worker
+from ._capi import LIBRARY
 from .protocol import (
     ACK,
     END,
@@ -38,7 +39,12 @@ from .protocol import (
     unpack,
     unpack_numbers,
 )
-from .wasmedge import Arguments, Engine, EngineMissing
+from .wasmedge import Engine, EngineMissing
+from .zygote import Zygote, ZygoteDied
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .plan import Plan
 
 IDLE_SECONDS = 30
 """How long it stays with no supervisor, no instance and no exit to tell."""
@@ -50,6 +56,7 @@ class Forkserver:
     def __init__(self, listener: _socket.socket, engine: Engine) -> None:
         self._listener = listener
         self._engine = engine
+        self._zygote = Zygote(engine)
         self._cell = confinement.Cell()
         self._running: dict[int, int] = {}  # pid to instance
         self._pids: dict[int, int] = {}  # instance to pid
@@ -67,8 +74,7 @@ class Forkserver:
 
     def run(self) -> None:
         """Serve until told to end, or until idle for long with nobody connected."""
-        gc.collect()
-        gc.freeze()
+        gc.disable()  # nothing here makes cycles, and its passes write to every object
         while not (self._ending and not self._running):
             needed = self._supervisor is not None or self._running or self._exits
             events = self._poll.poll(None if needed else IDLE_SECONDS * 1000)
@@ -127,7 +133,7 @@ class Forkserver:
                     self._exits.pop(instance, None)
             elif frame.kind == HELLO:
                 self._cell = confinement.Cell(*unpack(frame.body))
-                gc.freeze()
+                self._zygote.close()  # the next has the new cell's handler
                 self._welcome()
             elif frame.kind == PING:
                 self._tell(PONG, b"")
@@ -155,19 +161,28 @@ class Forkserver:
         request = StartRequest.decode(frame.body)
         if len(frame.fds) != request.fd_count():
             raise ProtocolError(f"instance {request.instance}: {len(frame.fds)} descriptors do not fit it")
-        arguments = Arguments(request.args, request.env, request.max_pages)
-        profile = seccomp.Filter(request.seccomp)
         try:
-            pid = linux.fork()
+            pid = self._zygote.fork(lambda plan: self._draw(plan, request), frame.fds)
         except OSError as error:
             self._tell(FORKED, pack_numbers(request.instance, 0, error.errno or 0))
             return
-        if pid == 0:
-            linux.sigprocmask(linux.SIG_UNBLOCK, self._mask)
-            worker.main(self._engine, request, frame.fds, arguments, self._cell, profile)
+        except ZygoteDied:
+            self._tell(FORKED, pack_numbers(request.instance, 0, 0))
+            self._end_strays()
+            return
         self._running[pid] = request.instance
         self._pids[request.instance] = pid
         self._tell(FORKED, pack_numbers(request.instance, pid, 0))
+
+    def _draw(self, plan: Plan, request: StartRequest) -> None:
+        worker.draw(plan, request, self._engine, self._cell, bytes(self._mask))
+
+    def _end_strays(self) -> None:
+        """Kill the worker, if there is one, of whose fork a zygote did not live to tell."""
+        with open(f"/proc/self/task/{posix.getpid()}/children", "rb") as file:
+            for pid in map(int, file.read().split()):
+                if pid not in self._running:
+                    posix.kill(pid, _signal.SIGKILL)
 
     def _kill(self, instance: int, number: int) -> int:
         """Send a signal. As the reaper, only the forkserver knows that the pid is still this instance's."""
@@ -186,10 +201,13 @@ class Forkserver:
             posix.read(self._children, 128 * 64)
         except BlockingIOError:
             pass
-        while self._running:
+        while True:
             # Looked at before it is buried: a worker that died of a forbidden system call left its number. And told
             # before: if we die in between, the supervisor inherits it, and no exit is lost.
-            found = posix.waitid(posix.P_ALL, 0, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT)
+            try:
+                found = posix.waitid(posix.P_ALL, 0, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT)
+            except ChildProcessError:
+                break
             if found is None:
                 break
             pid = found.si_pid
@@ -203,10 +221,18 @@ class Forkserver:
             posix.waitpid(pid, 0)
 
 
+def _spare_llvm() -> None:
+    try:
+        nollvm.load(LIBRARY)
+    except OSError:  # where the library itself cannot be loaded, the engine says so
+        pass
+
+
 def main() -> None:
     """Serve on the path that is the last argument: the entry point of a fresh interpreter."""
     path = sys.argv[-1]
     try:
+        _spare_llvm()
         engine = Engine()
         engine.prime()
         confinement.drop_bounding_set()

@@ -17,13 +17,17 @@ SFD_CLOEXEC = 0o2000000  # signalfd(2)
 SFD_NONBLOCK = 0o4000
 SIG_BLOCK, SIG_UNBLOCK = 0, 1  # sigprocmask(2)
 SA_SIGINFO, SA_RESETHAND = 0x4, 0x80000000  # sigaction(2)
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4  # mmap(2)
+MAP_PRIVATE, MAP_ANONYMOUS = 2, 0x20
 LAST_FD = 0xFFFFFFFF  # close_range(2)
-
-_CAPABILITY_VERSION_3 = 0x20080522  # capset(2)
 
 # PyDLL: these return at once, and the callers have one thread.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _syscall = _libc.syscall
+_mmap = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class SignalSet(ctypes.Structure):
@@ -39,16 +43,6 @@ class _SigAction(ctypes.Structure):
         ("flags", ctypes.c_int),
         ("restorer", ctypes.c_void_p),
     )
-
-
-class _CapHeader(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
-
-
-# Effective, permitted and inheritable, twice 32 bits: all zero is no capability at all.
-_CapData = ctypes.c_uint32 * 6
-
-_NO_CAPS = (_CapHeader(_CAPABILITY_VERSION_3, 0), _CapData())
 
 
 def _check(result: int, what: str) -> int:
@@ -76,31 +70,22 @@ def fork() -> int:
     return _check(_libc.fork(), "fork")
 
 
+def map_memory(length: int, protection: int = PROT_READ | PROT_WRITE, file: int = -1) -> int:
+    """mmap(2), private, of a file or of nothing: the address. Raises ``OSError``."""
+    flags = MAP_PRIVATE | (MAP_ANONYMOUS if file < 0 else 0)
+    address: int = _mmap(None, length, protection, flags, file, 0)
+    return _check(-1 if address == _MAP_FAILED else address, "mmap")
+
+
 def prctl(option: int, argument: int | bytes, extra: int = 0) -> int:
     """prctl(2)."""
     value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
     return _check(_libc.prctl(option, value, ctypes.c_ulong(extra), 0, 0), f"prctl {option}")
 
 
-def setns(fd: int, kind: int) -> None:
-    """setns(2)."""
-    _check(_libc.setns(fd, kind), "setns")
-
-
-def make_controlling_terminal(fd: int) -> None:
-    """Make a terminal the controlling one of the calling session leader (ioctl_tty(2))."""
-    _check(_libc.ioctl(fd, ctypes.c_ulong(TIOCSCTTY), 0), "TIOCSCTTY")
-
-
 def close_range(first: int, last: int) -> None:
     """close_range(2), both ends included."""
     _check(_libc.close_range(ctypes.c_uint(first), ctypes.c_uint(last), 0), "close_range")
-
-
-def drop_capabilities() -> None:
-    """Empty the permitted, effective and inheritable sets (capset(2)) and with them the ambient one."""
-    header, data = _NO_CAPS
-    _check(_libc.capset(ctypes.byref(header), ctypes.byref(data)), "capset")
 
 
 def signals(*numbers: int) -> SignalSet:

@@ -102,9 +102,9 @@ class Cells:
             os.close(fd)
         _, pid, _ = protocol.unpack_numbers(self._next(protocol.FORKED).body)
         with os.fdopen(report, "rb") as stream:
-            said, _, verdict = stream.read().decode().partition(" ")
-        assert said == str(pid)
-        return Worker(self, pid, verdict, out, err)
+            said, verdict = protocol.unpack_report(stream.read())
+        assert said == pid
+        return Worker(self, pid, verdict.decode(), out, err)
 
     def run(self, *args: str, **more: object) -> Outcome:
         """Start a worker and wait for its end."""
