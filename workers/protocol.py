@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-VERSION = 3
+VERSION = 4
 """Of the protocol; a forkserver of another version is not joined."""
 
 MAX_BODY = 8 << 20
