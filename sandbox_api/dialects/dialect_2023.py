@@ -67,9 +67,8 @@ async def _stop(host: Host, namespace: str, payload: bytes) -> bytes:
 
 
 async def _wait(host: Host, namespace: str, payload: bytes) -> bytes:
-    sandbox_id = decode(
-        pb.ControllerWaitRequest, payload
-    ).sandbox_id  # a message kept for the whole wait is half a kilobyte
+    # Not the message itself: kept for the whole wait it is half a kilobyte.
+    sandbox_id = decode(pb.ControllerWaitRequest, payload).sandbox_id
     ended = await host.sandboxes.wait(namespace, sandbox_id)
     return pb.ControllerWaitResponse(exit_status=ended.status, exited_at=timestamp(ended.at)).SerializeToString()
 
