@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import struct
 
 PR_CAPBSET_DROP = 24  # prctl(2)
 PR_SET_DUMPABLE = 4
@@ -20,6 +22,13 @@ SA_SIGINFO, SA_RESETHAND = 0x4, 0x80000000  # sigaction(2)
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4  # mmap(2)
 MAP_PRIVATE, MAP_ANONYMOUS = 2, 0x20
 LAST_FD = 0xFFFFFFFF  # close_range(2)
+WALL = 0x40000000  # waitid(2): children whose end is told by another signal than SIGCHLD, too
+
+_CLONE3 = 435  # system call number, the same on every architecture
+_CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x00200000, 0x01000000  # clone(2)
+_PR_GET_TID_ADDRESS = 40
+_SIGCHLD = 17
+_QUEUED = 34  # the C library's SIGRTMIN (signal(7)): as many as are pending stay many
 
 # PyDLL: these return at once, and the callers have one thread.
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -62,12 +71,28 @@ def system_call(*arguments: int | bytes | None) -> int:
     return result if result >= 0 else _check(result, "system call")
 
 
-def fork() -> int:
-    """fork(2) without the interpreter's after-fork hooks, of which a single thread needs none.
+def _clone_arguments() -> bytes:
+    """``struct clone_args`` of a fork whose end is told by ``_QUEUED``; empty where clone3(2) is not to be had.
 
-    Measured: each fork is shorter and 30 KiB smaller than ``os.fork``'s.
+    As the C library's own fork does, it has the kernel put the child's thread id where that library keeps it.
     """
-    return _check(_libc.fork(), "fork")
+    place = ctypes.c_void_p()
+    if _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(place), 0, 0, 0) != 0 or not place.value:
+        return b""
+    if _syscall(_CLONE3, None, 0) != -1 or ctypes.get_errno() != errno.EINVAL:  # ENOSYS: an old kernel, or a container
+        return b""
+    return struct.pack("8Q", _CLONE_CHILD_CLEARTID | _CLONE_CHILD_SETTID, 0, place.value, 0, _QUEUED, 0, 0, 0)
+
+
+_CLONE = _clone_arguments()
+
+EXIT_SIGNAL = _QUEUED if _CLONE else _SIGCHLD
+"""What tells the end of a ``fork``, and of what that forks with CLONE_PARENT (clone(2))."""
+
+
+def fork() -> int:
+    """fork(2) without the interpreter's after-fork hooks, of which a single thread needs none."""
+    return _check(_syscall(_CLONE3, _CLONE, len(_CLONE)) if _CLONE else _libc.fork(), "fork")
 
 
 def map_memory(length: int, protection: int = PROT_READ | PROT_WRITE, file: int = -1) -> int:

@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-VERSION = 3
+VERSION = 4
 """Of the protocol; a forkserver of another version is not joined."""
 
 MAX_BODY = 8 << 20
@@ -32,7 +32,7 @@ WELCOME, FORKED, EXITED, KILLED, PONG = 16, 17, 18, 19, 20
 PUMP, CLOSE, RESIZE = 32, 33, 34
 KEEP, NOTE, DROP, TAKE = 35, 36, 37, 38
 # relay to supervisor
-KEPT, TAKEN = 48, 49
+KEPT, TAKEN, NOTED = 48, 49, 50
 
 INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT = 0, 1, 2
 """Kinds of pump: FIFO to pipe, FIFO to terminal, terminal to FIFO."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sandbox_api.errors import ResourceExhausted
 from sandbox_api.proto import ttrpc_pb2 as pb
 from sandbox_api.ttrpc import frames
 from sandbox_api.ttrpc.client import Client
 from sandbox_api.ttrpc.server import MAX_IN_FLIGHT
 
-from .ttrpc import SERVICE, Methods, Raw, run
+from .ttrpc import SECONDS, SERVICE, Methods, Raw, run, serving
 
 INVALID_ARGUMENT, RESOURCE_EXHAUSTED = 3, 8
 
@@ -52,6 +55,30 @@ def test_more_than_enough_in_flight_is_refused_until_one_is_answered() -> None:
         client.writer.close()
 
     run(test)
+
+
+def test_more_waiting_connections_than_descriptors_are_told_so_and_all_else_is_served() -> None:
+    async def main() -> None:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))  # half of it is for Waits
+        try:
+            async with asyncio.timeout(SECONDS), serving() as (methods, path):
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+                clients = [await Client.connect(path) for _ in range(32)]
+                waits = [asyncio.create_task(client.call(SERVICE, "Wait", b"x")) for client in clients]
+                await methods.have_begun(len(waits))
+                clients.append(await Client.connect(path))
+                with pytest.raises(ResourceExhausted, match="32 connections are open"):
+                    await clients[-1].call(SERVICE, "Wait", b"x")
+                assert await clients[-1].call(SERVICE, "Echo", b"x") == b"default/x"
+                methods.gates.setdefault(b"x", asyncio.Event()).set()
+                assert await asyncio.gather(*waits) == [b"x"] * 32
+                for client in clients:
+                    client.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    asyncio.run(main())
 
 
 def test_a_request_that_is_none_is_refused_and_the_next_is_served() -> None:
