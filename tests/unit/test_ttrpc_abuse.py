@@ -15,7 +15,7 @@ from sandbox_api.ttrpc import frames
 from sandbox_api.ttrpc.client import Client
 from sandbox_api.ttrpc.server import MAX_IN_FLIGHT
 
-from .ttrpc import SECONDS, SERVICE, Methods, Raw, run, serving
+from .ttrpc import SERVICE, Methods, Raw, run
 
 INVALID_ARGUMENT, RESOURCE_EXHAUSTED = 3, 8
 
