@@ -61,6 +61,7 @@ FUNCTIONS = {
     "ModuleInstanceFindFunction": (c_void_p, (c_void_p, String)),
     "FunctionInstanceGetFunctionType": (c_void_p, (c_void_p,)),
     "FunctionTypeGetParametersLength": (c_uint32, (c_void_p,)),
+    "ASTModuleDelete": (None, (c_void_p,)),
     "ASTModuleListImportsLength": (c_uint32, (c_void_p,)),
     "ASTModuleListImports": (c_uint32, (c_void_p, POINTER(c_void_p), c_uint32)),
     "ImportTypeGetModuleName": (String, (c_void_p,)),

@@ -80,6 +80,9 @@ class Engine:
         self._call(
             plan, "ExecutorInstantiate", executor, guest.module, At(store), tree, fails=NONZERO, label=INSTANTIATE
         )
+        if request.module_kind != NATIVE:  # the instance has copies of the functions: hand the originals back
+            self._call(plan, "ASTModuleDelete", tree)
+            plan.libc("malloc_trim", 0)
         name = request.function
         string = (len(name), name)  # a WasmEdge_String, passed by value: both ABIs put it into two registers
         signature = plan.slot()
