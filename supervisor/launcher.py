@@ -144,7 +144,7 @@ class Launcher:
             finally:
                 if theirs >= 0:
                     os.close(theirs)
-            _, _, verdict = (await _read(report)).partition(b" ")
+            _, verdict = protocol.unpack_report(await _read(report))
             if verdict[:1] == protocol.READY:
                 return pid
             await start.exited.wait()
@@ -235,12 +235,16 @@ class Launcher:
             start = self._starts.get(instance)
             if start is None or start.forked.done():
                 return
-            if error:
+            if error == errno.E2BIG:
+                start.forked.set_exception(InvalidArgument("the arguments and the environment are too long together"))
+            elif error:
                 start.forked.set_exception(
                     ResourceExhausted(
                         f"no process could be forked: {os.strerror(error)} (pid_max, pids limit or memory)"
                     )
                 )
+            elif not pid:
+                start.forked.set_exception(Unavailable("the forkserver's zygote died: try again"))
             else:
                 start.pid = pid
                 start.forked.set_result(pid)
@@ -312,11 +316,11 @@ async def _read(pipe: int) -> bytes:
 
 async def _undo(report: bytes) -> None:
     """End a worker of which the forkserver did not live to tell: it may be nobody's child of ours."""
-    pid, _, verdict = report.partition(b" ")
+    pid, verdict = protocol.unpack_report(report)
     if verdict[:1] != protocol.READY:
         return  # it ended by itself, or never was
     try:
-        pidfd = os.pidfd_open(int(pid))
+        pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     loop = asyncio.get_running_loop()

@@ -13,7 +13,7 @@ from .helper import Helper
 from .streams import Pump
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Kept:
     """A client's connection that outlived a supervisor. ``fd`` is the holder's; ``note`` says what is pending."""
 
@@ -67,19 +67,19 @@ class Relay:
         self._keys = itertools.count(max((each.key for each in kept), default=0) + 1)
         return kept
 
-    def keep(self, fd: int, note: bytes) -> int:
+    def keep(self, fd: int) -> int:
         """Keep a connection open beyond our death; the number for it. The descriptor stays the caller's."""
         key = next(self._keys)
-        self._tell(protocol.KEEP, key, note, [fd])
+        self._tell(protocol.KEEP, protocol.pack_numbers(key), [fd])
         return key
 
-    def note(self, key: int, note: bytes) -> None:
-        """What is pending on a kept connection now."""
-        self._tell(protocol.NOTE, key, note, [])
+    def note(self, key: int, stream: int, note: bytes) -> None:
+        """What is pending on a stream of a kept connection now."""
+        self._tell(protocol.NOTE, protocol.pack_numbers(key, stream) + note, [])
 
     def drop(self, key: int) -> None:
         """A kept connection is closed."""
-        self._tell(protocol.DROP, key, b"", [])
+        self._tell(protocol.DROP, protocol.pack_numbers(key), [])
 
     def end(self) -> None:
         """Tell the relay, if there is one, to go."""
@@ -90,16 +90,18 @@ class Relay:
         """Let go of the relay, which goes on while it has something to move."""
         self._helper.close()
 
-    def _tell(self, kind: int, key: int, note: bytes, fds: list[int]) -> None:
+    def _tell(self, kind: int, body: bytes, fds: list[int]) -> None:
         try:
-            self._helper.send(kind, protocol.pack_numbers(key) + note, fds)
-        except Unavailable:  # then it keeps nothing: clients will see the connection close if we die
+            self._helper.send(kind, body, fds)
+        except (Unavailable, OSError):  # then it keeps nothing: clients will see the connection close if we die
             pass
 
     def _frame(self, frame: protocol.Frame) -> None:
         if frame.kind == protocol.KEPT and len(frame.fds) == 1:
-            (key,) = protocol.unpack_numbers(frame.body[:8])
-            self._kept.append(Kept(key, frame.fds.pop(), frame.body[8:]))
+            (key,) = protocol.unpack_numbers(frame.body)
+            self._kept.append(Kept(key, frame.fds.pop(), b""))
+        elif frame.kind == protocol.NOTED and self._kept:  # about the last that came
+            self._kept[-1].note += frame.body
         elif frame.kind == protocol.TAKEN and self._taken is not None and not self._taken.done():
             self._taken.set_result(None)
         frame.close()

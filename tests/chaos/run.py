@@ -169,7 +169,7 @@ class Chaos:
     def _find_forkserver(self) -> psutil.Process | None:
         socket = str(self.daemon.dir / "forkserver.sock")
         for process in psutil.process_iter(["cmdline", "name"]):
-            if socket in (process.info["cmdline"] or []) and process.info["name"] != "wasm-worker":
+            if socket in (process.info["cmdline"] or []) and process.info["name"] not in ("wasm-worker", "wasm-zygote"):
                 return process
         return None
 
