@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -45,11 +46,18 @@ FORKED = ("wasm-zygote", "wasm-worker")
 
 
 def forkserver(daemon: Daemon) -> psutil.Process:
-    return next(each for each in daemon.helpers() if each.name() not in FORKED and "forkserver" in str(each.cmdline()))
+    return next(each for name, each in named(daemon) if name not in FORKED and "forkserver" in str(each.cmdline()))
 
 
 def zygote(daemon: Daemon) -> psutil.Process:
-    return next(each for each in daemon.helpers() if each.name() == "wasm-zygote")
+    return next(each for name, each in named(daemon) if name == "wasm-zygote")
+
+
+def named(daemon: Daemon) -> Iterator[tuple[str, psutil.Process]]:
+    """The helpers' processes by name; some, such as compilers, come and go."""
+    for each in daemon.helpers():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield each.name(), each
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
