@@ -45,11 +45,11 @@ FORKED = ("wasm-zygote", "wasm-worker")
 
 
 def forkserver(daemon: Daemon) -> psutil.Process:
-    return next(each for each in daemon.helpers() if each.name() not in FORKED and "forkserver" in str(each.cmdline()))
+    return next(each for name, _, each in daemon.named() if name not in FORKED and "forkserver" in str(each.cmdline()))
 
 
 def zygote(daemon: Daemon) -> psutil.Process:
-    return next(each for each in daemon.helpers() if each.name() == "wasm-zygote")
+    return next(each for name, _, each in daemon.named() if name == "wasm-zygote")
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
