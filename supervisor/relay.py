@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from sandbox_api.errors import Unavailable
+from sandbox_api.errors import ResourceExhausted, Unavailable
 from workers import protocol
 
 from .board import Board
@@ -35,6 +35,7 @@ class Relay:
         self._keys = 0  # numbers above this were never given to a connection,
         self._free: list[int] = []  # and these are given to none any more
         self._kept: list[Kept] = []
+        self._full = False
         self._taken: asyncio.Future[None] | None = None
 
     @property
@@ -51,7 +52,12 @@ class Relay:
                     self._helper.send(protocol.BOARD, b"", [self._board.fd])
 
     def pump(self, instance: int, pump: Pump) -> None:
-        """Move bytes for an instance until one side ends. The descriptors stay the caller's."""
+        """Move bytes for an instance until one side ends. The descriptors stay the caller's.
+
+        Raises ``ResourceExhausted`` where the relay has no descriptors to spare.
+        """
+        if self._full:
+            raise ResourceExhausted("too many standard inputs and terminals are open: raise the open-file limit")
         self._helper.send(protocol.PUMP, protocol.pack_numbers(instance, pump.kind), [pump.source, pump.sink])
 
     async def close_input(self, instance: int) -> None:
@@ -136,10 +142,13 @@ class Relay:
             self._kept[-1].note += frame.body
         elif frame.kind == protocol.BOARD and len(frame.fds) == 1 and self._board is None:
             self._board = Board(frame.fds.pop())
+        elif frame.kind == protocol.FULL:
+            self._full = any(protocol.unpack_numbers(frame.body))
         elif frame.kind == protocol.TAKEN and self._taken is not None and not self._taken.done():
             self._taken.set_result(None)
         frame.close()
 
     def _lost(self) -> None:
+        self._full = False
         if self._taken is not None and not self._taken.done():
             self._taken.set_exception(Unavailable("the relay died: try again"))

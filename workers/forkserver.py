@@ -42,12 +42,10 @@ from .protocol import (
 from .wasmedge import Engine, EngineMissing
 from .zygote import Zygote, ZygoteDied
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .plan import Plan
-
 IDLE_SECONDS = 30
 """How long it stays with no supervisor, no instance and no exit to tell."""
+DRAWN, LONGEST_DRAWN = 32, 64 << 10
+"""How many plans are kept, and of how many bytes at most each."""
 SWEEP_SECONDS = 1
 """How long after the last exit it looks for any whose signal was lost (RLIMIT_SIGPENDING)."""
 _ENDS = (_signal.SIGCHLD, linux.EXIT_SIGNAL)
@@ -61,6 +59,7 @@ class Forkserver:
         self._engine = engine
         self._zygote = Zygote(engine)
         self._cell = confinement.Cell()
+        self._drawn: dict[bytes, bytes] = {}  # plans by their requests, the one used last at the end
         self._running: dict[int, int] = {}  # pid to instance
         self._pids: dict[int, int] = {}  # instance to pid
         self._exits: dict[int, tuple[int, int, int, int]] = {}
@@ -141,6 +140,7 @@ class Forkserver:
                     self._exits.pop(instance, None)
             elif frame.kind == HELLO:
                 self._cell = confinement.Cell(*unpack(frame.body))
+                self._drawn.clear()
                 self._zygote.close()  # the next has the new cell's handler
                 self._welcome()
             elif frame.kind == PING:
@@ -170,7 +170,7 @@ class Forkserver:
         if len(frame.fds) != request.fd_count():
             raise ProtocolError(f"instance {request.instance}: {len(frame.fds)} descriptors do not fit it")
         try:
-            pid = self._zygote.fork(lambda plan: self._draw(plan, request), frame.fds)
+            pid = self._zygote.fork(self._draw(request, frame.body), frame.fds)
         except OSError as error:
             self._tell(FORKED, pack_numbers(request.instance, 0, error.errno or 0))
             return
@@ -182,8 +182,19 @@ class Forkserver:
         self._pids[request.instance] = pid
         self._tell(FORKED, pack_numbers(request.instance, pid, 0))
 
-    def _draw(self, plan: Plan, request: StartRequest) -> None:
-        worker.draw(plan, request, self._engine, self._cell, bytes(self._mask))
+    def _draw(self, request: StartRequest, body: bytes) -> bytes:
+        """The worker's plan. Probes, retries and replicas ask for the same again: those drawn last are at hand."""
+        rest = request.besides_instance(body)
+        drawn = self._drawn.pop(rest, None)
+        if drawn is None:
+            plan = self._zygote.plan()
+            worker.draw(plan, request, self._engine, self._cell, bytes(self._mask))
+            drawn = self._zygote.finish(plan)
+            if len(self._drawn) >= DRAWN:
+                del self._drawn[next(iter(self._drawn))]
+        if len(drawn) <= LONGEST_DRAWN:
+            self._drawn[rest] = drawn
+        return drawn
 
     def _end_strays(self) -> None:
         """Kill the worker, if there is one, of whose fork a zygote did not live to tell."""

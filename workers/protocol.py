@@ -32,7 +32,7 @@ WELCOME, FORKED, EXITED, KILLED, PONG = 16, 17, 18, 19, 20
 PUMP, CLOSE, RESIZE = 32, 33, 34
 KEEP, NOTE, DROP, TAKE = 35, 36, 37, 38
 # relay to supervisor
-KEPT, TAKEN, NOTED = 48, 49, 50
+KEPT, TAKEN, NOTED, FULL = 48, 49, 50, 52
 # both ways
 BOARD = 51
 
@@ -312,6 +312,11 @@ class StartRequest:
                 self.seccomp,
             ]
         )
+
+    @staticmethod
+    def besides_instance(body: bytes) -> bytes:
+        """A START frame's body but for the instance's number: the same for processes that are alike."""
+        return body[:8] + body[16:]  # the number of fields, the first one's length, and the number
 
     @classmethod
     def decode(cls, body: bytes) -> StartRequest:

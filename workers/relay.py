@@ -25,6 +25,7 @@ from .protocol import (
     CLOSE,
     DROP,
     END,
+    FULL,
     INPUT,
     KEEP,
     KEPT,
@@ -120,6 +121,7 @@ class Relay:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = max(limit - SPARE, limit // 2)
         """Pumps' and connections' descriptors."""
+        self._full = False  # with pumps alone
         self._files: set[int] = set()  # what epoll does not take: regular files, always ready
         self._poll = select.epoll()  # and not poll: there may be tens of thousands to look at
         self._poll.register(listener.fileno(), select.EPOLLIN)
@@ -137,6 +139,8 @@ class Relay:
                     connection = boot.accept(self._listener)
                     self._readers[connection.fileno()] = Reader(connection)
                     self._poll.register(connection.fileno(), select.EPOLLIN)
+                    if self._full:
+                        self._tell_full(True)
                 elif fd in self._readers:
                     self._hear(fd)
                 elif fd in self._keys:
@@ -239,6 +243,17 @@ class Relay:
         except PermissionError:
             pass  # a regular file or the like: never full, and has no other end
         self._watch(pump.source)
+        if len(self._pumps) >= self._most and not self._full:
+            self._tell_full(True)
+
+    def _tell_full(self, full: bool) -> None:
+        """Whether there is room for pumps. There are descriptors yet for those that are on their way."""
+        self._full = full
+        for reader in self._readers.values():
+            try:
+                reader.answer(FULL, pack_numbers(int(full)))
+            except OSError:  # it is gone, which shows when it is read from
+                pass
 
     def _watch(self, source: int) -> None:
         try:
@@ -278,6 +293,8 @@ class Relay:
         for fd in (pump.source, pump.sink):
             del self._pumps[fd]
             posix.close(fd)
+        if self._full and len(self._pumps) < self._most:
+            self._tell_full(False)
 
 
 def main() -> None:

@@ -20,8 +20,6 @@ from .plan import ANY, NONZERO, At, Mark, Plan, Runner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .wasmedge import Engine
 
 _CLONE_PARENT, _SIGCHLD = 0x8000, 17  # clone(2)
@@ -49,19 +47,26 @@ class Zygote:
         self._socket: _socket.socket | None = None
         self._loop, self._forked = self._draw()
 
-    def fork(self, draw: Callable[[Plan], None], fds: list[int]) -> int:
-        """Fork a worker that carries out what ``draw`` adds to a plan: its pid.
+    def plan(self) -> Plan:
+        """A plan that begins with the fork; what is added to it is the worker's."""
+        plan = Plan()
+        flags = _CLONE_PARENT | _SIGCHLD
+        plan.libc("syscall", _CLONE, flags, 0, 0, 0, 0, out=self._base + _ANSWER, fails=ANY, orelse=Mark(self._forked))
+        return plan
+
+    def finish(self, plan: Plan) -> bytes:
+        """The plan as ``fork`` takes it. Raises ``OSError`` where it is too long."""
+        code = plan.finish(self._base + _PLAN)
+        if _PLAN + len(code) > _BYTES:
+            raise OSError(errno.E2BIG, posix.strerror(errno.E2BIG))
+        return code
+
+    def fork(self, code: bytes, fds: list[int]) -> int:
+        """Fork a worker that carries out a plan: its pid.
 
         The descriptors become the worker's, from ``worker.FIRST_FD`` on. Raises ``OSError`` where there can be no
         process, and ``ZygoteDied``.
         """
-        plan = Plan()
-        flags = _CLONE_PARENT | _SIGCHLD
-        plan.libc("syscall", _CLONE, flags, 0, 0, 0, 0, out=self._base + _ANSWER, fails=ANY, orelse=Mark(self._forked))
-        draw(plan)
-        code = plan.finish(self._base + _PLAN)
-        if _PLAN + len(code) > _BYTES:
-            raise OSError(errno.E2BIG, posix.strerror(errno.E2BIG))
         length = len(code).to_bytes(8, "little")
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))]
         sock = self._socket or self._begin()

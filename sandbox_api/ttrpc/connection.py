@@ -144,13 +144,22 @@ class Connection:
             raise ResourceExhausted(f"{MAX_IN_FLIGHT} calls are under way on this connection: wait for answers")
         waits = calls.abandonable(method)
         if waits and not self._key:
-            self._server.let_wait()
+            try:
+                self._server.let_wait()
+            except ResourceExhausted:
+                self._server.loop.call_soon(self._make_room)
+                raise
         namespace = next((pair.value for pair in request.metadata if pair.key == _NAMESPACE_KEY), "")
         task = calls.begin(method, handler, namespace or calls.DEFAULT_NAMESPACE, request.payload)
         call = self._calls[stream] = _Call(self, stream, method, task)
         if request.timeout_nano > 0:
             call.limit(request.timeout_nano / 1e9)
         self._note(call, message if waits else b"")
+
+    def _make_room(self) -> None:
+        """Its Wait was refused for want of descriptors: it has no use for this one."""
+        if not self._calls:
+            self.hang_up()
 
     # Out
 

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 Methods = Mapping[tuple[str, str], calls.Handler]
 """Handlers by service and method name."""
 
-RESERVE = 512
-"""Descriptors of this process that no pending Wait takes: what is under way needs a dozen for each start."""
+SPARE_OF_WAITS, SPARE_OF_CLIENTS = 512, 128
+"""Descriptors of this process that no pending Wait takes, and no client: a start needs a dozen while it lasts."""
 
 _CHUNK = 1 << 18
 _ACCEPTED_AT_ONCE = 64
@@ -62,7 +62,8 @@ class Server:
         self._listener: socket.socket | None = None
         self._retry: asyncio.TimerHandle | None = None
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most_waiting = max(limit - RESERVE, limit // 2)
+        self._most_waiting = max(limit - SPARE_OF_WAITS, limit // 2)
+        self._most = max(limit - SPARE_OF_CLIENTS, limit * 3 // 4)
 
     async def start(self, listener: socket.socket) -> None:
         """Begin to accept. The socket is the server's from now on."""
@@ -99,19 +100,27 @@ class Server:
         """This connection is closed."""
         self._connections.discard(connection)
         self.closing.discard(connection)
+        if len(self._connections) == self._most - 1 and self._listener is not None and self._retry is None:
+            self.loop.add_reader(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
         assert self._listener is not None
+        self._retry = None
         for _ in range(_ACCEPTED_AT_ONCE):
+            if len(self._connections) >= self._most:  # until one is closed, clients wait in the queue
+                self.loop.remove_reader(self._listener.fileno())
+                return
             try:
                 sock, _ = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError as error:  # out of descriptors: until some are free, clients wait in the queue
+            except OSError as error:  # out of descriptors all the same
                 log.error("no client more can be let in: %s", error.strerror)
                 self.loop.remove_reader(self._listener.fileno())
-                self._retry = self.loop.call_later(
-                    _RETRY_SECONDS, self.loop.add_reader, self._listener.fileno(), self._accept
-                )
+                self._retry = self.loop.call_later(_RETRY_SECONDS, self._accept_again)
                 return
             self._connections.add(Connection(self, sock))
+
+    def _accept_again(self) -> None:
+        assert self._listener is not None
+        self.loop.add_reader(self._listener.fileno(), self._accept)

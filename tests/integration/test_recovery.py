@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -46,18 +45,11 @@ FORKED = ("wasm-zygote", "wasm-worker")
 
 
 def forkserver(daemon: Daemon) -> psutil.Process:
-    return next(each for name, each in named(daemon) if name not in FORKED and "forkserver" in str(each.cmdline()))
+    return next(each for name, _, each in daemon.named() if name not in FORKED and "forkserver" in str(each.cmdline()))
 
 
 def zygote(daemon: Daemon) -> psutil.Process:
-    return next(each for name, each in named(daemon) if name == "wasm-zygote")
-
-
-def named(daemon: Daemon) -> Iterator[tuple[str, psutil.Process]]:
-    """The helpers' processes by name; some, such as compilers, come and go."""
-    for each in daemon.helpers():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            yield each.name(), each
+    return next(each for name, _, each in daemon.named() if name == "wasm-zygote")
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])

@@ -9,7 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from workers.protocol import BOARD, DROP, INPUT, KEEP, KEPT, NOTE, NOTED, PUMP, TAKE, TAKEN, Reader, pack_numbers, send
+from workers.protocol import (
+    BOARD,
+    DROP,
+    FULL,
+    INPUT,
+    KEEP,
+    KEPT,
+    NOTE,
+    NOTED,
+    PUMP,
+    TAKE,
+    TAKEN,
+    Reader,
+    pack_numbers,
+    send,
+)
 
 from .leaks import nothing_left_open
 from .relaying import SECONDS, Relay, read_all
@@ -124,3 +139,28 @@ def test_the_board_is_handed_on(relay: Relay, tmp_path: Path) -> None:
     assert board.kind == BOARD
     assert os.pread(board.fds[0], 10, 0) == b"second"
     board.close()
+
+
+def test_it_says_when_it_has_no_room_for_inputs_and_when_it_has_again(relay: Relay) -> None:
+    inputs = []
+    for number in range(OPEN_FILES // 4):  # two descriptors each
+        source, client = os.pipe()
+        guest, sink = os.pipe()
+        relay.tell(PUMP, number, INPUT, fds=(source, sink))
+        inputs.append((client, guest))
+        os.close(source)
+        os.close(sink)
+    reader = Reader(relay.connection)
+
+    def told() -> list[tuple[int, bytes]]:
+        assert reader.receive()
+        return [(frame.kind, frame.body) for frame in reader.frames()]
+
+    assert told() == [(FULL, pack_numbers(1))]
+    os.write(inputs[-1][0], b"it works")
+    assert os.read(inputs[-1][1], 100) == b"it works"
+    for client, guest in inputs:
+        os.close(client)
+        assert read_all(guest) == b""
+        os.close(guest)
+    assert told() == [(FULL, pack_numbers(0))]

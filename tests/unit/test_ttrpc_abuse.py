@@ -69,7 +69,15 @@ def test_more_waiting_connections_than_descriptors_are_told_so_and_all_else_is_s
         clients.append(await Client.connect(path))
         with pytest.raises(ResourceExhausted, match="32 connections are open"):
             await clients[-1].call(SERVICE, "Wait", b"x")
+        clients += [await Client.connect(path) for _ in range(16)]  # as many as are let in beside
         assert await clients[-1].call(SERVICE, "Echo", b"x") == b"default/x"
+        late = await Client.connect(path)
+        later = asyncio.create_task(late.call(SERVICE, "Echo", b"late"))
+        assert await clients[-1].call(SERVICE, "Echo", b"x") == b"default/x"
+        assert not later.done()
+        clients.pop().close()
+        assert await later == b"default/late"
+        late.close()
         methods.gates.setdefault(b"x", asyncio.Event()).set()
         assert await asyncio.gather(*waits) == [b"x"] * 32
         for client in clients:
