@@ -217,6 +217,8 @@ class Daemon:
 
     def _lost(self) -> None:
         """The forkserver died. What it ran goes on, as our children if we started it, or else as init's."""
+        if self._stopping.is_set():  # told to end; or else the next supervisor finds out
+            return
         if self._launcher.answers():  # it only hung up on us: it still looks after its own
             log.error("the forkserver hung up")
             self._reconnect_soon()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sandbox_api.errors import FailedPrecondition
+from sandbox_api.errors import FailedPrecondition, InvalidArgument
 
 from . import seccomp, streams, wasi
 from . import spec as oci
@@ -45,10 +45,11 @@ class Starter:
         try:
             opened = streams.open_streams(process.stdio)
             world = wasi.assemble(spec, what, origin.plan)
+            product = None
             if self._aot and not wasi.has_access_list(world.module):
                 product = await self._aot.best(world.module)
                 if product is not None:
-                    world.run_product(product)
+                    world.run_product(product.fd)
             for path in container.cgroup.entrances() if container.cgroup else ():
                 places.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
             cgroups = len(places)
@@ -65,8 +66,18 @@ class Starter:
                 process.pumped = True
                 for pump in opened.pumps:
                     self._relay.pump(process.instance, pump)
-            fds = [world.module, opened.stdin, opened.stdout, opened.stderr, *places, *world.folders]
-            return await self._launcher.start(request, fds)
+            others = [opened.stdin, opened.stdout, opened.stderr, *places, *world.folders]
+            try:
+                return await self._launcher.start(request, [world.module, *others])
+            except InvalidArgument as error:
+                if self._aot is None or product is None:
+                    raise
+                # The product may be at fault, and so our compiler: the module itself has the last word.
+                world.run_guest()
+                request.module_kind = world.kind
+                pid = await self._launcher.start(request, [world.module, *others])
+                self._aot.condemn(product, str(error))
+                return pid
         except OSError as error:
             what_for = error.filename or "its descriptors"
             raise error_for(error, FailedPrecondition)(f"{what_for}: {error.strerror}") from None

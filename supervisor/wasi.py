@@ -34,6 +34,8 @@ class World:
     preopens: list[Preopen] = field(default_factory=list)
     folders: list[int] = field(default_factory=list)
     """One descriptor for each preopen."""
+    _guest: int = -1
+    """The module as it came, while a product stands in its place."""
 
     def add(self, path: str, fd: int, readonly: bool) -> None:
         """A preopen more; the descriptor is the world's from now on."""
@@ -42,14 +44,19 @@ class World:
 
     def run_product(self, product: int) -> None:
         """Take what the module was compiled into in place of it; the descriptor is the world's from now on."""
+        self._guest, self.module, self.kind = self.module, product, NATIVE
+
+    def run_guest(self) -> None:
+        """Take the module as it came after all."""
         os.close(self.module)
-        self.module, self.kind = product, NATIVE
+        self._guest, self.module, self.kind = -1, self._guest, WASM
 
     def close(self) -> None:
         """Close every descriptor."""
-        if self.module >= 0:
-            os.close(self.module)
-            self.module = -1
+        for fd in (self.module, self._guest):
+            if fd >= 0:
+                os.close(fd)
+        self.module = self._guest = -1
         for fd in self.folders:
             os.close(fd)
         self.folders.clear()

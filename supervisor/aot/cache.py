@@ -172,10 +172,11 @@ class Cache:
         return failure if failure and failure.counts(limits) else None
 
     def fail(self, digest: str, level: Level, failure: Failure) -> None:
-        """Remember a failure, on disk where the module is to blame."""
+        """Remember a failure, on disk where the module is to blame. A product that there was goes."""
         remember(self._failures, (digest, level), failure)
         if failure.verdict is Verdict.UNABLE:
             return
+        self._unlink(_name(digest, level))
         name = _name(digest, level, "failed")
         part = f"{name}.{os.getpid()}.part"
         limits = failure.limits

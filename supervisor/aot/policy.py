@@ -14,13 +14,23 @@ from .cache import Cache, Unverified
 from .cell import Cell
 from .compiling import Compiling
 from .digests import Digests
-from .terms import BEST_FIRST, Failure, Level, Mode, Settings
+from .terms import BEST_FIRST, Failure, Level, Mode, Settings, Verdict
 
 log = logging.getLogger(__name__)
 
 HASH_SECONDS = 0.2
 """How long a start looks for what it might run better. It is enough for a few hundred megabytes."""
 _THREADS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What a module was compiled into, opened."""
+
+    fd: int
+    digest: str
+    """The module's."""
+    level: Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +85,10 @@ class Aot:
             self._seeing.add(task)
             task.add_done_callback(self._seeing.discard)
 
-    async def best(self, module: int) -> int | None:
-        """A descriptor of the best product for this opened module; None where the module itself is the best.
+    async def best(self, module: int) -> Product | None:
+        """The best product for this opened module; None where the module itself is the best.
 
-        The descriptor is the caller's, and so stays the module's. Raises ``OSError``.
+        Its descriptor is the caller's, and so stays the module's. Raises ``OSError``.
         """
         works = self._works
         if works is None:
@@ -87,14 +97,22 @@ class Aot:
         if digest is None:
             return None
         found = await self._find(works, digest)
-        if found is not None and found[1] is BEST_FIRST[0]:
-            return found[0]
+        if found is not None and found.level is BEST_FIRST[0]:
+            return found
         wait = self._settings.mode is Mode.ALWAYS and found is None
         job = works.compiling.want(digest, module, os.fstat(module).st_size, urgent=wait)
         if wait and job is not None and Level.O0 in job.results:
             await asyncio.shield(job.results[Level.O0])
             found = await self._find(works, digest)
-        return found[0] if found else None
+        return found
+
+    def condemn(self, product: Product, why: str) -> None:
+        """This cannot be loaded, though its module can: it is not to be used again."""
+        if self._works is not None:
+            digest, level = product.digest, product.level
+            log.error("%.12s: what was compiled at %s does not load, and is removed: %s", digest, level.name, why)
+            failure = Failure(Verdict.CRASHED, f"does not load: {why}", self._settings.limits)
+            self._works.cache.fail(digest, level, failure)
 
     async def compile(self, module: int) -> AsyncIterator[tuple[Level, Failure | None]]:
         """Compile an opened module at every level: as each is done, it and why there is no product, if there is none.
@@ -143,7 +161,7 @@ class Aot:
         except TimeoutError:
             return None
 
-    async def _find(self, works: _Works, digest: str) -> tuple[int, Level] | None:
+    async def _find(self, works: _Works, digest: str) -> Product | None:
         for level in BEST_FIRST:
             try:
                 fd = works.cache.open(digest, level)
@@ -151,7 +169,7 @@ class Aot:
                 loop = asyncio.get_running_loop()
                 fd = await loop.run_in_executor(self._threads, works.cache.verify, digest, level)
             if fd is not None:
-                return fd, level
+                return Product(fd, digest, level)
         return None
 
 

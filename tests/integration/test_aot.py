@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,9 @@ import pytest
 
 from sandbox_api.errors import InvalidArgument
 from sandbox_api.proto import task_pb2 as pb
+from supervisor.aot.cache import Cache
+from supervisor.aot.terms import Level
+from supervisor.doctor import engine_version
 
 from ..harness import modules
 from ..harness.compiled import LEVELS, Node, native, until
@@ -215,6 +220,23 @@ def test_a_damaged_product_is_not_used_and_made_anew(
     assert f"{path.name}: removed: " in after.daemon.log_text()
     node.wait_compiled(module)
     assert after.run(other) == 5
+
+
+def test_a_product_that_does_not_load_is_not_the_modules_fault(always: Node) -> None:
+    """As if the compiler had made something wrong: the module runs all the same, and the product is not used again."""
+    module = modules.exits(9)
+    always.run(module)
+    always.wait_compiled(module)
+    cache = Cache(always.cache, 1 << 30, engine_version()[1])
+    with tempfile.TemporaryFile() as nonsense:
+        nonsense.write(b"\x7fELF" + bytes(5000))
+        nonsense.flush()
+        cache.install(hashlib.sha256(module).hexdigest(), Level.O2, nonsense.fileno())
+    cache.close()
+    for _ in range(3):
+        assert always.run(module) == 9
+    assert not always.product(module, "O2")
+    assert always.daemon.log_text().count("was compiled at O2 does not load, and is removed") == 1
 
 
 def test_the_cache_keeps_to_its_size(start: Callable[..., Node]) -> None:
