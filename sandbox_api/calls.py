@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from .errors import ResourceExhausted
@@ -60,8 +60,8 @@ def begin(method: str, handler: Handler, namespace: str, payload: bytes) -> asyn
     return task
 
 
-async def run(method: str, handler: Handler, namespace: str, payload: bytes) -> bytes:
+def run(method: str, handler: Handler, namespace: str, payload: bytes) -> Awaitable[bytes]:
     """Run a method for a caller that may go away. Raises ``ResourceExhausted`` where too much is under way."""
     if method in _READS:
-        return await handler(namespace, payload)
-    return await asyncio.shield(begin(method, handler, namespace, payload))
+        return handler(namespace, payload)
+    return asyncio.shield(begin(method, handler, namespace, payload))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import grpc
@@ -37,10 +37,8 @@ class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
 def _behaviour(name: str, handler: calls.Handler) -> Any:
     async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        metadata = context.invocation_metadata() or ()
-        namespace = next((str(value) for key, value in metadata if key == NAMESPACE_KEY), "")
         try:
-            return await calls.run(name, handler, namespace or calls.DEFAULT_NAMESPACE, request)
+            return await calls.run(name, handler, _namespace(context), request)
         except Exception as error:
             code, message = status.of(error, name)
         await context.abort(_CODES[code], message)
@@ -48,12 +46,17 @@ def _behaviour(name: str, handler: calls.Handler) -> Any:
     return serve
 
 
+def _namespace(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
+    metadata = context.invocation_metadata() or ()
+    return next((str(value) for key, value in metadata if key == NAMESPACE_KEY), "") or calls.DEFAULT_NAMESPACE
+
+
 def sandbox_methods(host: Host) -> Methods:
     """The Sandbox API in every dialect, told apart request by request."""
 
     def method(name: str) -> calls.Handler:
-        async def call(namespace: str, payload: bytes) -> bytes:
-            return await dialects.speaking(name, payload)(host, namespace, payload)
+        def call(namespace: str, payload: bytes) -> Coroutine[Any, Any, bytes]:
+            return dialects.speaking(name, payload)(host, namespace, payload)
 
         return call
 

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
 """How long a forkserver may take to answer; one that is stopped or stuck is replaced."""
+ACKNOWLEDGE_SECONDS = 0.02
+"""How long acknowledgements of exits gather: each message wakes the forkserver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Launcher:
         self._starts: dict[int, _Start] = {}
         self._kills: dict[int, asyncio.Future[int]] = {}
         self._serial = 0
+        self._acknowledged: list[int] = []
         self._welcome: asyncio.Future[protocol.Frame] | None = None
         self._pong: asyncio.Future[None] | None = None
 
@@ -212,7 +215,13 @@ class Launcher:
         return next((instance for instance, start in self._starts.items() if start.pid == pid), 0)
 
     def acknowledge(self, instances: Sequence[int]) -> None:
-        """These exits are on record: the forkserver need not keep them."""
+        """These exits are on record: the forkserver need not keep them. It is told soon, of many at once."""
+        if not self._acknowledged:
+            asyncio.get_running_loop().call_later(ACKNOWLEDGE_SECONDS, self._tell_acknowledged)
+        self._acknowledged += instances
+
+    def _tell_acknowledged(self) -> None:
+        instances, self._acknowledged = self._acknowledged, []
         try:
             self._helper.send(protocol.ACK, protocol.pack_numbers(*instances))
         except Unavailable:  # then it has no exits to forget
@@ -225,6 +234,8 @@ class Launcher:
 
     def close(self) -> None:
         """Let go of the forkserver, which goes on."""
+        if self._acknowledged:
+            self._tell_acknowledged()
         self._helper.close()
 
     def _frame(self, frame: protocol.Frame) -> None:

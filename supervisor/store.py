@@ -174,22 +174,25 @@ class Store:
         for namespace, sandbox_id, netns, labels, state, created_at, exited_at in rows:
             yield Sandbox(namespace, sandbox_id, netns, json.loads(labels), SandboxState(state), created_at, exited_at)
 
-    def add_container(self, container: Container, recorded: Recorded, cgroup: str) -> None:
-        """Record a new container, unfinished, and its init process, which is given its instance number.
+    def add_container(
+        self, container: Container, recorded: Recorded, cgroup: str, made: Made = Made.UNFINISHED
+    ) -> None:
+        """Record a new container and its init process, which is given its instance number.
 
         ``cgroup`` is what its control group's state will be, "" where it gets none.
         """
         with self._transaction():
             self._run(
-                "INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+                "INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     container.namespace,
                     container.id,
                     container.sandbox_id,
                     container.bundle,
                     recorded.config,
-                    json.dumps(asdict(recorded.plan)),
+                    json.dumps(recorded.plan, default=_members),
                     cgroup,
+                    made,
                 ),
             )
             self._insert_process(container, container.init)
@@ -358,6 +361,11 @@ class Store:
 def _failure(path: str, error: sqlite3.Error) -> StoreFailed:
     full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL  # the rest of it tells more closely
     return (StoreFull if full else StoreFailed)(f"{path}: {error}")
+
+
+def _members(value: Any) -> dict[str, object]:
+    """A dataclass with slots as JSON; ``dataclasses.asdict`` would copy all that is in it first."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _plan(text: str) -> Plan:

@@ -33,6 +33,8 @@ PUMP, CLOSE, RESIZE = 32, 33, 34
 KEEP, NOTE, DROP, TAKE = 35, 36, 37, 38
 # relay to supervisor
 KEPT, TAKEN, NOTED = 48, 49, 50
+# both ways
+BOARD = 51
 
 INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT = 0, 1, 2
 """Kinds of pump: FIFO to pipe, FIFO to terminal, terminal to FIFO."""

@@ -21,6 +21,7 @@ import sys
 
 from . import boot
 from .protocol import (
+    BOARD,
     CLOSE,
     DROP,
     END,
@@ -114,6 +115,7 @@ class Relay:
         self._terminals: dict[int, Pump] = {}
         self._kept: dict[int, Kept] = {}  # by the supervisor's number for it
         self._keys: dict[int, int] = {}  # by descriptor
+        self._board = -1  # memory of the supervisor's, for the one that follows it
         self._ending = False
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = max(limit - SPARE, limit // 2)
@@ -161,7 +163,7 @@ class Relay:
 
     def _obey(self, frame: Frame, reader: Reader) -> None:
         try:
-            if frame.kind in (KEEP, NOTE, DROP, TAKE):
+            if frame.kind in (KEEP, NOTE, DROP, TAKE, BOARD):
                 self._keep(frame, reader)
                 return
             numbers = unpack_numbers(frame.body)
@@ -186,7 +188,14 @@ class Relay:
             frame.close()
 
     def _keep(self, frame: Frame, reader: Reader) -> None:
+        if frame.kind == BOARD and len(frame.fds) == 1:
+            if self._board >= 0:
+                posix.close(self._board)
+            self._board = frame.fds.pop()
+            return
         if frame.kind == TAKE:
+            if self._board >= 0:
+                reader.answer(BOARD, b"", [self._board])
             for key, kept in self._kept.items():
                 reader.answer(KEPT, pack_numbers(key), [kept.fd])
                 for note in kept.notes.values():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -18,7 +19,7 @@ from ..proto import ttrpc_pb2 as pb
 from . import frames
 
 if TYPE_CHECKING:
-    from .server import Server
+    from .server import Keeper, Server
 
 log = logging.getLogger(__name__)
 
@@ -47,24 +48,23 @@ class Connection:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("task client connected: %s", _peer(sock))
 
-    @property
-    def waits(self) -> bool:
-        """Whether a Wait was ever asked for on it, and so it is kept beyond our death."""
-        return self._key != 0
-
-    def resume(self, key: int, note: bytes) -> None:
+    def resume(self, key: int, note: bytes, under_way: Sequence[tuple[int, str]]) -> None:
         """Begin again what an earlier server had pending: Waits, that is; of others nobody knows how far they came."""
         self._key = key
         self._noted = set()
+        lost = list(under_way)
         for frame in frames.Decoder().feed(note):
             request = pb.Request.FromString(frame.message)
             if calls.abandonable(request.method):
                 self._take(frame)
+                self._noted.add(frame.stream)
             else:
-                error = Unavailable(f"{request.method}: the sandboxer was started anew in the middle of it")
-                self._answer(frame.stream, status.of(error, request.method))
+                lost.append((frame.stream, request.method))
                 self._forget(frame.stream)
-            self._noted.add(frame.stream)
+        for stream, method in lost:
+            error = Unavailable(f"{method}: the sandboxer was started anew in the middle of it")
+            self._answer(stream, status.of(error, method))
+            self._noted.add(stream)
 
     def hang_up(self, keeping: bool = False) -> None:
         """End this connection once what was answered has gone out; with ``keeping``, only our part in a kept one."""
@@ -156,8 +156,12 @@ class Connection:
 
     def done(self, call: _Call, outcome: tuple[int, str], payload: bytes = b"") -> None:
         """A call has come to an answer."""
-        if self._calls.pop(call.stream, None) is not None:
-            self._answer(call.stream, outcome, payload)
+        if self._calls.pop(call.stream, None) is None:
+            return
+        self._answer(call.stream, outcome, payload)
+        if call.place and self._server.keeper is not None:
+            self._server.keeper.end_call(call.place)
+        elif self._key:
             self._forget(call.stream)
 
     def _answer(self, stream: int, outcome: tuple[int, str], payload: bytes = b"") -> None:
@@ -228,8 +232,17 @@ class Connection:
             self._key = keeper.keep(self._sock.fileno())
             for earlier in self._calls.values():
                 if earlier is not call:
-                    keeper.note(self._key, earlier.stream, earlier.frame())
-        keeper.note(self._key, call.stream, call.frame(message))
+                    self._note_short(keeper, earlier)
+        if message:
+            keeper.note(self._key, call.stream, frames.encode(call.stream, frames.REQUEST, message))
+        else:
+            self._note_short(keeper, call)
+
+    def _note_short(self, keeper: Keeper, call: _Call) -> None:
+        call.place = keeper.begin(self._key, call.stream, call.method)
+        if not call.place:
+            message = pb.Request(method=call.method).SerializeToString()
+            keeper.note(self._key, call.stream, frames.encode(call.stream, frames.REQUEST, message))
 
     def _forget(self, stream: int) -> None:
         if self._key and self._server.keeper is not None:
@@ -239,35 +252,32 @@ class Connection:
 class _Call:
     """A call under way."""
 
-    __slots__ = ("_connection", "_method", "_task", "_timer", "stream")
+    __slots__ = ("_connection", "_task", "_timer", "method", "place", "stream")
 
     def __init__(self, connection: Connection, stream: int, method: str, task: asyncio.Task[bytes]) -> None:
         self._connection = connection
-        self._method = method
+        self.method = method
         self._task = task
         self._timer: asyncio.TimerHandle | None = None
         self.stream = stream
+        self.place = 0
+        """On the keeper's board."""
         task.add_done_callback(self._done)
 
     def limit(self, seconds: float) -> None:
         """Answer within this time, whatever comes."""
         self._timer = asyncio.get_running_loop().call_later(seconds, self._late, seconds)
 
-    def frame(self, message: bytes = b"") -> bytes:
-        """The note on it: the whole request of a Wait, of others the name."""
-        message = message or pb.Request(method=self._method).SerializeToString()
-        return frames.encode(self.stream, frames.REQUEST, message)
-
     def abandon(self) -> None:
         """Nobody waits for the answer any more."""
         if self._timer is not None:
             self._timer.cancel()
-        if calls.read_only(self._method):
+        if calls.read_only(self.method):
             self._task.cancel()
 
     def _late(self, seconds: float) -> None:
-        late = DeadlineExceeded(f"{self._method}: no answer within {seconds:g} s")
-        self._connection.done(self, status.of(late, self._method))
+        late = DeadlineExceeded(f"{self.method}: no answer within {seconds:g} s")
+        self._connection.done(self, status.of(late, self.method))
         self.abandon()
 
     def _done(self, task: asyncio.Task[bytes]) -> None:
@@ -279,7 +289,7 @@ class _Call:
         if error is None:
             self._connection.done(self, (status.OK, ""), task.result())
         elif isinstance(error, Exception):
-            self._connection.done(self, status.of(error, self._method))
+            self._connection.done(self, status.of(error, self.method))
 
 
 def _peer(sock: socket.socket) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import resource
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from .. import calls
@@ -37,6 +37,12 @@ class Keeper(Protocol):
     def note(self, key: int, stream: int, note: bytes) -> None:
         """What is pending on a stream of it, for ``Server.resume``; b"" is nothing."""
 
+    def begin(self, key: int, stream: int, method: str) -> int:
+        """A call is under way on it: as a note, but cheaper. The place to end it at; 0 where it has to be noted."""
+
+    def end_call(self, place: int) -> None:
+        """The call at this place has been answered."""
+
     def drop(self, key: int) -> None:
         """The connection is closed."""
 
@@ -65,11 +71,11 @@ class Server:
         self._listener = listener
         self.loop.add_reader(listener.fileno(), self._accept)
 
-    async def resume(self, key: int, sock: socket.socket, note: bytes) -> None:
-        """Go on with a connection that an earlier server had, and what was pending on it."""
+    def resume(self, key: int, sock: socket.socket, note: bytes, under_way: Sequence[tuple[int, str]]) -> None:
+        """Go on with a connection that an earlier server had: what was noted on it, and calls by stream and method."""
         connection = Connection(self, sock)
         self._connections.add(connection)
-        connection.resume(key, note)
+        connection.resume(key, note, under_way)
 
     async def close(self) -> None:
         """Accept no more, and hang up; connections that are kept stay open for the next server."""

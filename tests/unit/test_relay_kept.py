@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.protocol import DROP, INPUT, KEEP, KEPT, NOTE, NOTED, PUMP, TAKE, TAKEN, Reader, pack_numbers, send
+from workers.protocol import BOARD, DROP, INPUT, KEEP, KEPT, NOTE, NOTED, PUMP, TAKE, TAKEN, Reader, pack_numbers, send
 
 from .leaks import nothing_left_open
 from .relaying import SECONDS, Relay, read_all
@@ -109,3 +109,18 @@ def test_a_guest_s_input_comes_before_a_kept_connection(relay: Relay) -> None:
     assert OPEN_FILES // 2 - 3 < len(take(relay)) < OPEN_FILES // 2
     for each in clients:
         each.close()
+
+
+def test_the_board_is_handed_on(relay: Relay, tmp_path: Path) -> None:
+    for text in ("first", "second"):  # the last that was given counts
+        with (tmp_path / text).open("w+b") as file:
+            file.write(text.encode())
+            file.flush()
+            relay.tell(BOARD, fds=(file.fileno(),))
+    relay.tell(TAKE)
+    reader = Reader(relay.connection)
+    assert reader.receive()
+    board, *_ = reader.frames()
+    assert board.kind == BOARD
+    assert os.pread(board.fds[0], 10, 0) == b"second"
+    board.close()
