@@ -18,7 +18,7 @@ from ..e2e.cgroups import remove_cgroups
 from ..harness.guests import guest
 from . import programs
 from .figures import OURS, RATE, Figure, kib, milliseconds
-from .machine import KINDS, meminfo, resident, room_for, settled
+from .machine import KINDS, meminfo, monitor_seconds, resident, room_for, settled
 from .options import Options
 from .progress import Progress
 from .site import Crowd, Site, Workload, first_byte, sandbox
@@ -28,6 +28,7 @@ MEMORY = "memory of an idle instance, all kernel memory included, by instances a
 VARIANT_INTERPRETED, VARIANT_CGROUP = f"{OURS}, interpreted", f"{OURS}, with a control group each"
 START = "create to first byte, by instances alive"
 FILLING = "instances started a second, on the way there, by instances alive"
+MONITOR = "of one processor, meanwhile, for the kernel's DAMON, by instances alive"
 LIES = "where that memory lies (/proc/meminfo), by instances alive"
 KEPT = "what grew for an instance (resident memory), by instances alive"
 CLIENT = "the benchmark's client"
@@ -79,10 +80,13 @@ def _levels(site: Site, options: Options, progress: Progress, sleep: Path, hello
             yield Figure(SECTION, MEMORY, OURS, "KiB", at=level, note="left out: the machine has not the memory")
             break
         progress.part(f"{SECTION}: {level:,} instances")
-        begun = time.perf_counter()
+        monitored, begun = monitor_seconds(), time.perf_counter()
         for alive in crowd.grow(level):
             progress.step(alive, level)
-        yield Figure(SECTION, FILLING, OURS, RATE, (round(more / (time.perf_counter() - begun), 1),), level)
+        elapsed, now = time.perf_counter() - begun, monitor_seconds()
+        yield Figure(SECTION, FILLING, OURS, RATE, (round(more / elapsed, 1),), level)
+        if monitored is not None and now is not None:
+            yield Figure(SECTION, MONITOR, "kdamond", "%", (round((now - monitored) / elapsed * 100, 1),), level)
         progress.part(f"{SECTION}: {level:,} instances, memory")
         after = settled(options.settle)
         each = (before["MemAvailable"] - after["MemAvailable"]) / level

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
 from supervisor import doctor
 
 from ..harness.daemon import ROOT
@@ -88,6 +90,20 @@ def settled(within: float) -> dict[str, int]:
 def resident(pid: int) -> int:
     """A process' resident memory in KiB (proc_pid_status(5), VmRSS)."""
     return next(int(line.split()[1]) for line in _lines(f"/proc/{pid}/status") if line.startswith("VmRSS"))
+
+
+def monitor_seconds() -> float | None:
+    """Processor time that the kernel's monitor of memory accesses has taken; None where none runs.
+
+    DAMON (admin-guide/mm/damon) asks each process that shares a page whether it has used it, so where it runs, what
+    thousands share is a burden that grows with them, and is none of ours.
+    """
+    seconds = [
+        sum(process.cpu_times()[:2])
+        for process in psutil.process_iter(["name"])
+        if str(process.info["name"]).startswith("kdamond")
+    ]
+    return sum(seconds) if seconds else None
 
 
 @contextmanager

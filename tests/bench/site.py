@@ -126,17 +126,16 @@ class Site:
         return Connection(self.daemon.task_socket, self.pod.namespace, timeout=END_SECONDS)
 
     def processes(self) -> dict[str, int]:
-        """The pids of supervisor, forkserver and relay. To be asked while few workers live."""
+        """The pids of supervisor, forkserver, zygote and relay, when something has run and few workers live."""
         assert self.daemon.process is not None
         found = {"supervisor": self.daemon.process.pid}
-        for helper in self.daemon.helpers():
-            try:
-                words = " ".join(helper.cmdline())
-            except psutil.NoSuchProcess:
-                continue
+        for helper in psutil.Process(found["supervisor"]).children():
             for name in ("forkserver", "relay"):
-                if name in words and helper.name() != "wasm-worker":
-                    found.setdefault(name, helper.pid)
+                if name in " ".join(helper.cmdline()):
+                    found[name] = helper.pid
+        for child in psutil.Process(found["forkserver"]).children():
+            if child.name() != "wasm-worker":
+                found["zygote"] = child.pid
         return found
 
 

