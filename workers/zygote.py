@@ -26,8 +26,8 @@ _CLONE_PARENT, _SIGCHLD = 0x8000, 17  # clone(2)
 _CLONE = {"x86_64": 56, "aarch64": 220}.get(posix.uname().machine, -1)  # system call number
 _SOCKET = worker.FIRST_FD - 1
 
-# The zygote's memory for plans: its own head, of a page, then the worker's plan.
-_RESULT, _ANSWER, _LENGTH, _LOOP, _CONTROL, _PLAN, _BYTES = 0, 8, 24, 32, 2048, 4096, 4 << 20
+# The zygote's memory for plans: its own head, then, in as few pages as can be, the worker's plan.
+_RESULT, _ANSWER, _LENGTH, _LOOP, _CONTROL, _PLAN, _BYTES = 0, 8, 24, 32, 1008, 2048, 4 << 20
 _CONTROL_BYTES = 16 + 4 * 256  # struct cmsghdr, and more descriptors than can come (SCM_MAX_FD, unix(7))
 
 _libc = ctypes.PyDLL(None, use_errno=True)
