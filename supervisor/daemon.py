@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from sandbox_api.events import Publisher
 from sandbox_api.task_service import TaskMethods
 from sandbox_api.ttrpc.server import Server
 
-from . import __version__, cgroups, linux, liveness, seccomp, sockets
+from . import __version__, cgroups, linux, liveness, seccomp, sockets, state_file
 from .aot.cache import CacheUnusable
 from .aot.policy import Aot
 from .aot.terms import Settings
@@ -43,7 +42,7 @@ from .recovery import Recovery
 from .registry import Registry
 from .relay import Relay
 from .signals import Signals
-from .store import Store, StoreUnfit
+from .store import Store
 from .tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -111,6 +110,8 @@ class Daemon:
                 await self._run(cleanup)
         except (sockets.SocketTaken, HelperFailed, CacheUnusable) as error:
             raise CannotStart(str(error)) from None
+        except state_file.Foreign as error:
+            raise CannotStart(f"{error}: run the sandboxer that wrote it, or have that one drained first") from None
         except SandboxerError as error:
             raise CannotStart(str(error)) from None
         except OSError as error:
@@ -126,7 +127,7 @@ class Daemon:
         sockets.claim(options.listen)
         linux.become_subreaper()
 
-        store = _open_store(options.folder / "state.db")
+        store = Store(str(options.folder / "state.db"))
         cleanup.callback(store.close)
         hierarchy = cgroups.detect()
         self._signals = Signals(store, self._launcher)
@@ -287,19 +288,6 @@ def _filters(required: bool) -> tuple[bytes, bytes, bytes]:
         log.warning("workers run without seccomp: %s", error)
         return b"", b"", b""
     return built.alone, built.networked, built.names
-
-
-def _open_store(path: Path) -> Store:
-    """The state file; one that cannot be used is set aside for a new one."""
-    try:
-        return Store(str(path))
-    except StoreUnfit as error:
-        aside = path.with_name(f"{path.name}.unfit-{time.time_ns()}")
-        path.rename(aside)
-        for extra in ("-wal", "-shm"):
-            path.with_name(path.name + extra).unlink(missing_ok=True)
-        log.error("%s cannot be used (%s): it is set aside as %s, and a new one begun", path, error, aside.name)
-        return Store(str(path))
 
 
 def _lock_folder(folder: Path, gid: int | None) -> int:
