@@ -87,6 +87,8 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._reconnecting: asyncio.Task[None] | None = None
+        self._ending = False
+        """The helpers were told to go."""
 
         folder = options.folder
         self._registry = Registry()
@@ -166,6 +168,7 @@ class Daemon:
 
         methods = TaskMethods(tasks, hierarchy.version).table()
         ttrpc = Server(methods, self._relay)
+        self._relay.on_return = ttrpc.keep_again
         cleanup.push_async_callback(ttrpc.close)
         for kept in await self._relay.take():
             await ttrpc.resume(kept.key, socket.socket(fileno=kept.fd), kept.note)
@@ -218,6 +221,8 @@ class Daemon:
 
     def _lost(self) -> None:
         """The forkserver died. What it ran goes on, as our children if we started it, or else as init's."""
+        if self._ending:
+            return
         if self._launcher.answers():  # it only hung up on us: it still looks after its own
             log.error("the forkserver hung up")
             self._reconnect_soon()
@@ -271,6 +276,7 @@ class Daemon:
         if running:
             log.info("%d instances go on without us", running)
         else:
+            self._ending = True
             self._launcher.end()
             self._relay.end()
 

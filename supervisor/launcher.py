@@ -52,6 +52,8 @@ class _Start:
     pid: int = 0
     lost: bool = False
     """The forkserver died in the middle of it."""
+    killed: bool = False
+    """We killed it in the middle of it."""
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     ended: Ended | None = None
 
@@ -154,7 +156,7 @@ class Launcher:
             assert start.ended is not None
             self.acknowledge([name])
             ended, start.ended = start.ended, None
-            raise _refusal(verdict, ended)
+            raise _refusal(verdict, ended, start.killed)
         finally:
             os.close(report)
             del self._starts[name]
@@ -169,6 +171,8 @@ class Launcher:
         """
         serial = self._serial = self._serial + 1
         answer = self._kills[serial] = asyncio.get_running_loop().create_future()
+        if number == signal.SIGKILL and instance in self._starts:
+            self._starts[instance].killed = True
         try:
             self._helper.send(protocol.KILL, protocol.pack_numbers(serial, instance, number))
             error = await answer
@@ -236,10 +240,11 @@ class Launcher:
             if start is None or start.forked.done():
                 return
             if error:
+                limits = (
+                    "the forkserver's open-file limit" if error == errno.EMFILE else "pid_max, pids limit or memory"
+                )
                 start.forked.set_exception(
-                    ResourceExhausted(
-                        f"no process could be forked: {os.strerror(error)} (pid_max, pids limit or memory)"
-                    )
+                    ResourceExhausted(f"no process could be forked: {os.strerror(error)} ({limits})")
                 )
             else:
                 start.pid = pid
@@ -337,12 +342,16 @@ def _wake(readable: asyncio.Future[None]) -> None:
         readable.set_result(None)
 
 
-def _refusal(verdict: bytes, ended: Ended) -> SandboxerError:
+def _refusal(verdict: bytes, ended: Ended, killed: bool) -> SandboxerError:
     text = verdict[1:].decode(errors="replace")
     if verdict[:1] == protocol.REFUSED:
         return InvalidArgument(text)
     if verdict[:1] == protocol.FAILED:
         return Internal(text)
+    if ended.status == signal.SIGKILL and not killed:
+        return ResourceExhausted(
+            "the worker was killed before the guest ran: its memory limit, or the node's, is reached"
+        )
     if os.WIFSIGNALED(ended.status):
         number = os.WTERMSIG(ended.status)
         try:

@@ -366,7 +366,9 @@ def _failure(path: str, error: Exception) -> StoreFailed:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     else:
         full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL  # the rest of it tells more closely
-    return (StoreFull if full else StoreFailed)(f"{path}: {error}")
+    ails = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
+    hint = ": is its disk read-only, full or failing?" if ails else ""
+    return (StoreFull if full else StoreFailed)(f"{path}: {error}{hint}")
 
 
 def _plan(text: str) -> Plan:

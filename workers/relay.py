@@ -11,7 +11,6 @@ The relay outlives the supervisor; if it dies, guests see the end of their input
 
 from __future__ import annotations
 
-import _socket
 import fcntl
 import posix
 import select
@@ -28,6 +27,7 @@ from .protocol import (
     KEPT,
     NOTE,
     PUMP,
+    PUMPED,
     RESIZE,
     TAKE,
     TAKEN,
@@ -102,8 +102,8 @@ class Kept:
 class Relay:
     """The loop over all pumps."""
 
-    def __init__(self, listener: _socket.socket) -> None:
-        self._listener = listener
+    def __init__(self, door: boot.Door) -> None:
+        self._door = door
         self._readers: dict[int, Reader] = {}
         self._pumps: dict[int, Pump] = {}  # by each of its descriptors
         self._inputs: dict[int, Pump] = {}  # by instance
@@ -112,7 +112,7 @@ class Relay:
         self._keys: dict[int, int] = {}  # by descriptor
         self._ending = False
         self._poll = select.poll()
-        self._poll.register(listener.fileno(), select.POLLIN)
+        self._poll.register(door.fileno(), select.POLLIN)
 
     def run(self) -> None:
         """Serve until told to end, or until idle for long with nobody connected."""
@@ -122,10 +122,11 @@ class Relay:
             if not events and not needed:
                 return
             for fd, event in events:
-                if fd == self._listener.fileno():
-                    connection = boot.accept(self._listener)
-                    self._readers[connection.fileno()] = Reader(connection)
-                    self._poll.register(connection.fileno(), select.POLLIN)
+                if fd == self._door.fileno():
+                    connection = self._door.accept()
+                    if connection is not None:
+                        self._readers[connection.fileno()] = Reader(connection)
+                        self._poll.register(connection.fileno(), select.POLLIN)
                 elif fd in self._readers:
                     self._hear(fd)
                 elif fd in self._keys:
@@ -144,11 +145,12 @@ class Relay:
                 for frame in reader.frames():
                     self._obey(frame, reader)
                 return
-        except (ProtocolError, OSError) as error:
+        except (ProtocolError, OSError, MemoryError) as error:
             print(f"relay: supervisor dropped: {error}", file=sys.stderr)
         self._poll.unregister(fd)
         del self._readers[fd]
         reader.close()
+        self._door.left()
 
     def _obey(self, frame: Frame, reader: Reader) -> None:
         try:
@@ -156,9 +158,11 @@ class Relay:
                 self._keep(frame, reader)
                 return
             numbers = unpack_numbers(frame.body)
-            if frame.kind == PUMP and len(frame.fds) == len(numbers) == 2:
-                self._add(Pump(*numbers, *frame.fds))
-                frame.fds = []
+            if frame.kind == PUMP and len(numbers) == 2 and (frame.lost or len(frame.fds) == 2):
+                if not frame.lost:
+                    self._add(Pump(*numbers, *frame.fds))
+                    frame.fds = []
+                reader.answer(PUMPED, pack_numbers(*numbers, int(not frame.lost)))
             elif frame.kind == CLOSE and len(numbers) == 1:
                 pump = self._inputs.get(numbers[0])
                 if pump is not None:
@@ -188,6 +192,8 @@ class Relay:
             self._kept[key] = Kept(fd, frame.body[8:])
             self._keys[fd] = key
             self._poll.register(fd, 0)  # hang-ups only: what comes in is for the supervisor
+        elif frame.kind == KEEP and frame.lost:
+            print("relay: a client's connection is not kept: the open-file limit is reached", file=sys.stderr)
         elif frame.kind == NOTE and key in self._kept:
             self._kept[key].note = frame.body[8:]
         elif frame.kind == DROP and key in self._kept:
@@ -237,12 +243,12 @@ def main() -> None:
     path = sys.argv[-1]
     try:
         boot.default_signals()
-        listener = boot.listen(path)
+        door = boot.Door(path)
     except OSError as error:
         boot.say_failed(error)
         sys.exit(1)
     boot.say_ready()
     try:
-        Relay(listener).run()
+        Relay(door).run()
     finally:
         posix.unlink(path)

@@ -69,6 +69,11 @@ class Server:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
         connection.resume(key, note)
 
+    def keep_again(self) -> None:
+        """The keeper has lost, or will lose, what it kept: hand it all connections with something pending anew."""
+        for connection in list(self._connections):
+            connection.keep_again()
+
     async def close(self) -> None:
         """Accept no more, and hang up; connections that are kept stay open for the next server."""
         if self._server is not None:
@@ -142,6 +147,13 @@ class _Connection(asyncio.Protocol):
                 self._answer(frame.stream, status.of(error, request.method), b"")
             self._noted.add(frame.stream)
         self._note()
+
+    def keep_again(self) -> None:
+        """Have this connection kept anew, if it was."""
+        if self._key and self._keeper is not None and self._transport is not None:
+            self._keeper.drop(self._key)
+            sock: socket.socket = self._transport.get_extra_info("socket")
+            self._key = self._keeper.keep(sock.fileno(), b"".join(self._pending.values()))
 
     def _peek(self) -> None:
         """Take a kept connection's requests from the socket only once they are noted.
