@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import psutil
 
 from sandbox_api import calls, grpc_server
@@ -87,6 +86,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._reconnecting: asyncio.Task[None] | None = None
+        self._grpc: list[grpc_server.Server] = []
         self._ending = False
         """The helpers were told to go."""
 
@@ -176,9 +176,10 @@ class Daemon:
         sockets.give_to_group(options.task_socket, options.socket_group)
         cleanup.callback(options.task_socket.unlink, missing_ok=True)
         cleanup.push_async_callback(calls.all_done)
-        await self._serve_grpc(cleanup, grpc_server.server(methods), options.grpc_task_socket)
-        sandbox_api = grpc_server.server(grpc_server.sandbox_methods(Host(controller, hierarchy.version)))
-        await self._serve_grpc(cleanup, sandbox_api, options.listen)
+        await self._serve_grpc(cleanup, methods, options.grpc_task_socket)
+        await self._serve_grpc(
+            cleanup, grpc_server.sandbox_methods(Host(controller, hierarchy.version)), options.listen
+        )
         log.info(
             "wasm-sandboxer %s serves on %s, tasks on %s, WasmEdge %s",
             __version__,
@@ -191,15 +192,18 @@ class Daemon:
         await self._stopping.wait()
         notify("STOPPING=1")
         log.info("ending")
+        await asyncio.gather(calls.all_done(), *(server.stop() for server in self._grpc))
 
-    async def _serve_grpc(self, cleanup: AsyncExitStack, server: grpc.aio.Server, path: Path) -> None:
+    async def _serve_grpc(self, cleanup: AsyncExitStack, methods: grpc_server.Methods, path: Path) -> None:
+        server = grpc_server.Server(methods)
         sockets.claim(path)
         with sockets.private():
-            server.add_insecure_port(f"unix:{path}")
+            server.inner.add_insecure_port(f"unix:{path}")
         cleanup.callback(path.unlink, missing_ok=True)
         sockets.give_to_group(path, self._options.socket_group)
-        cleanup.push_async_callback(server.stop, 0.5)
-        await server.start()
+        cleanup.push_async_callback(server.stop)
+        self._grpc.append(server)
+        await server.inner.start()
 
     def _lacking(self, what: str) -> None:
         """Say what confinement this host cannot give. Raises ``CannotStart`` where it is required."""
