@@ -122,6 +122,7 @@ class Daemon:
     async def _run(self, cleanup: AsyncExitStack) -> None:
         options = self._options
         loop = asyncio.get_running_loop()
+        cleanup.push_async_exit(self._leave)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
             cleanup.callback(loop.remove_signal_handler, number)
@@ -201,9 +202,16 @@ class Daemon:
             server.inner.add_insecure_port(f"unix:{path}")
         cleanup.callback(path.unlink, missing_ok=True)
         sockets.give_to_group(path, self._options.socket_group)
-        cleanup.push_async_callback(server.stop)
         self._grpc.append(server)
         await server.inner.start()
+
+    async def _leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """The last thing of all: be gone, with all of gRPC's connections (see its ``Server.stop``)."""
+        if error is None:
+            logging.shutdown()
+            os._exit(0)
+        for server in self._grpc:
+            await server.inner.stop(0)
 
     def _lacking(self, what: str) -> None:
         """Say what confinement this host cannot give. Raises ``CannotStart`` where it is required."""

@@ -22,7 +22,8 @@ import psutil
 
 from ..harness.daemon import Daemon
 from ..harness.guests import guest
-from .client import GUESTS, Client
+from .client import Client
+from .containers import GUESTS
 from .model import World
 
 SETTLE_SECONDS = 10.0
@@ -85,6 +86,7 @@ class Chaos:
             "answers lost in a death": counts["answers lost"],
             "deaths of the supervisor": counts["supervisor"],
             "deaths of the forkserver": counts["forkserver"],
+            "deaths of the relay": counts["relay"],
             "exits told": counts["exits told"],
             "  of which nobody could know the status": counts["statuses nobody can know"],
             "Waits answered across deaths": counts["waits answered on their first connection"],
@@ -99,7 +101,15 @@ class Chaos:
 
     def _strike(self) -> None:
         strike = self._random.choice(
-            [self._supervisor, self._supervisor, self._forkserver, self._forkserver, self._both, self._while_it_starts]
+            [
+                self._supervisor,
+                self._supervisor,
+                self._forkserver,
+                self._forkserver,
+                self._relay,
+                self._both,
+                self._while_it_starts,
+            ]
         )
         strike()
 
@@ -116,7 +126,7 @@ class Chaos:
             self.daemon.stop()
 
     def _forkserver(self) -> None:
-        server = self._find_forkserver()
+        server = self._find("forkserver")
         if server is None:
             return
         self.world.count("forkserver")
@@ -130,14 +140,14 @@ class Chaos:
         if not ours:
             self._blind()
         deadline = time.monotonic() + 10
-        while self._find_forkserver() is None:
+        while self._find("forkserver") is None:
             if time.monotonic() > deadline:
                 self.world.complain("no new forkserver within 10 s")
                 return
             time.sleep(0.02)
 
     def _both(self) -> None:
-        server = self._find_forkserver()
+        server = self._find("forkserver")
         first = self._random.random() < 0.5
         if first:
             self._end_supervisor()
@@ -163,11 +173,24 @@ class Chaos:
             self.daemon.kill()
         self.daemon.start()
 
+    def _relay(self) -> None:
+        """Terminals hang up, and inputs end, which no guest here reads."""
+        relay = self._find("relay")
+        if relay is not None:
+            self.world.count("relay")
+            self.world.hung_up.append(time.monotonic())  # clients see it at once
+            with contextlib.suppress(psutil.NoSuchProcess):
+                relay.kill()
+                relay.wait(10)
+            self.world.hung_up.append(time.monotonic())  # and of those that were started meanwhile
+        if self._random.random() < 0.3:  # before there is another
+            self._supervisor()
+
     def _blind(self) -> None:
         self.world.blind.append(time.monotonic())
 
-    def _find_forkserver(self) -> psutil.Process | None:
-        socket = str(self.daemon.dir / "forkserver.sock")
+    def _find(self, helper: str) -> psutil.Process | None:
+        socket = str(self.daemon.dir / f"{helper}.sock")
         for process in psutil.process_iter(["cmdline", "name"]):
             if socket in (process.info["cmdline"] or []) and process.info["name"] != "wasm-worker":
                 return process
