@@ -46,6 +46,8 @@ class Process:
     status: int | None = None
     terminal: bool = False
     """It hangs up when the relay dies."""
+    init: Process | None = None
+    """Of an exec: the process whose end is its end, too."""
     pid: int = 0
     started: float = 0.0
     ending: bool = False
@@ -158,8 +160,9 @@ class World:
         return any(at >= process.started for at in self.blind)
 
     def hear_of_hang_ups(self, process: Process) -> None:
-        if process.terminal and any(at >= process.started for at in self.hung_up):
-            process.may_end_with(128 + signal.SIGHUP)
+        first = process.init or process
+        if first.terminal and any(at >= first.started for at in self.hung_up):
+            process.may_end_with(137 if process.init else 128 + signal.SIGHUP)
 
     def observe(self, process: Process, answer: pb.StateResponse | None) -> None:
         """Compare an answer of State (None: there is no such process) with what is known."""

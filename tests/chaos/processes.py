@@ -38,7 +38,7 @@ class Processes(Caller):
     def _exec(self, container: Container) -> None:
         number = self._random.randrange(200)
         args, ends_with = self._random.choice([(["/exit.wasm", str(number)], number), (["/sleep.wasm"], None)])
-        process = Process(container.init.id, self._name("e"), ends_with)  # type: ignore[arg-type]
+        process = Process(container.init.id, self._name("e"), ends_with, init=container.init)  # type: ignore[arg-type]
         container.processes[process.exec_id] = process
         request = pb.ExecProcessRequest(id=process.id, exec_id=process.exec_id)
         request.spec.value = json.dumps({"args": args, "cwd": "/", "user": {"uid": 7, "gid": 7}}).encode()
