@@ -121,12 +121,20 @@ class Chaos:
         time.sleep(self._random.choice([0, 0, self._random.uniform(0, 0.5)]))
         self.daemon.start()
 
-    def _end_supervisor(self) -> None:
+    def _end_supervisor(self, kill: bool = False) -> None:
         self.world.count("supervisor")
-        if self._random.random() < 0.6:
+        assert self.daemon.process is not None
+        supervisor = self.daemon.process.pid
+        # Those that it adopted from a forkserver that died are nobody's now: an end just then is told to init alone.
+        adopted = any(worker.info["ppid"] == supervisor for worker in self._workers())
+        if adopted:
+            self._blind()
+        if kill or self._random.random() < 0.6:
             self.daemon.kill()
         else:
             self.daemon.stop()
+        if adopted:
+            self._blind()
 
     def _forkserver(self) -> None:
         server = self._find("forkserver")
@@ -172,8 +180,7 @@ class Chaos:
         for _ in range(self._random.randint(1, 3)):
             self.daemon.launch()
             time.sleep(self._random.uniform(0, 0.8))
-            self.world.count("supervisor")
-            self.daemon.kill()
+            self._end_supervisor(kill=True)
         self.daemon.start()
 
     def _relay(self) -> None:
@@ -191,8 +198,7 @@ class Chaos:
 
     def _state_file(self) -> None:
         """The supervisor dies, and what it wrote is damaged."""
-        self.world.count("supervisor")
-        self.daemon.kill()
+        self._end_supervisor(kill=True)
         self.world.count("state files")
         state, journal = self.daemon.dir / "state.db", self.daemon.dir / "state.db-wal"
         damage = self._random.choice(["garbage", "short", "without its journal", "page"])
@@ -242,7 +248,7 @@ class Chaos:
     def _workers(self) -> list[psutil.Process]:
         socket = str(self.daemon.dir / "forkserver.sock")
         found = []
-        for process in psutil.process_iter(["cmdline", "name", "status"]):
+        for process in psutil.process_iter(["cmdline", "name", "ppid"]):
             if socket in (process.info["cmdline"] or []) and process.info["name"] == "wasm-worker":
                 found.append(process)
         return found
