@@ -123,6 +123,7 @@ class Daemon:
         options = self._options
         loop = asyncio.get_running_loop()
         cleanup.push_async_exit(self._leave)
+        os.umask(0o022)  # guests inherit it, and folders are made in their roots; what is ours says who may read it
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
             cleanup.callback(loop.remove_signal_handler, number)
