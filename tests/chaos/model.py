@@ -159,10 +159,13 @@ class World:
     def may_be_unknown(self, process: Process) -> bool:
         return any(at >= process.started for at in self.blind)
 
-    def hear_of_hang_ups(self, process: Process) -> None:
+    def hear_of_others(self, process: Process) -> None:
+        """What others' ends may have done to it: a relay's to those on its terminals, the first process's to execs."""
         first = process.init or process
         if first.terminal and any(at >= first.started for at in self.hung_up):
-            process.may_end_with(137 if process.init else 128 + signal.SIGHUP)
+            first.may_end_with(128 + signal.SIGHUP)
+        if process.init and process.init.endings:
+            process.may_end_with(137)
 
     def observe(self, process: Process, answer: pb.StateResponse | None) -> None:
         """Compare an answer of State (None: there is no such process) with what is known."""
@@ -171,7 +174,7 @@ class World:
                 self.complain(f"{process.name}: lost; it was {sorted(process.phases)}")
             process.now(Phase.ABSENT)
             return
-        self.hear_of_hang_ups(process)
+        self.hear_of_others(process)
         phase = Phase(pb.Status.Name(answer.status))
         allowed = set(process.phases)
         if process.may_have_ended or (process.phases & ALIVE and self.may_be_unknown(process)):
@@ -198,7 +201,7 @@ class World:
             if status != process.status:
                 self.complain(f"{process.name}: status {status}, and it was {process.status}")
             return
-        self.hear_of_hang_ups(process)
+        self.hear_of_others(process)
         if process.ends_with is not None and process.phases & ALIVE:
             process.may_end_with(process.ends_with)
         self.count("exits told")
