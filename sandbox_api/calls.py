@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from .errors import ResourceExhausted, Unavailable
@@ -15,17 +15,6 @@ DEFAULT_NAMESPACE = "default"
 
 _under_way: set[asyncio.Task[bytes]] = set()  # the event loop itself keeps only weak references
 _ending = asyncio.Event()
-
-
-async def to_the_end(call: Coroutine[Any, Any, bytes]) -> bytes:
-    """Await ``call`` so that cancelling this await does not cancel the call.
-
-    A change of state that stopped half-way because a client vanished would leave a mess behind.
-    """
-    task = asyncio.ensure_future(call)
-    _under_way.add(task)
-    task.add_done_callback(_forget)
-    return await asyncio.shield(task)
 
 
 def _forget(task: asyncio.Task[bytes]) -> None:
@@ -58,12 +47,30 @@ MAX_CHANGES = 2048
 """Calls that change something and may be under way at once. More are refused at once, not queued."""
 
 
-async def run(method: str, handler: Handler, namespace: str, payload: bytes) -> bytes:
+def read_only(method: str) -> bool:
+    """Whether it changes nothing, and may be dropped with its caller."""
+    return method in _READS
+
+
+def begin(method: str, handler: Handler, namespace: str, payload: bytes) -> asyncio.Task[bytes]:
+    """Begin a method. What is not ``read_only`` is not to be cancelled.
+
+    A change of state that stopped half-way because a client vanished would leave a mess behind.
+    Raises ``ResourceExhausted`` where too much is under way, ``Unavailable`` where we are ending.
+    """
+    if method not in _READS and _ending.is_set():
+        raise ending()
+    if method not in _READS and len(_under_way) >= MAX_CHANGES:
+        raise ResourceExhausted(f"{method}: {MAX_CHANGES} calls are under way: try again later")
+    task = asyncio.get_running_loop().create_task(handler(namespace, payload))
+    if method not in _READS:
+        _under_way.add(task)
+        task.add_done_callback(_forget)
+    return task
+
+
+def run(method: str, handler: Handler, namespace: str, payload: bytes) -> Awaitable[bytes]:
     """Run a method for a caller that may go away. Raises ``ResourceExhausted`` where too much is under way."""
     if method in _READS:
-        return await handler(namespace, payload)
-    if _ending.is_set():
-        raise ending()
-    if len(_under_way) >= MAX_CHANGES:
-        raise ResourceExhausted(f"{method}: {MAX_CHANGES} calls are under way: try again later")
-    return await to_the_end(handler(namespace, payload))
+        return handler(namespace, payload)
+    return asyncio.shield(begin(method, handler, namespace, payload))

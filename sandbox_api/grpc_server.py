@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import grpc
@@ -37,7 +37,7 @@ class Server:
         # ttrpc's bound on a message is this one's, too.
         self.inner = grpc.aio.server(options=[("grpc.max_receive_message_length", 4 << 20)])
         self.inner.add_generic_rpc_handlers((_Router(methods, self),))
-        self._answering: dict[asyncio.Task[bytes], str] = {}
+        self._answering: dict[asyncio.Future[bytes], str] = {}
         self._stopping = False
 
     async def stop(self) -> None:
@@ -91,10 +91,8 @@ class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
 def _behaviour(name: str, handler: calls.Handler, server: Server) -> Any:
     async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        metadata = context.invocation_metadata() or ()
-        namespace = next((str(value) for key, value in metadata if key == NAMESPACE_KEY), "")
         try:
-            return await server.answer(name, handler, namespace or calls.DEFAULT_NAMESPACE, request)
+            return await server.answer(name, handler, _namespace(context), request)
         except Exception as error:
             code, message = status.of(error, name)
         await context.abort(_CODES[code], message)
@@ -102,12 +100,17 @@ def _behaviour(name: str, handler: calls.Handler, server: Server) -> Any:
     return serve
 
 
+def _namespace(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
+    metadata = context.invocation_metadata() or ()
+    return next((str(value) for key, value in metadata if key == NAMESPACE_KEY), "") or calls.DEFAULT_NAMESPACE
+
+
 def sandbox_methods(host: Host) -> Methods:
     """The Sandbox API in every dialect, told apart request by request."""
 
     def method(name: str) -> calls.Handler:
-        async def call(namespace: str, payload: bytes) -> bytes:
-            return await dialects.speaking(name, payload)(host, namespace, payload)
+        def call(namespace: str, payload: bytes) -> Coroutine[Any, Any, bytes]:
+            return dialects.speaking(name, payload)(host, namespace, payload)
 
         return call
 

@@ -64,7 +64,9 @@ class TaskMethods:
     async def wait(self, namespace: str, payload: bytes) -> bytes:
         """Wait."""
         request = decode(pb.WaitRequest, payload)
-        ended = await self._tasks.wait(namespace, request.id, request.exec_id)
+        end = self._tasks.wait(namespace, request.id, request.exec_id)
+        del request  # kept for the whole wait it is half a kilobyte
+        ended = await end
         return pb.WaitResponse(exit_status=ended.status, exited_at=timestamp(ended.at)).SerializeToString()
 
     async def state(self, namespace: str, payload: bytes) -> bytes:

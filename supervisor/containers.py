@@ -6,7 +6,8 @@ import asyncio
 import logging
 import posixpath
 import time
-from dataclasses import replace
+from collections import OrderedDict
+from dataclasses import dataclass, replace
 
 from sandbox_api.errors import FailedPrecondition, SandboxerError
 from sandbox_api.interface import NewTask, Stdio, Usage
@@ -20,9 +21,21 @@ from .prepared import Prepared
 from .process import Process, ProcessState
 from .registry import Registry
 from .sandbox import Sandbox, SandboxState
-from .store import Recorded, Store, StoreFailed
+from .store import Made, Recorded, Store, StoreFailed
 
 log = logging.getLogger(__name__)
+
+_REMEMBERED = 64
+"""Containers made last whose specs are at hand: most are started, and many deleted, soon after."""
+_LONGEST_REMEMBERED = 64 << 10  # bytes of a config.json
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a container was made from, read."""
+
+    spec: oci.Spec
+    plan: rootfs.Plan
 
 
 class Containers:
@@ -37,6 +50,7 @@ class Containers:
         self._hierarchy = hierarchy
         self._aot = aot
         self._told_of_capabilities = False
+        self._remembered: OrderedDict[int, Origin] = OrderedDict()  # by instance of the init process
 
     def make(self, namespace: str, new: NewTask) -> Container:
         """Prepare a container in a ready sandbox: record it, then mount what it needs and make its control group.
@@ -63,12 +77,14 @@ class Containers:
         container = Container(namespace, new.id, sandbox.id, new.bundle, Process(0, new.id, "", stdio))
         group = spec.cgroups_path or (_default_path(container) if resources.limited else "")
         planned = self._hierarchy.plan(group, resources) if group else ""
-        self._store.add_container(container, Recorded(config, plan), planned)
+        state = Made.DONE if plan.empty and not group else Made.UNFINISHED
+        self._store.add_container(container, Recorded(config, plan), planned, state)
         try:
             rootfs.mount(plan)
             if group:
                 container.cgroup = self._hierarchy.create(group, resources)
-            self._store.update_container(container)
+            if state is not Made.DONE:
+                self._store.update_container(container)
         except BaseException:
             if container.cgroup is not None:
                 container.cgroup.delete()
@@ -76,6 +92,10 @@ class Containers:
             self._store.remove_container(container)
             raise
         self._registry.add(sandbox, container)
+        if len(config) <= _LONGEST_REMEMBERED:
+            self._remembered[container.init.instance] = Origin(spec, plan)
+            if len(self._remembered) > _REMEMBERED:
+                self._remembered.popitem(last=False)
         self._foresee(spec, plan)
         return container
 
@@ -91,6 +111,14 @@ class Containers:
         self._aot.seen(world.module)
         world.close()
 
+    def origin(self, container: Container) -> Origin:
+        """What a container was made from."""
+        remembered = self._remembered.get(container.init.instance)
+        if remembered is not None:
+            return remembered
+        recorded = self._store.recorded(container)
+        return Origin(oci.parse(recorded.config), recorded.plan)
+
     def unmake(self, container: Container) -> None:
         """Undo a ``make`` that a supervisor did not live to finish."""
         recorded = self._store.recorded(container)
@@ -104,8 +132,10 @@ class Containers:
         cgroup = container.cgroup
         while cgroup is not None and not cgroup.delete():
             await asyncio.sleep(0.005)  # a reaped process leaves its group a little later
-        rootfs.unmount(self._store.recorded(container).plan)
+        remembered = self._remembered.get(container.init.instance)
+        rootfs.unmount(remembered.plan if remembered else self._store.recorded(container).plan)
         self._store.remove_container(container)
+        self._remembered.pop(container.init.instance, None)
         self._registry.remove(container)
         for process in container.processes():
             process.forget()

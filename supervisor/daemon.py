@@ -173,7 +173,7 @@ class Daemon:
         self._relay.on_return = ttrpc.keep_again
         cleanup.push_async_callback(ttrpc.close)
         for kept in await self._relay.take():
-            await ttrpc.resume(kept.key, socket.socket(fileno=kept.fd), kept.note)
+            ttrpc.resume(kept.key, socket.socket(fileno=kept.fd), kept.note, kept.calls)
         await ttrpc.start(sockets.listen(options.task_socket))
         sockets.give_to_group(options.task_socket, options.socket_group)
         cleanup.callback(options.task_socket.unlink, missing_ok=True)

@@ -67,11 +67,22 @@ class _Outgoing:
     owned: bool = False
 
     def keep(self) -> None:
-        """It has to wait: hold its descriptors by duplicates, since the caller may close its own."""
+        """It has to wait: hold its descriptors by duplicates, since the caller may close its own.
+
+        Raises ``OSError``.
+        """
         if not self.owned:
+            copies: list[int] = []
+            try:
+                for _, _, fds in self.rights:
+                    copies += map(os.dup, fds)
+            except OSError:
+                for fd in copies:
+                    os.close(fd)
+                raise
             for _, _, fds in self.rights:
-                for i, fd in enumerate(fds):
-                    fds[i] = os.dup(fd)
+                for i in range(len(fds)):
+                    fds[i] = copies.pop(0)
             self.owned = True
 
     def close(self) -> None:
@@ -129,15 +140,16 @@ class Helper:
     def send(self, kind: int, body: bytes, fds: Sequence[int] = ()) -> None:
         """Send a frame, now or as soon as the socket takes it. The descriptors stay the caller's.
 
-        Raises ``Unavailable`` where there is no connection.
+        Raises ``Unavailable`` where there is no connection, and ``OSError`` where its descriptors cannot be held.
         """
         if self._sock is None:
             raise Unavailable(f"the {self._module} is away: try again")
         frame = _Outgoing(*protocol.encode(kind, body, fds))
-        self._queue.append(frame)
         if self._writing:
             frame.keep()
+            self._queue.append(frame)
         else:
+            self._queue.append(frame)
             self._flush()
 
     def close(self) -> None:
@@ -205,9 +217,12 @@ class Helper:
                 if not frame.data:
                     self._queue.popleft()
         except BlockingIOError:
-            for frame in self._queue:
-                frame.keep()
             if not self._writing:
+                try:
+                    frame.keep()  # the only one: others were added while we wait
+                except OSError:
+                    self._queue.clear()
+                    raise
                 self._writing = True
                 loop.add_writer(self._sock.fileno(), self._flush)
             return

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
 """How long a forkserver may take to answer; one that is stopped or stuck is replaced."""
+ACKNOWLEDGE_SECONDS = 0.02
+"""How long acknowledgements of exits gather: each message wakes the forkserver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Launcher:
         self._starts: dict[int, _Start] = {}
         self._kills: dict[int, asyncio.Future[int]] = {}
         self._serial = 0
+        self._acknowledged: list[int] = []
         self._welcome: asyncio.Future[protocol.Frame] | None = None
         self._pong: asyncio.Future[None] | None = None
 
@@ -146,7 +149,7 @@ class Launcher:
             finally:
                 if theirs >= 0:
                     os.close(theirs)
-            _, _, verdict = (await _read(report)).partition(b" ")
+            _, verdict = protocol.unpack_report(await _read(report))
             if verdict[:1] == protocol.READY:
                 return pid
             await start.exited.wait()
@@ -216,7 +219,13 @@ class Launcher:
         return next((instance for instance, start in self._starts.items() if start.pid == pid), 0)
 
     def acknowledge(self, instances: Sequence[int]) -> None:
-        """These exits are on record: the forkserver need not keep them."""
+        """These exits are on record: the forkserver need not keep them. It is told soon, of many at once."""
+        if not self._acknowledged:
+            asyncio.get_running_loop().call_later(ACKNOWLEDGE_SECONDS, self._tell_acknowledged)
+        self._acknowledged += instances
+
+    def _tell_acknowledged(self) -> None:
+        instances, self._acknowledged = self._acknowledged, []
         try:
             self._helper.send(protocol.ACK, protocol.pack_numbers(*instances))
         except Unavailable:  # then it has no exits to forget
@@ -229,6 +238,8 @@ class Launcher:
 
     def close(self) -> None:
         """Let go of the forkserver, which goes on."""
+        if self._acknowledged:
+            self._tell_acknowledged()
         self._helper.close()
 
     def _frame(self, frame: protocol.Frame) -> None:
@@ -239,13 +250,17 @@ class Launcher:
             start = self._starts.get(instance)
             if start is None or start.forked.done():
                 return
-            if error:
+            if error == errno.E2BIG:
+                start.forked.set_exception(InvalidArgument("the arguments and the environment are too long together"))
+            elif error:
                 limits = (
                     "the forkserver's open-file limit" if error == errno.EMFILE else "pid_max, pids limit or memory"
                 )
                 start.forked.set_exception(
                     ResourceExhausted(f"no process could be forked: {os.strerror(error)} ({limits})")
                 )
+            elif not pid:
+                start.forked.set_exception(Unavailable("the forkserver's zygote died: try again"))
             else:
                 start.pid = pid
                 start.forked.set_result(pid)
@@ -317,11 +332,11 @@ async def _read(pipe: int) -> bytes:
 
 async def _undo(report: bytes) -> None:
     """End a worker of which the forkserver did not live to tell: it may be nobody's child of ours."""
-    pid, _, verdict = report.partition(b" ")
+    pid, verdict = protocol.unpack_report(report)
     if verdict[:1] != protocol.READY:
         return  # it ended by itself, or never was
     try:
-        pidfd = os.pidfd_open(int(pid))
+        pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     loop = asyncio.get_running_loop()

@@ -7,9 +7,11 @@ then (as subreaper); and from a pidfd, for workers of a forkserver that an earli
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
+import resource
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +29,8 @@ from .store import Store, StoreFailed
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+LOOK_SECONDS = 5.0
+"""How often an orphan is looked for that there is no descriptor to watch by."""
 
 UNKNOWN = 255 << 8
 """Wait status that stands for one nobody knows. 255 is containerd's own word for it (client.UnknownExitStatus)."""
@@ -56,6 +60,9 @@ class Reaper:
         self._store = store
         self._launcher = launcher
         self._on_end = on_end
+        self._adopted: dict[int, int] = {}  # workers that are our children by now: instance by pid
+        self._watched = 0
+        self._most_watched = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
     def exits(self, exits: Sequence[Ended]) -> None:
         """These instances have ended. Many at once cost one transaction."""
@@ -95,7 +102,7 @@ class Reaper:
                 break
             if pid == 0:
                 break
-            instance = self._launcher.starting(pid) or self._instance_of(pid)
+            instance = self._launcher.starting(pid) or self._adopted.pop(pid, 0) or self._instance_of(pid)
             if instance:
                 ended.append(Ended(instance, pid, status, time.time_ns()))
         if ended:
@@ -114,12 +121,26 @@ class Reaper:
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            if born and birth.of(pid) == born:
-                pidfd = os.pidfd_open(pid)
-                asyncio.get_running_loop().add_reader(pidfd, self._watched_ended, instance, pid, born, pidfd)
-            else:
-                log.warning("instance %d, pid %d: ended while nobody watched: its status is not known", instance, pid)
-                self._launcher.exited([Ended(instance, pid, UNKNOWN, time.time_ns())])
+            self._watch(instance, pid, born)
+        else:
+            self._adopted[pid] = instance
+
+    def _watch(self, instance: int, pid: int, born: int) -> None:
+        """Look after a process that is nobody's child of ours: by a pidfd, while they leave descriptors for others."""
+        loop = asyncio.get_running_loop()
+        if not born or birth.of(pid) != born:
+            log.warning("instance %d, pid %d: ended while nobody watched: its status is not known", instance, pid)
+            self._launcher.exited([Ended(instance, pid, UNKNOWN, time.time_ns())])
+            return
+        try:
+            if self._watched >= self._most_watched:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            loop.call_later(LOOK_SECONDS, self._watch, instance, pid, born)
+            return
+        self._watched += 1
+        loop.add_reader(pidfd, self._watched_ended, instance, pid, born, pidfd)
 
     def _watched_ended(self, instance: int, pid: int, born: int, pidfd: int, tries: int = 100) -> None:
         loop = asyncio.get_running_loop()
@@ -131,12 +152,14 @@ class Reaper:
             loop.call_later(0.01, self._watched_ended, instance, pid, born, pidfd, tries - 1)
             return
         os.close(pidfd)
+        self._watched -= 1
         if status is None:
             status = UNKNOWN
             log.warning("instance %d, pid %d: nobody knows its status: 255 stands for it", instance, pid)
         self._launcher.exited([Ended(instance, pid, status, time.time_ns())])
 
     def _instance_of(self, pid: int) -> int:
+        """Of one that ended before we heard that its forkserver had."""
         for instance, (_, process) in self._registry.processes.items():
             if process.pid == pid and process.exit is None:
                 return instance

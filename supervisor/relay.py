@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sandbox_api.errors import ResourceExhausted, Unavailable
 from workers import protocol
 
+from .board import Board
 from .helper import Helper, HelperFailed
 from .streams import Pump
 
@@ -21,13 +21,16 @@ ANSWER_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Kept:
-    """A client's connection that outlived a supervisor. ``fd`` is the holder's; ``note`` says what is pending."""
+    """A client's connection that outlived a supervisor. ``fd`` is the holder's."""
 
     key: int
     fd: int
-    note: bytes
+    note: bytes = b""
+    """What was noted as pending."""
+    calls: list[tuple[int, str]] = field(default_factory=list)
+    """Streams and methods that were under way."""
 
 
 class Relay:
@@ -36,8 +39,11 @@ class Relay:
     def __init__(self, path: str) -> None:
         self._helper = Helper("relay", path, self._frame, self._lost)
         self._connecting = asyncio.Lock()
-        self._keys = itertools.count(1)
+        self._board: Board | None = None
+        self._keys = 0  # numbers above this were never given to a connection,
+        self._free: list[int] = []  # and these are given to none any more
         self._kept: list[Kept] = []
+        self._full = False
         self._taken: asyncio.Future[None] | None = None
         self._pumping: dict[tuple[int, int], asyncio.Future[bool]] = {}  # by instance and kind of pump
         self._ending = False
@@ -58,13 +64,17 @@ class Relay:
                     await self._helper.connect()
                 except (HelperFailed, OSError, TimeoutError) as error:
                     raise Unavailable(f"no relay: {error}: try again") from None
+                if self._board is not None:  # the one before died, and its board with it
+                    self._helper.send(protocol.BOARD, b"", [self._board.fd])
 
     async def pump(self, instance: int, pump: Pump) -> None:
         """Move bytes for an instance until one side ends. The descriptors stay the caller's.
 
-        Raises ``ResourceExhausted`` where the relay has no room for it, ``Unavailable`` where it is away.
+        Raises ``ResourceExhausted`` where the relay has no descriptors for it, ``Unavailable`` where it is away.
         """
         await self.ready()
+        if self._full:
+            raise ResourceExhausted("too many standard inputs and terminals are open: raise the open-file limit")
         key = instance, pump.kind
         answer = self._pumping[key] = asyncio.get_running_loop().create_future()
         try:
@@ -94,22 +104,44 @@ class Relay:
         self._helper.send(protocol.TAKE, b"")
         await self._taken
         kept, self._kept = self._kept, []
-        self._keys = itertools.count(max((each.key for each in kept), default=0) + 1)
+        if self._board is None:
+            self._board = Board()
+            self._helper.send(protocol.BOARD, b"", [self._board.fd])
+        for each in kept:
+            each.calls = self._board.calls(each.key)
+            self._board.clear(each.key)
+        self._keys = max((each.key for each in kept), default=0)
+        self._free.extend(set(range(1, self._keys)).difference(each.key for each in kept))
         return kept
 
-    def keep(self, fd: int, note: bytes) -> int:
+    def keep(self, fd: int) -> int:
         """Keep a connection open beyond our death; the number for it. The descriptor stays the caller's."""
-        key = next(self._keys)
-        self._tell(protocol.KEEP, key, note, [fd])
+        if self._free:
+            key = self._free.pop()
+        else:
+            key = self._keys = self._keys + 1
+        if self._board is not None:
+            self._board.clear(key)
+        self._tell(protocol.KEEP, protocol.pack_numbers(key), [fd])
         return key
 
-    def note(self, key: int, note: bytes) -> None:
-        """What is pending on a kept connection now."""
-        self._tell(protocol.NOTE, key, note, [])
+    def note(self, key: int, stream: int, note: bytes) -> None:
+        """What is pending on a stream of a kept connection now."""
+        self._tell(protocol.NOTE, protocol.pack_numbers(key, stream) + note, [])
+
+    def begin(self, key: int, stream: int, method: str) -> int:
+        """A call is under way on a kept connection: the place to ``end`` it at, or 0 where it has to be noted."""
+        return self._board.begin(key, stream, method) if self._board is not None else 0
+
+    def end_call(self, place: int) -> None:
+        """The call at this place has been answered."""
+        if self._board is not None:
+            self._board.end(place)
 
     def drop(self, key: int) -> None:
         """A kept connection is closed."""
-        self._tell(protocol.DROP, key, b"", [])
+        self._tell(protocol.DROP, protocol.pack_numbers(key), [])
+        self._free.append(key)
 
     def end(self) -> None:
         """Tell the relay, if there is one, to go."""
@@ -122,20 +154,29 @@ class Relay:
         if self._returning is not None:
             self._returning.cancel()
         self._helper.close()
+        if self._board is not None:
+            self._board.close()
+            self._board = None
 
-    def _tell(self, kind: int, key: int, note: bytes, fds: list[int]) -> None:
+    def _tell(self, kind: int, body: bytes, fds: list[int]) -> None:
         try:
-            self._helper.send(kind, protocol.pack_numbers(key) + note, fds)
-        except Unavailable:  # it will be told when it is there again
+            self._helper.send(kind, body, fds)
+        except (Unavailable, OSError):  # it will be told when it is there again
             pass
 
     def _frame(self, frame: protocol.Frame) -> None:
         if frame.kind == protocol.KEPT and frame.lost:
             log.error("a client's connection is given up: there are no more descriptors for it")
-            self.drop(*protocol.unpack_numbers(frame.body[:8]))
+            self._tell(protocol.DROP, frame.body, [])
         elif frame.kind == protocol.KEPT and len(frame.fds) == 1:
-            (key,) = protocol.unpack_numbers(frame.body[:8])
-            self._kept.append(Kept(key, frame.fds.pop(), frame.body[8:]))
+            (key,) = protocol.unpack_numbers(frame.body)
+            self._kept.append(Kept(key, frame.fds.pop()))
+        elif frame.kind == protocol.NOTED and self._kept:  # about the last that came
+            self._kept[-1].note += frame.body
+        elif frame.kind == protocol.BOARD and len(frame.fds) == 1 and self._board is None:
+            self._board = Board(frame.fds.pop())
+        elif frame.kind == protocol.FULL:
+            self._full = any(protocol.unpack_numbers(frame.body))
         elif frame.kind == protocol.TAKEN and self._taken is not None and not self._taken.done():
             self._taken.set_result(None)
         elif frame.kind == protocol.PUMPED:
@@ -146,6 +187,7 @@ class Relay:
         frame.close()
 
     def _lost(self) -> None:
+        self._full = False
         if self._ending:
             return
         log.error("the relay hung up" if self._helper.answers() else "the relay died: inputs and terminals end with it")

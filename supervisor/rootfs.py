@@ -11,7 +11,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from sandbox_api.interface import Mount
@@ -50,12 +50,20 @@ class Plan:
     readonly: tuple[str, ...] = ()
     """Paths in the root that are to be empty, or not to be written; those that are not there are passed over."""
     mount_id: int = 0
-    """Of the mount that the root's folder is in before anything is mounted on it: that one is the client's."""
+    """Of the mount that the root's folder is in before anything is mounted on it: that one is the client's.
+
+    0 where nothing is.
+    """
 
     @property
     def touches_root(self) -> bool:
         """Whether something is mounted on the root or below it."""
         return bool(self.rootfs or self.binds or self.masked or self.readonly)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is mounted anywhere."""
+        return not (self.touches_root or self.tmpfs)
 
     def tmpfs_path(self, number: int) -> str:
         """The folder of the tmpfs with this number."""
@@ -93,16 +101,8 @@ def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str) -> Plan:
             )
             for paths in (masked, readonly)
         )
-    return Plan(
-        root,
-        tuple(rootfs),
-        tuple(binds),
-        spec.tmpfs,
-        folder if spec.tmpfs else "",
-        masked,
-        readonly,
-        _mount_id(root),
-    )
+    made = Plan(root, tuple(rootfs), tuple(binds), spec.tmpfs, folder if spec.tmpfs else "", masked, readonly)
+    return replace(made, mount_id=_mount_id(root)) if made.touches_root else made
 
 
 def mount(todo: Plan) -> None:

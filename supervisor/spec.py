@@ -179,7 +179,8 @@ def json_object(text: bytes, what: str) -> dict[str, Any]:
     """A JSON object. Raises ``InvalidArgument``."""
     try:
         value = json.loads(text)
-        json.dumps(value, ensure_ascii=False).encode()  # an escape may stand for half a character
+        if b"\\" in text or b"\0" in text or not text.isascii():  # NUL: UTF-16
+            json.dumps(value, ensure_ascii=False).encode()  # an escape may stand for half a character
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"{what} is not JSON: {error}") from None
     if not isinstance(value, dict):

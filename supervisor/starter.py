@@ -11,6 +11,7 @@ from . import spec as oci
 from .aot.policy import Aot
 from .cgroups import Resources
 from .container import Container
+from .containers import Containers
 from .launcher import Launcher
 from .netns import open_netns
 from .process import Process
@@ -23,16 +24,19 @@ from .store import Store
 class Starter:
     """Turns created processes into workers."""
 
-    def __init__(self, store: Store, launcher: Launcher, relay: Relay, aot: Aot | None = None) -> None:
+    def __init__(
+        self, store: Store, containers: Containers, launcher: Launcher, relay: Relay, aot: Aot | None = None
+    ) -> None:
         self._store = store
+        self._containers = containers
         self._launcher = launcher
         self._relay = relay
         self._aot = aot
 
     async def start(self, sandbox: Sandbox, container: Container, process: Process) -> int:
         """Run a process; its pid. Raises a ``SandboxerError``, and leaves nothing open or running then."""
-        recorded = self._store.recorded(container)
-        spec = oci.parse(recorded.config)
+        origin = self._containers.origin(container)
+        spec = origin.spec
         what = oci.parse_exec(self._store.exec_spec(process)) if process.exec_id else spec.process
         netns = sandbox.netns or spec.netns
         opened = streams.Streams()
@@ -40,7 +44,7 @@ class Starter:
         places: list[int] = []
         try:
             opened = streams.open_streams(process.stdio)
-            world = wasi.assemble(spec, what, recorded.plan)
+            world = wasi.assemble(spec, what, origin.plan)
             if self._aot and not wasi.has_access_list(world.module):
                 product = await self._aot.best(world.module)
                 if product is not None:

@@ -175,22 +175,25 @@ class Store:
         for namespace, sandbox_id, netns, labels, state, created_at, exited_at in rows:
             yield Sandbox(namespace, sandbox_id, netns, json.loads(labels), SandboxState(state), created_at, exited_at)
 
-    def add_container(self, container: Container, recorded: Recorded, cgroup: str) -> None:
-        """Record a new container, unfinished, and its init process, which is given its instance number.
+    def add_container(
+        self, container: Container, recorded: Recorded, cgroup: str, made: Made = Made.UNFINISHED
+    ) -> None:
+        """Record a new container and its init process, which is given its instance number.
 
         ``cgroup`` is what its control group's state will be, "" where it gets none.
         """
         with self._transaction():
             self._run(
-                "INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, 0, crc32(?5, ?6))",
+                "INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, ?, crc32(?5, ?6))",
                 (
                     container.namespace,
                     container.id,
                     container.sandbox_id,
                     container.bundle,
                     recorded.config,
-                    json.dumps(asdict(recorded.plan)),
+                    json.dumps(recorded.plan, default=_members),
                     cgroup,
+                    made,
                 ),
             )
             self._insert_process(container, container.init)
@@ -369,6 +372,11 @@ def _failure(path: str, error: Exception) -> StoreFailed:
     ails = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
     hint = ": is its disk read-only, full or failing?" if ails else ""
     return (StoreFull if full else StoreFailed)(f"{path}: {error}{hint}")
+
+
+def _members(value: Any) -> dict[str, object]:
+    """A dataclass with slots as JSON; ``dataclasses.asdict`` would copy all that is in it first."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _plan(text: str) -> Plan:

@@ -75,7 +75,7 @@ class Tasks:
         self._launcher = launcher
         self._relay = relay
         self._happenings = happenings
-        self._starter = Starter(store, launcher, relay, aot)
+        self._starter = Starter(store, containers, launcher, relay, aot)
         self._starts = 0
 
     async def create(self, namespace: str, new: NewTask) -> int:

@@ -18,11 +18,6 @@ class String(ctypes.Structure):
     _fields_ = (("Length", c_uint32), ("Buf", c_void_p))
 
 
-def string(text: bytes) -> String:
-    """A ``String`` over ``text``, which the caller keeps alive."""
-    return String(len(text), ctypes.cast(ctypes.c_char_p(text), c_void_p))
-
-
 def text(string: String) -> str:
     """What a ``String`` of the library's says."""
     return ctypes.string_at(string.Buf, string.Length).decode(errors="replace")
@@ -37,13 +32,12 @@ class Result(ctypes.Structure):
 _STRINGS = POINTER(c_char_p)
 
 # name: (result, arguments); None is void
-_FUNCTIONS = {
+FUNCTIONS = {
     "VersionGet": (c_char_p, ()),
     "LogOff": (None, ()),
     "ResultOK": (c_bool, (Result,)),
     "ResultGetMessage": (c_char_p, (Result,)),
     "ConfigureCreate": (c_void_p, ()),
-    "ConfigureAddHostRegistration": (None, (c_void_p, c_uint32)),
     "ConfigureSetForceInterpreter": (None, (c_void_p, c_bool)),
     "ConfigureSetMaxMemoryPage": (None, (c_void_p, c_uint32)),
     "LoaderCreate": (c_void_p, (c_void_p,)),
@@ -67,6 +61,7 @@ _FUNCTIONS = {
     "ModuleInstanceFindFunction": (c_void_p, (c_void_p, String)),
     "FunctionInstanceGetFunctionType": (c_void_p, (c_void_p,)),
     "FunctionTypeGetParametersLength": (c_uint32, (c_void_p,)),
+    "ASTModuleDelete": (None, (c_void_p,)),
     "ASTModuleListImportsLength": (c_uint32, (c_void_p,)),
     "ASTModuleListImports": (c_uint32, (c_void_p, POINTER(c_void_p), c_uint32)),
     "ImportTypeGetModuleName": (String, (c_void_p,)),
@@ -80,7 +75,7 @@ def load() -> ctypes.PyDLL:
     Raises ``OSError`` where it cannot be loaded and ``AttributeError`` where it lacks a function.
     """
     library = ctypes.PyDLL(LIBRARY)
-    for name, (result, arguments) in _FUNCTIONS.items():
+    for name, (result, arguments) in FUNCTIONS.items():
         function = getattr(library, f"WasmEdge_{name}")
         function.restype = result
         function.argtypes = arguments

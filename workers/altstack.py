@@ -12,12 +12,13 @@ import ctypes
 import posix
 import struct
 from collections.abc import Iterator
-from ctypes import PYFUNCTYPE, c_char_p, c_int, c_size_t, c_void_p
+from ctypes import c_char_p, c_int, c_size_t, c_void_p
+
+from . import machine
+from .plan import address
 
 BYTES = 64 << 10  # a frame with all of AVX-512 and AMX takes 11 KiB
 
-_SA_ONSTACK = 0x08000000
-_FLAGS = 136  # offset of sa_flags in struct sigaction: after the handler and 1,024 bits of mask
 _RTLD_DI_LINKMAP = 2  # dlinfo(3)
 _DT_STRTAB, _DT_SYMTAB, _DT_JMPREL, _DT_PLTRELSZ = 5, 6, 23, 2  # elf(5)
 _RELA, _SYMBOL_BYTES = struct.Struct("<QQq"), 24
@@ -41,26 +42,24 @@ class _Stack(ctypes.Structure):
 class FaultStack:
     """Keep it as long as the library runs. Where the library is built otherwise, it does nothing."""
 
-    __slots__ = ("_hook", "_memory", "_real")
+    __slots__ = ("_memory",)
 
     def __init__(self, library: ctypes.PyDLL) -> None:
         self._memory = ctypes.create_string_buffer(BYTES)
         _libc.sigaltstack(ctypes.byref(_Stack(ctypes.addressof(self._memory), 0, BYTES)), None)
-        prototype = PYFUNCTYPE(c_int, c_int, c_void_p, c_void_p)
-        self._real = prototype(("sigaction", _libc))
-        self._hook = prototype(self._sigaction)
+        code = machine.hook_code(address(_libc.sigaction))
+        if not code:
+            return
+        try:
+            hook = machine.load(code)
+        except OSError:  # a policy that lets no process make code of its own
+            return
         size = posix.sysconf("SC_PAGE_SIZE")
         for slot in _slots(library, b"sigaction"):
             page = c_void_p(slot & -size)
             if _libc.mprotect(page, size, _PROT_READ | _PROT_WRITE) == 0:
-                c_size_t.from_address(slot).value = ctypes.cast(self._hook, c_void_p).value or 0
+                c_size_t.from_address(slot).value = hook
                 _libc.mprotect(page, size, _PROT_READ)
-
-    def _sigaction(self, number: int, new: int | None, old: int | None) -> int:
-        if new:
-            c_int.from_address(new + _FLAGS).value |= _SA_ONSTACK
-        result: int = self._real(number, new, old)
-        return result
 
 
 def _slots(library: ctypes.PyDLL, name: bytes) -> Iterator[int]:

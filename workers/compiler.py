@@ -31,6 +31,7 @@ from .compile_protocol import (
     Request,
 )
 from .landlock import Landlock
+from .plan import NEGATIVE, Plan, Runner
 from .protocol import Frame, Reader, send
 from .seccomp import Filter
 
@@ -224,7 +225,7 @@ def _confine(request: Request, folder: int) -> None:
         file.write("1000")  # before any guest
     with open("/proc/self/statm") as file:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
-    landlock, filter_ = Landlock(), Filter(request.filter)
+    landlock, filter_, runner = Landlock(), Filter(request.filter), Runner()
     # The new folder over the old root, which is then let go with all that is mounted in it (pivot_root(2), Notes):
     # nobody's unmount waits for a compiler.
     os.fchdir(folder)
@@ -239,10 +240,13 @@ def _confine(request: Request, folder: int) -> None:
         (resource.RLIMIT_AS, mapped + request.memory),
     ):
         resource.setrlimit(kind, (limit, limit))
-    confinement.become(NOBODY, NOBODY, [])
-    linux.prctl(_PR_SET_PDEATHSIG, _signal.SIGKILL)  # a change of user undoes it, so it comes after
-    landlock.restrict([(folder, False)], [], False)
-    filter_.install(os.getpid())
+    plan = Plan()
+    confinement.become(plan, NOBODY, NOBODY, [])
+    # A change of user undoes it, so it comes after.
+    plan.libc("prctl", _PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0, fails=NEGATIVE)
+    landlock.restrict(plan, [(folder, False)], [], False)
+    filter_.install(plan, plan.table([os.getpid()]))
+    runner.perform(plan)
 
 
 def _compile(library: ctypes.PyDLL, level: int, code: bytes) -> bytes:

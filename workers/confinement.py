@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import posix
-import resource
+import struct
 
 from . import linux
 from .landlock import Landlock
+from .plan import NEGATIVE
 from .seccomp import Filter, Reporter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .plan import Data, Plan
     from .protocol import StartRequest
+
+_CAPABILITY_VERSION_3 = 0x20080522
 
 
 def drop_bounding_set() -> None:
@@ -26,41 +29,26 @@ def drop_bounding_set() -> None:
         linux.prctl(linux.PR_CAPBSET_DROP, capability)
 
 
-def enter_cgroups(descriptors: list[int]) -> None:
-    """Join each control group whose ``cgroup.procs`` is given. Raises ``OSError``."""
-    for fd in descriptors:
-        posix.write(fd, b"0")  # the writing process (cgroups(7))
-
-
-def apply_limits(request: StartRequest) -> None:
-    """Resource limits and the score for the kernel's out-of-memory choice.
-
-    Raises ``OSError`` or ``ValueError`` where a limit is above what this process may set.
-    """
-    for kind, soft, hard in request.rlimits:
-        resource.setrlimit(kind, (soft, hard))
-    if request.oom_score_adj is not None:
-        fd = posix.open("/proc/self/oom_score_adj", posix.O_WRONLY | posix.O_CLOEXEC)
-        posix.write(fd, b"%d" % request.oom_score_adj)
-        posix.close(fd)
-
-
-def become(uid: int, gid: int, groups: list[int]) -> None:
+def become(plan: Plan, uid: int, gid: int, groups: list[int], label: int = 0) -> None:
     """Become the container's user, with no capability in any set and no way to gain one.
 
     no_new_privs bars exec from giving any back; who is not dumpable cannot be traced by the same user's
-    other processes, and leaves no core. Raises ``OSError``.
+    other processes, and leaves no core.
     """
-    posix.setgroups(groups)
-    posix.setresgid(gid, gid, gid)
-    posix.setresuid(uid, uid, uid)
-    linux.drop_capabilities()
-    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    linux.prctl(linux.PR_SET_DUMPABLE, 0)
+    for name, arguments in (
+        ("setgroups", (len(groups), struct.pack(f"<{len(groups)}I", *groups))),
+        ("setresgid", (gid, gid, gid)),
+        ("setresuid", (uid, uid, uid)),
+        # capset(2): permitted, effective and inheritable set, twice 32 bits of each, and with them the ambient set
+        ("capset", (struct.pack("<Ii", _CAPABILITY_VERSION_3, 0), bytes(24))),
+        ("prctl", (linux.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)),
+        ("prctl", (linux.PR_SET_DUMPABLE, 0, 0, 0, 0)),
+    ):
+        plan.libc(name, *arguments, fails=NEGATIVE, label=label)
 
 
 class Cell:
-    """What a worker is shut into, made once in the forkserver: its forks share it."""
+    """What a worker is shut into, once for all the workers of a forkserver."""
 
     __slots__ = ("_alone", "_landlock", "_networked", "_reporter")
 
@@ -76,14 +64,12 @@ class Cell:
         """Landlock's ABI on this kernel; 0 where there is none."""
         return self._landlock.abi
 
-    def shut(self, request: StartRequest, module: int, preopens: list[int], profile: Filter) -> None:
-        """Leave this process the module, its preopens and the system calls of a guest, for good.
+    def shut(self, plan: Plan, request: StartRequest, module: int, preopens: list[int], pid: Data, label: int) -> None:
+        """Leave the process the module, its preopens and the system calls of a guest, for good. Its ``pid`` lies there.
 
-        The spec's own ``profile`` goes first: the worker's filter would not let another be installed.
-        Raises ``OSError``.
+        The spec's own filter goes first: the worker's would not let another be installed.
         """
-        pid = posix.getpid()  # a profile may forbid even that
         folders = [(fd, preopen.readonly) for preopen, fd in zip(request.preopens, preopens, strict=True)]
-        self._landlock.restrict(folders, [module], request.network)
-        profile.install(pid)
-        (self._networked if request.network else self._alone).install(pid)
+        self._landlock.restrict(plan, folders, [module], request.network, label)
+        Filter(request.seccomp).install(plan, pid, label)
+        (self._networked if request.network else self._alone).install(plan, pid, label)

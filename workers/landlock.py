@@ -7,16 +7,19 @@ it leaves open, which is why ``doctor`` and the log name the ABI.
 
 from __future__ import annotations
 
-import posix
 import struct
 
 from . import linux
+from .plan import NEGATIVE, At
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .plan import Plan
 
 # System call numbers, the same on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
-_EBADFD = 77
 
 # linux/landlock.h. Never given to a guest: EXECUTE, MAKE_CHAR, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, IOCTL_DEV.
 _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
@@ -25,8 +28,6 @@ _REFER = 1 << 13  # rename and link between folders; without it they fail with E
 _TRUNCATE = 1 << 14
 _READ = _READ_FILE | _READ_DIR
 _CHANGE = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SYM | _REFER | _TRUNCATE
-
-_FILE_RIGHTS = struct.pack("<Q", _READ_FILE)
 
 _FILES_BY_ABI = (0, 0x1FFF, 0x3FFF, 0x7FFF, 0x7FFF, 0xFFFF)  # all rights there are; from ABI 5 on the last
 _BIND_TCP, _CONNECT_TCP = 1, 2  # from ABI 4 on
@@ -42,7 +43,7 @@ def abi() -> int:
 
 
 class Landlock:
-    """What a worker needs to shut itself in, made in the forkserver: after the fork it is only filled in."""
+    """What a worker needs to shut itself in."""
 
     __slots__ = ("_alone", "_networked", "_readable", "_writable", "abi")
 
@@ -54,31 +55,30 @@ class Landlock:
         # struct landlock_ruleset_attr. An older kernel takes the longer one while what it does not know is zero.
         self._alone = struct.pack("<QQQ", files, tcp, scoped)
         self._networked = struct.pack("<QQQ", files, 0, scoped)
-        # The start of struct landlock_path_beneath_attr, which is packed; the descriptor follows.
-        self._readable = struct.pack("<Q", _READ)
-        self._writable = struct.pack("<Q", _READ | _CHANGE & files)
+        self._readable = _READ
+        self._writable = _READ | _CHANGE & files
 
-    def restrict(self, folders: list[tuple[int, bool]], files: list[int], network: bool) -> None:
+    def restrict(
+        self, plan: Plan, folders: list[tuple[int, bool]], files: list[int], network: bool, label: int = 0
+    ) -> None:
         """Give up everything but reading ``files`` and using ``folders``, for good.
 
         ``folders`` pairs the descriptor of each folder (``O_PATH`` will do) with whether it may only be
         read; where one lies below another, the rights of both hold in it. TCP is left alone with
         ``network``, and denied without. Needs no_new_privs. Does nothing where there is no Landlock.
-        Raises ``OSError``.
         """
         if not self.abi:
             return
-        # Not by struct or ctypes, and in one piece: a worker copies each page on which it looks at an object.
         handled = self._networked if network else self._alone
-        ruleset = linux.system_call(_CREATE_RULESET, handled, len(handled), 0)
+        ruleset = plan.slot()
+        plan.libc("syscall", _CREATE_RULESET, handled, len(handled), 0, fails=NEGATIVE, label=label, out=ruleset)
+        # struct landlock_path_beneath_attr is packed: rights, then the descriptor.
         for fd, readonly in folders:
-            rule = (self._readable if readonly else self._writable) + fd.to_bytes(4, "little")
-            linux.system_call(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
+            rule = struct.pack("<Qi", self._readable if readonly else self._writable, fd)
+            plan.libc("syscall", _ADD_RULE, At(ruleset), _RULE_PATH_BENEATH, rule, 0, fails=NEGATIVE, label=label)
         for fd in files:
-            try:
-                linux.system_call(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, _FILE_RIGHTS + fd.to_bytes(4, "little"), 0)
-            except OSError as error:
-                if error.errno != _EBADFD:  # a memfd or the like is on no mount, and Landlock leaves it open
-                    raise
-        linux.system_call(_RESTRICT_SELF, ruleset, 0)
-        posix.close(ruleset)
+            # A memfd or the like is on no mount: Landlock takes no rule for it, and leaves it open (EBADFD).
+            rule = struct.pack("<Qi", _READ_FILE, fd)
+            plan.libc("syscall", _ADD_RULE, At(ruleset), _RULE_PATH_BENEATH, rule, 0)
+        plan.libc("syscall", _RESTRICT_SELF, At(ruleset), 0, fails=NEGATIVE, label=label)
+        plan.libc("close", At(ruleset))

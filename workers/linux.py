@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import struct
 
 PR_CAPBSET_DROP = 24  # prctl(2)
 PR_SET_DUMPABLE = 4
@@ -17,13 +19,24 @@ SFD_CLOEXEC = 0o2000000  # signalfd(2)
 SFD_NONBLOCK = 0o4000
 SIG_BLOCK, SIG_UNBLOCK = 0, 1  # sigprocmask(2)
 SA_SIGINFO, SA_RESETHAND = 0x4, 0x80000000  # sigaction(2)
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4  # mmap(2)
+MAP_PRIVATE, MAP_ANONYMOUS = 2, 0x20
 LAST_FD = 0xFFFFFFFF  # close_range(2)
+WALL = 0x40000000  # waitid(2): children whose end is told by another signal than SIGCHLD, too
 
-_CAPABILITY_VERSION_3 = 0x20080522  # capset(2)
+_CLONE3 = 435  # system call number, the same on every architecture
+_CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x00200000, 0x01000000  # clone(2)
+_PR_GET_TID_ADDRESS = 40
+_SIGCHLD = 17
+_QUEUED = 34  # the C library's SIGRTMIN (signal(7)): as many as are pending stay many
 
 # PyDLL: these return at once, and the callers have one thread.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _syscall = _libc.syscall
+_mmap = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class SignalSet(ctypes.Structure):
@@ -39,16 +52,6 @@ class _SigAction(ctypes.Structure):
         ("flags", ctypes.c_int),
         ("restorer", ctypes.c_void_p),
     )
-
-
-class _CapHeader(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
-
-
-# Effective, permitted and inheritable, twice 32 bits: all zero is no capability at all.
-_CapData = ctypes.c_uint32 * 6
-
-_NO_CAPS = (_CapHeader(_CAPABILITY_VERSION_3, 0), _CapData())
 
 
 def _check(result: int, what: str) -> int:
@@ -68,12 +71,35 @@ def system_call(*arguments: int | bytes | None) -> int:
     return result if result >= 0 else _check(result, "system call")
 
 
-def fork() -> int:
-    """fork(2) without the interpreter's after-fork hooks, of which a single thread needs none.
+def _clone_arguments() -> bytes:
+    """``struct clone_args`` of a fork whose end is told by ``_QUEUED``; empty where clone3(2) is not to be had.
 
-    Measured: each fork is shorter and 30 KiB smaller than ``os.fork``'s.
+    As the C library's own fork does, it has the kernel put the child's thread id where that library keeps it.
     """
-    return _check(_libc.fork(), "fork")
+    place = ctypes.c_void_p()
+    if _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(place), 0, 0, 0) != 0 or not place.value:
+        return b""
+    if _syscall(_CLONE3, None, 0) != -1 or ctypes.get_errno() != errno.EINVAL:  # ENOSYS: an old kernel, or a container
+        return b""
+    return struct.pack("8Q", _CLONE_CHILD_CLEARTID | _CLONE_CHILD_SETTID, 0, place.value, 0, _QUEUED, 0, 0, 0)
+
+
+_CLONE = _clone_arguments()
+
+EXIT_SIGNAL = _QUEUED if _CLONE else _SIGCHLD
+"""What tells the end of a ``fork``, and of what that forks with CLONE_PARENT (clone(2))."""
+
+
+def fork() -> int:
+    """fork(2) without the interpreter's after-fork hooks, of which a single thread needs none."""
+    return _check(_syscall(_CLONE3, _CLONE, len(_CLONE)) if _CLONE else _libc.fork(), "fork")
+
+
+def map_memory(length: int, protection: int = PROT_READ | PROT_WRITE, file: int = -1) -> int:
+    """mmap(2), private, of a file or of nothing: the address. Raises ``OSError``."""
+    flags = MAP_PRIVATE | (MAP_ANONYMOUS if file < 0 else 0)
+    address: int = _mmap(None, length, protection, flags, file, 0)
+    return _check(-1 if address == _MAP_FAILED else address, "mmap")
 
 
 def prctl(option: int, argument: int | bytes, extra: int = 0) -> int:
@@ -82,25 +108,9 @@ def prctl(option: int, argument: int | bytes, extra: int = 0) -> int:
     return _check(_libc.prctl(option, value, ctypes.c_ulong(extra), 0, 0), f"prctl {option}")
 
 
-def setns(fd: int, kind: int) -> None:
-    """setns(2)."""
-    _check(_libc.setns(fd, kind), "setns")
-
-
-def make_controlling_terminal(fd: int) -> None:
-    """Make a terminal the controlling one of the calling session leader (ioctl_tty(2))."""
-    _check(_libc.ioctl(fd, ctypes.c_ulong(TIOCSCTTY), 0), "TIOCSCTTY")
-
-
 def close_range(first: int, last: int) -> None:
     """close_range(2), both ends included."""
     _check(_libc.close_range(ctypes.c_uint(first), ctypes.c_uint(last), 0), "close_range")
-
-
-def drop_capabilities() -> None:
-    """Empty the permitted, effective and inheritable sets (capset(2)) and with them the ambient one."""
-    header, data = _NO_CAPS
-    _check(_libc.capset(ctypes.byref(header), ctypes.byref(data)), "capset")
 
 
 def signals(*numbers: int) -> SignalSet:

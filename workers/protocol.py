@@ -12,12 +12,13 @@ import _socket  # the socket module imports enum and selectors, and every fork w
 import array
 import os
 import struct
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-VERSION = 2
+VERSION = 4
 """Of the protocol; a forkserver of another version is not joined."""
 
 MAX_BODY = 8 << 20
@@ -31,13 +32,15 @@ WELCOME, FORKED, EXITED, KILLED, PONG = 16, 17, 18, 19, 20
 PUMP, CLOSE, RESIZE = 32, 33, 34
 KEEP, NOTE, DROP, TAKE = 35, 36, 37, 38
 # relay to supervisor
-KEPT, TAKEN, PUMPED = 48, 49, 50
+KEPT, TAKEN, NOTED, FULL, PUMPED = 48, 49, 50, 52, 53
+# both ways
+BOARD = 51
 
 INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT = 0, 1, 2
 """Kinds of pump: FIFO to pipe, FIFO to terminal, terminal to FIFO."""
 
 READY, FAILED, REFUSED = b"R", b"F", b"X"
-"""A worker's report is its pid, a space, and one of these: about to run; set-up failed, why; module refused, why."""
+"""A worker's report is its pid, in 4 bytes, and one of these: about to run; set-up failed, why; module refused, why."""
 
 OWN_PID = 0x5AFE0B1D
 """Stands in a seccomp filter where the worker puts its own pid; above every pid there is (proc_sys_kernel(5))."""
@@ -117,6 +120,11 @@ def unpack_numbers(body: bytes) -> tuple[int, ...]:
     if len(body) % 8:
         raise ProtocolError(f"{len(body)} bytes are not a row of numbers")
     return struct.unpack(f"<{len(body) // 8}q", body)
+
+
+def unpack_report(report: bytes) -> tuple[int, bytes]:
+    """A worker's pid, or 0, and its verdict, as far as they came."""
+    return int.from_bytes(report[:4], sys.byteorder), report[4:]
 
 
 def encode(kind: int, body: bytes, fds: Sequence[int] = ()) -> tuple[bytes, list[tuple[int, int, array.array[int]]]]:
@@ -313,6 +321,11 @@ class StartRequest:
                 self.seccomp,
             ]
         )
+
+    @staticmethod
+    def besides_instance(body: bytes) -> bytes:
+        """A START frame's body but for the instance's number: the same for processes that are alike."""
+        return body[:8] + body[16:]  # the number of fields, the first one's length, and the number
 
     @classmethod
     def decode(cls, body: bytes) -> StartRequest:

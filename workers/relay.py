@@ -13,19 +13,23 @@ from __future__ import annotations
 
 import fcntl
 import posix
+import resource
 import select
 import struct
 import sys
 
 from . import boot
 from .protocol import (
+    BOARD,
     CLOSE,
     DROP,
     END,
+    FULL,
     INPUT,
     KEEP,
     KEPT,
     NOTE,
+    NOTED,
     PUMP,
     PUMPED,
     RESIZE,
@@ -41,6 +45,8 @@ from .protocol import (
 )
 
 IDLE_SECONDS = 30
+SPARE = 512
+"""Descriptors that no kept connection takes. Pumps come first: a kept connection is closed for one that has no room."""
 _CHUNK = 65536
 _TIOCSWINSZ = 0x5414  # ioctl_tty(2)
 _END_OF_INPUT = b"\x04"  # what a terminal takes for the end (VEOF, termios(3))
@@ -90,13 +96,13 @@ class Pump:
 
 
 class Kept:
-    """A client's connection, and the supervisor's note on it."""
+    """A client's connection, and the supervisor's notes on it, by stream."""
 
-    __slots__ = ("fd", "note")
+    __slots__ = ("fd", "notes")
 
-    def __init__(self, fd: int, note: bytes) -> None:
+    def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.note = note
+        self.notes: dict[int, bytes] = {}
 
 
 class Relay:
@@ -110,30 +116,39 @@ class Relay:
         self._terminals: dict[int, Pump] = {}
         self._kept: dict[int, Kept] = {}  # by the supervisor's number for it
         self._keys: dict[int, int] = {}  # by descriptor
+        self._board = -1  # memory of the supervisor's, for the one that follows it
         self._ending = False
-        self._poll = select.poll()
-        self._poll.register(door.fileno(), select.POLLIN)
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = max(limit - SPARE, limit // 2)
+        """Pumps' and connections' descriptors."""
+        self._full = False  # with pumps alone
+        self._files: set[int] = set()  # what epoll does not take: regular files, always ready
+        self._poll = select.epoll()  # and not poll: there may be tens of thousands to look at
+        self._poll.register(door.fileno(), select.EPOLLIN)
 
     def run(self) -> None:
         """Serve until told to end, or until idle for long with nobody connected."""
         while not self._ending:
             needed = self._readers or self._pumps or self._kept
-            events = self._poll.poll(None if needed else IDLE_SECONDS * 1000)
+            events = self._poll.poll(0 if self._files else None if needed else IDLE_SECONDS)
             if not events and not needed:
                 return
+            events += [(fd, select.EPOLLIN) for fd in self._files]
             for fd, event in events:
                 if fd == self._door.fileno():
                     connection = self._door.accept()
                     if connection is not None:
                         self._readers[connection.fileno()] = Reader(connection)
-                        self._poll.register(connection.fileno(), select.POLLIN)
+                        self._poll.register(connection.fileno(), select.EPOLLIN)
+                        if self._full:
+                            self._tell_full(True)
                 elif fd in self._readers:
                     self._hear(fd)
                 elif fd in self._keys:
                     self._let_go(self._keys[fd])  # its client hung up
                 elif fd in self._pumps:
                     pump = self._pumps[fd]
-                    if fd == pump.sink and event & (select.POLLERR | select.POLLHUP):
+                    if fd == pump.sink and event & (select.EPOLLERR | select.EPOLLHUP):
                         self._drop(pump)  # nobody reads any more
                     else:
                         self._move(pump)
@@ -154,7 +169,7 @@ class Relay:
 
     def _obey(self, frame: Frame, reader: Reader) -> None:
         try:
-            if frame.kind in (KEEP, NOTE, DROP, TAKE):
+            if frame.kind in (KEEP, NOTE, DROP, TAKE, BOARD):
                 self._keep(frame, reader)
                 return
             numbers = unpack_numbers(frame.body)
@@ -181,22 +196,39 @@ class Relay:
             frame.close()
 
     def _keep(self, frame: Frame, reader: Reader) -> None:
+        if frame.kind == BOARD and len(frame.fds) == 1:
+            if self._board >= 0:
+                posix.close(self._board)
+            self._board = frame.fds.pop()
+            return
         if frame.kind == TAKE:
+            if self._board >= 0:
+                reader.answer(BOARD, b"", [self._board])
             for key, kept in self._kept.items():
-                reader.answer(KEPT, pack_numbers(key) + kept.note, [kept.fd])
+                reader.answer(KEPT, pack_numbers(key), [kept.fd])
+                for note in kept.notes.values():
+                    reader.answer(NOTED, note)
             reader.answer(TAKEN, b"")
             return
-        (key,) = unpack_numbers(frame.body[:8])
-        if frame.kind == KEEP and len(frame.fds) == 1 and key not in self._kept:
-            fd = frame.fds.pop()
-            self._kept[key] = Kept(fd, frame.body[8:])
-            self._keys[fd] = key
-            self._poll.register(fd, 0)  # hang-ups only: what comes in is for the supervisor
-        elif frame.kind == KEEP and frame.lost:
+        key, *stream = unpack_numbers(frame.body[:16])
+        kept_one = self._kept.get(key)
+        if frame.kind == KEEP and frame.lost:
             print("relay: a client's connection is not kept: the open-file limit is reached", file=sys.stderr)
-        elif frame.kind == NOTE and key in self._kept:
-            self._kept[key].note = frame.body[8:]
-        elif frame.kind == DROP and key in self._kept:
+        elif frame.kind == KEEP and len(frame.fds) == 1 and kept_one is None:
+            if len(self._pumps) + len(self._kept) < self._most:  # or else it is closed here if its server dies
+                fd = frame.fds.pop()
+                self._kept[key] = Kept(fd)
+                self._keys[fd] = key
+                self._poll.register(fd, 0)  # hang-ups only: what comes in is for the supervisor
+        elif kept_one is None:
+            pass
+        elif frame.kind == NOTE and stream:
+            note = frame.body[16:]
+            if note:
+                kept_one.notes[stream[0]] = note
+            else:
+                kept_one.notes.pop(stream[0], None)
+        elif frame.kind == DROP:
             self._let_go(key)
 
     def _let_go(self, key: int) -> None:
@@ -208,10 +240,38 @@ class Relay:
     def _add(self, pump: Pump) -> None:
         if pump.kind not in (INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT):
             raise ProtocolError(f"no pump of kind {pump.kind}")
+        while self._kept and len(self._pumps) + len(self._kept) >= self._most:
+            self._let_go(next(iter(self._kept)))
         (self._terminals if pump.kind == TERMINAL_OUTPUT else self._inputs)[pump.instance] = pump
         self._pumps[pump.source] = self._pumps[pump.sink] = pump
-        self._poll.register(pump.sink, 0)  # errors only: that its other end was closed
-        self._poll.register(pump.source, select.POLLIN)
+        try:
+            self._poll.register(pump.sink, 0)  # errors only: that its other end was closed
+        except PermissionError:
+            pass  # a regular file or the like: never full, and has no other end
+        self._watch(pump.source)
+        if len(self._pumps) >= self._most and not self._full:
+            self._tell_full(True)
+
+    def _tell_full(self, full: bool) -> None:
+        """Whether there is room for pumps. There are descriptors yet for those that are on their way."""
+        self._full = full
+        for reader in self._readers.values():
+            try:
+                reader.answer(FULL, pack_numbers(int(full)))
+            except OSError:  # it is gone, which shows when it is read from
+                pass
+
+    def _watch(self, source: int) -> None:
+        try:
+            self._poll.register(source, select.EPOLLIN)
+        except PermissionError:
+            self._files.add(source)
+
+    def _unwatch(self, source: int) -> None:
+        if source in self._files:
+            self._files.discard(source)
+        else:
+            self._poll.unregister(source)
 
     def _move(self, pump: Pump) -> None:
         if not pump.step():
@@ -220,22 +280,27 @@ class Relay:
         full = bool(pump.pending)
         if full != pump.full:
             pump.full = full
-            self._poll.modify(pump.sink, select.POLLOUT if full else 0)
-            if full:  # not watched at all meanwhile: poll would report its hang-up again and again
-                self._poll.unregister(pump.source)
+            self._poll.modify(pump.sink, select.EPOLLOUT if full else 0)
+            if full:  # not watched at all meanwhile: epoll would report its hang-up again and again
+                self._unwatch(pump.source)
             else:
-                self._poll.register(pump.source, select.POLLIN)
+                self._watch(pump.source)
 
     def _drop(self, pump: Pump) -> None:
         table = self._terminals if pump.kind == TERMINAL_OUTPUT else self._inputs
         if table.get(pump.instance) is pump:
             del table[pump.instance]
         if not pump.full:
-            self._poll.unregister(pump.source)
-        self._poll.unregister(pump.sink)
+            self._unwatch(pump.source)
+        try:
+            self._poll.unregister(pump.sink)
+        except OSError:  # it was never watched
+            pass
         for fd in (pump.source, pump.sink):
             del self._pumps[fd]
             posix.close(fd)
+        if self._full and len(self._pumps) < self._most:
+            self._tell_full(False)
 
 
 def main() -> None:

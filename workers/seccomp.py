@@ -16,12 +16,16 @@ import _signal  # the signal module imports enum
 import ctypes
 import posix
 import select
-import struct
 import sys
 from ctypes import c_int, c_uint, c_void_p
 
 from . import linux
+from .plan import NEGATIVE
 from .protocol import OWN_PID
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .plan import Data, Plan
 
 _SET_MODE_FILTER = 1
 _SIGSYS = 31
@@ -47,25 +51,25 @@ class _Trap(ctypes.Structure):
 
 
 class Filter:
-    """A filter program as the kernel takes it, made before the fork. Empty, it stands for no filter."""
+    """A filter program as the kernel takes it. Empty, it stands for no filter."""
 
-    __slots__ = ("_code", "_pid", "_program")
+    __slots__ = ("_code", "_pid")
 
     def __init__(self, code: bytes) -> None:
         if len(code) % _INSTRUCTION_BYTES:
             raise ValueError(f"{len(code)} bytes are no seccomp filter")
-        buffer = ctypes.create_string_buffer(code, len(code))
-        self._code = memoryview(buffer).cast("B").cast("I")
-        self._pid = code.find(OWN_PID.to_bytes(4, sys.byteorder)) // 4  # -1 where it is not there
-        # struct sock_fprog
-        self._program = struct.pack("HP", len(code) // _INSTRUCTION_BYTES, ctypes.addressof(buffer)) if code else b""
+        self._code = code
+        self._pid = code.find(OWN_PID.to_bytes(4, sys.byteorder))  # -1 where it is not there
 
-    def install(self, pid: int) -> None:
-        """Confine this process, which has this pid, for good. Needs no_new_privs. Raises ``OSError``."""
-        if self._program:
-            if self._pid >= 0:
-                self._code[self._pid] = pid
-            linux.system_call(_SECCOMP, _SET_MODE_FILTER, 0, self._program)
+    def install(self, plan: Plan, pid: Data, label: int = 0) -> None:
+        """Confine the process, whose pid lies there, for good. Needs no_new_privs."""
+        if not self._code:
+            return
+        code = plan.data(self._code)
+        if self._pid >= 0:
+            plan.libc("memcpy", code + self._pid, pid, 4)
+        program = plan.table([len(self._code) // _INSTRUCTION_BYTES, code])  # struct sock_fprog
+        plan.libc("syscall", _SECCOMP, _SET_MODE_FILTER, 0, program, fails=NEGATIVE, label=label)
 
 
 class Reporter:

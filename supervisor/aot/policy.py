@@ -65,7 +65,12 @@ class Aot:
 
     def seen(self, module: int) -> None:
         """Compile this opened module, if it is one, when there is time. The descriptor stays the caller's."""
-        if self._works is not None:
+        if self._works is None:
+            return
+        digest = self._digests.known(module)
+        if digest is not None:
+            self._works.compiling.want(digest, module, os.fstat(module).st_size)
+        else:
             task = asyncio.create_task(self._see(self._works, os.dup(module)))
             self._seeing.add(task)
             task.add_done_callback(self._seeing.discard)

@@ -81,7 +81,7 @@ def running(pod: Pod, count: int) -> int:
     """How many instances run."""
     with Connection(pod.daemon.task_socket, pod.namespace) as connection:
         states = (connection.call("State", pb.StateRequest(id=f"i{number}")) for number in range(count))
-        return sum(state.status == pb.RUNNING for state in states)
+        return sum(isinstance(state, pb.StateResponse) and state.status == pb.RUNNING for state in states)
 
 
 def main() -> None:

@@ -221,7 +221,7 @@ class Chaos:
     def _find(self, helper: str) -> psutil.Process | None:
         socket = str(self.daemon.dir / f"{helper}.sock")
         for process in psutil.process_iter(["cmdline", "name"]):
-            if socket in (process.info["cmdline"] or []) and process.info["name"] != "wasm-worker":
+            if socket in (process.info["cmdline"] or []) and process.info["name"] not in ("wasm-worker", "wasm-zygote"):
                 return process
         return None
 

@@ -30,7 +30,7 @@ from .node import Node
 PAUSE = "localhost/pause:e2e"
 UNIFIED = Path("/sys/fs/cgroup/unified")
 
-CRUN = """
+CRUN_CONFIG = """
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "{pause}"
 
@@ -149,31 +149,23 @@ def pause_archive(path: Path) -> None:
         add(archive, "manifest.json", json.dumps(saved).encode())
 
 
-def without_unified(arguments: list[str]) -> None:
-    """Where control groups are of version 1 with an empty tree of version 2 beside, hide that: crun would choose it."""
+def without_unified(module: str, arguments: list[str]) -> None:
+    """Run this module again where an empty tree of version 2 beside control groups of version 1 is hidden.
+
+    crun would choose the empty one.
+    """
     if UNIFIED.is_mount():
         script = f'umount {UNIFIED} && exec "$@"'
-        command = [
-            "unshare",
-            "--mount",
-            "sh",
-            "-c",
-            script,
-            "sh",
-            sys.executable,
-            "-m",
-            "tests.e2e.compare",
-            *arguments,
-        ]
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-m", module, *arguments]
         os.execvp(command[0], command)
 
 
 def main(arguments: list[str]) -> None:
-    without_unified(arguments)
+    without_unified("tests.e2e.compare", arguments)
     rounds = int(arguments[0]) if arguments else 20
     crun = tools(peers=True) / "usr/bin/crun"
     clocks = {"wasm": Clock(), "crun": Clock()}
-    with Node(extra=CRUN.format(crun=crun, pause=PAUSE), peers=True) as node:
+    with Node(extra=CRUN_CONFIG.format(crun=crun, pause=PAUSE), peers=True) as node:
         archive = node.sandboxer.folder / "pause.tar"
         pause_archive(archive)
         node.load(archive, PAUSE)

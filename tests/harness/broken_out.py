@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workers import forkserver, protocol, seccomp
-from workers.wasmedge import Arguments
+from workers.plan import Plan, Step, address
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -40,17 +40,31 @@ class BrokenOut:
     def prime(self) -> None:
         """As ``Engine``'s."""
 
-    def load(self, path: bytes, kind: int, arguments: Arguments, preopens: list[tuple[protocol.Preopen, int]]) -> None:
+    def __init__(self) -> None:
+        self._load_call = ctypes.PYFUNCTYPE(None, *[ctypes.c_size_t] * 5)(self._load)
+        self._run_call = ctypes.PYFUNCTYPE(None)(self._run)
+
+    def load(self, plan: Plan, path: bytes, request: protocol.StartRequest, folders: list[int]) -> None:
         """Open the preopens as WasmEdge does, and the module that would be parsed."""
-        self._args = [os.fsdecode(each) for each in arguments.args if each is not None]
-        self._folders = [os.open(f"/proc/self/fd/{fd}/.", os.O_RDONLY | os.O_DIRECTORY) for _, fd in preopens]
-        os.close(os.open(path, os.O_RDONLY))
+        lists = (plan.table(request.args), len(request.args), plan.table(folders), len(folders))
+        plan.call(address(self._load_call), *lists, path)
 
-    def find(self, name: bytes) -> None:
-        """As ``Engine``'s."""
-
-    def run(self, command: bool) -> tuple[int, bytes]:
+    def run(self, plan: Plan, guest: None, command: bool) -> None:
         """Make the try."""
+        plan.call(address(self._run_call))
+        plan.libc("_exit", 0)
+
+    def explain(self, step: Step, result: int) -> str:
+        """As ``Engine``'s: none of the above can fail."""
+        raise AssertionError
+
+    def _load(self, args: int, count: int, folders: int, folder_count: int, path: int) -> None:
+        self._args = [os.fsdecode(each or b"") for each in (ctypes.c_char_p * count).from_address(args)]
+        fds = (ctypes.c_uint64 * folder_count).from_address(folders)
+        self._folders = [os.open(f"/proc/self/fd/{fd}/.", os.O_RDONLY | os.O_DIRECTORY) for fd in fds]
+        os.close(os.open(ctypes.string_at(path), os.O_RDONLY))
+
+    def _run(self) -> None:
         try:
             result = TRIES[self._args[0]](self._folders, *self._args[1:])
             answer = "done" if result is None else f"done {result}"
@@ -59,7 +73,6 @@ class BrokenOut:
         except MemoryError:
             answer = "MemoryError"
         os.write(1, answer.encode() + b"\n")
-        return 0, b""
 
 
 def _checked(result: int) -> int:

@@ -38,23 +38,28 @@ class Cells:
     """A forkserver of the test's own, whose workers' cells are as given."""
 
     def __init__(
-        self, filters: Sequence[bytes] = (b"", b"", b""), broken_out: bool = True, under: Sequence[str] = ()
+        self,
+        filters: Sequence[bytes] = (b"", b"", b""),
+        broken_out: bool = True,
+        under: Sequence[str] = (),
+        program: str = "workers.forkserver",
+        path: Path = ROOT,
     ) -> None:
         """``filters`` as for HELLO; with ``broken_out`` tries run at the guest's place, and else real guests.
 
-        ``under`` is a command that runs it, such as strace.
+        ``under`` is a command that runs it, such as strace; ``program`` another forkserver, to be found on ``path``.
         """
         self._folder = tempfile.TemporaryDirectory()
-        path = f"{self._folder.name}/s"
-        program = "tests.harness.broken_out" if broken_out else "workers.forkserver"
-        boot = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from {program} import main; main()"
-        command = [*under, sys.executable, "-I", "-c", boot, path]
+        address = f"{self._folder.name}/s"
+        program = "tests.harness.broken_out" if broken_out else program
+        boot = f"import sys; sys.path[:0] = {[str(ROOT), str(path)]!r}; from {program} import main; main()"
+        command = [*under, sys.executable, "-I", "-c", boot, address]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         said = self._process.stdout.readline()
         assert said == "ready\n", said
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(path)
+        self._socket.connect(address)
         self._reader = protocol.Reader(self._socket)
         self._instance = 0
         self._module = Path(self._folder.name, "module")
@@ -102,9 +107,9 @@ class Cells:
             os.close(fd)
         _, pid, _ = protocol.unpack_numbers(self._next(protocol.FORKED).body)
         with os.fdopen(report, "rb") as stream:
-            said, _, verdict = stream.read().decode().partition(" ")
-        assert said == str(pid)
-        return Worker(self, pid, verdict, out, err)
+            said, verdict = protocol.unpack_report(stream.read())
+        assert said == pid
+        return Worker(self, pid, verdict.decode(), out, err)
 
     def run(self, *args: str, **more: object) -> Outcome:
         """Start a worker and wait for its end."""

@@ -105,16 +105,23 @@ class Daemon:
                 found += [process, *process.children(recursive=True)]
         return [process for process in found if self.process is None or process.pid != self.process.pid]
 
-    def workers(self) -> list[psutil.Process]:
-        """The worker processes that live."""
-        found: dict[int, psutil.Process] = {}
+    def named(self) -> list[tuple[str, str, psutil.Process]]:
+        """The helpers that are there still, with their names and psutil's word for their states."""
+        found: dict[int, tuple[str, str, psutil.Process]] = {}
         for helper in self.helpers():
             try:
-                if helper.name() == "wasm-worker" and helper.status() != psutil.STATUS_ZOMBIE:
-                    found[helper.pid] = helper
+                found[helper.pid] = (helper.name(), helper.status(), helper)
             except psutil.NoSuchProcess:
                 pass
         return list(found.values())
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes that live."""
+        return [each for name, status, each in self.named() if name == "wasm-worker" and status != psutil.STATUS_ZOMBIE]
+
+    def zombies(self) -> list[psutil.Process]:
+        """What has ended and is not buried."""
+        return [each for _, status, each in self.named() if status == psutil.STATUS_ZOMBIE]
 
     def mounts(self) -> list[str]:
         """Mount points below the folder."""

@@ -156,8 +156,9 @@ def test_native_code_in_an_image_is_never_run(start: Callable[..., Node], tmp_pa
     (tmp_path / "universal.wasm").write_bytes(universal)
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); from workers.wasmedge import *; from workers.protocol import *\n"
-        "engine = Engine(); engine.prime(); engine.load(sys.argv[2].encode(), NATIVE, Arguments([], [], 0), [])\n"
-        "engine.find(b'_start'); sys.exit(engine.run(True)[0])"
+        "from workers.plan import *; plan = Plan(); engine = Engine(); engine.prime()\n"
+        "request = StartRequest(instance=1, args=[], env=[], preopens=[], module_kind=NATIVE)\n"
+        "engine.run(plan, engine.load(plan, sys.argv[2].encode(), request, []), True); Runner().perform(plan)"
     )
     command = [sys.executable, "-c", script, str(ROOT), str(tmp_path / "universal.wasm")]
     assert subprocess.run(command).returncode == 3  # so it is native code that would be run

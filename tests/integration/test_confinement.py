@@ -125,11 +125,13 @@ def test_a_module_that_is_on_no_mount(cells: Cells) -> None:
 
 OLDER_KERNEL = """
 import os, sys
-from workers import landlock, linux
+from workers import landlock, linux, plan
 landlock.abi = lambda: int(sys.argv[1])
 folder = os.open(sys.argv[2], os.O_PATH)
 linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-landlock.Landlock().restrict([(folder, False)], [], False)
+shut = plan.Plan()
+landlock.Landlock().restrict(shut, [(folder, False)], [], False)
+plan.Runner().perform(shut)
 for attempt in (
     lambda: os.close(os.open("/etc/passwd", os.O_RDONLY)),
     lambda: os.close(os.open("file", os.O_RDWR | os.O_TRUNC, dir_fd=folder)),

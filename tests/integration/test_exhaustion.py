@@ -20,7 +20,7 @@ from sandbox_api.proto import task_pb2 as pb
 from ..harness.container import Container, Pod
 from ..harness.daemon import Daemon
 from ..harness.ttrpc import Connection
-from .test_recovery import forkserver
+from .test_recovery import forkserver, zygote
 
 PIDS = Path("/sys/fs/cgroup/pids")
 
@@ -156,9 +156,8 @@ def test_no_more_processes(daemon: Daemon, pod: Pod) -> None:
     created = pod.with_wasm("exit").args("4").build()
     group = PIDS / f"exhausted{os.getpid()}"
     group.mkdir()
-    server = forkserver(daemon)
     try:
-        (group / "cgroup.procs").write_text(str(server.pid))
+        (group / "cgroup.procs").write_text(str(zygote(daemon).pid))
         (group / "pids.max").write_text("1")
         with pytest.raises(ResourceExhausted, match="no process could be forked"):
             created.start()
@@ -168,7 +167,7 @@ def test_no_more_processes(daemon: Daemon, pod: Pod) -> None:
         (group / "pids.max").write_text("max")
         assert created.start().wait() == 4
     finally:
-        (PIDS / "cgroup.procs").write_text(str(server.pid))
+        (PIDS / "cgroup.procs").write_text(str(zygote(daemon).pid))
         group.rmdir()
     pod.shutdown()
 

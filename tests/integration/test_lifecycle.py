@@ -6,7 +6,6 @@ import os
 import signal
 import time
 
-import psutil
 import pytest
 
 from sandbox_api.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
@@ -93,8 +92,9 @@ def test_two_hundred_short_instances_at_once_lose_no_status(pod: Pod) -> None:
 def test_nothing_stays_a_zombie(pod: Pod) -> None:
     containers = [pod.with_wasm("hello").build().start() for _ in range(5)]
     assert [each.wait() for each in containers] == [0] * 5
-    zombies = [each.pid for each in pod.daemon.helpers() if each.status() == psutil.STATUS_ZOMBIE]
-    assert zombies == []
+    deadline = time.monotonic() + 5
+    while pod.daemon.zombies():  # an exit is told before it is buried
+        assert time.monotonic() < deadline
 
 
 def test_start_twice_is_refused_in_each_state(pod: Pod) -> None:

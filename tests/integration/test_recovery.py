@@ -40,8 +40,16 @@ def die_and_return(daemon: Daemon, how: str = "kill") -> None:
     daemon.start()
 
 
+FORKED = ("wasm-zygote", "wasm-worker")
+"""Names of the forkserver's children, whose command line is its own."""
+
+
 def forkserver(daemon: Daemon) -> psutil.Process:
-    return next(each for each in daemon.helpers() if "forkserver" in " ".join(each.cmdline()))
+    return next(each for name, _, each in daemon.named() if name not in FORKED and "forkserver" in str(each.cmdline()))
+
+
+def zygote(daemon: Daemon) -> psutil.Process:
+    return next(each for name, _, each in daemon.named() if name == "wasm-zygote")
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])

@@ -17,8 +17,10 @@ from workers.protocol import INPUT, PUMP, pack_numbers, send
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 20
 BOOT = """
-import sys
+import resource, sys
 sys.path.insert(0, sys.argv[1])
+if int(sys.argv[3]):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]),) * 2)
 from workers import relay
 relay.IDLE_SECONDS = float(sys.argv[2])
 relay.main()
@@ -28,10 +30,11 @@ relay.main()
 class Relay:
     """A relay with a connection to it."""
 
-    def __init__(self, folder: Path, idle_seconds: float = 30) -> None:
+    def __init__(self, folder: Path, idle_seconds: float = 30, open_files: int = 0) -> None:
         self.folder = folder
         self.path = str(folder / "relay.sock")
-        command = [sys.executable, "-I", "-S", "-c", BOOT, str(ROOT), str(idle_seconds), self.path]
+        arguments = [str(ROOT), str(idle_seconds), str(open_files), self.path]
+        command = [sys.executable, "-I", "-S", "-c", BOOT, *arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         with self.process.stdout:

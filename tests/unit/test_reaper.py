@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
+import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from sandbox_api.interface import Exit, NewSandbox, Stdio
+from supervisor import birth
 from supervisor import reaper as module
 from supervisor.container import Container
 from supervisor.launcher import Ended, Launcher
@@ -166,6 +169,31 @@ def test_an_exit_that_cannot_be_recorded_is_kept_back_and_tried_again(
         assert scene.on_record() == {1: Exit(3, AT), 2: None}
         assert await waiting == Exit(3, AT)
         assert scene.ended == ["a"]
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("descriptors", [True, False])
+def test_an_orphan_s_end_is_told_with_and_without_a_descriptor_to_watch_it_by(
+    tmp_path: Path, descriptors: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    if not descriptors:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (0, 0))
+
+    async def test(scene: Scene) -> None:
+        found = subprocess.run(["sh", "-c", "sleep 100 >/dev/null & echo $!"], stdout=subprocess.PIPE, check=True)
+        orphan = scene.process("b")
+        orphan.pid = int(found.stdout)
+        orphan.born = birth.of(orphan.pid)
+        waiting = asyncio.create_task(orphan.wait())
+        scene.reaper.adopt(orphan)
+        scene.reaper.adopted()
+        assert not scene.ended
+        os.kill(orphan.pid, signal.SIGKILL)
+        assert (await waiting).status in (137, 255)  # before Linux 6.15 nobody tells
+        assert await scene.acknowledged() == [2]
+        assert scene.ended == ["b"]
 
     run(tmp_path, test)
 

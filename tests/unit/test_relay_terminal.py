@@ -87,3 +87,21 @@ def test_when_the_guest_is_gone_the_client_has_all_and_then_the_end(relay: Relay
     os.close(terminal.input)
     assert relay.passes_a_byte()
     assert relay.sleeps()
+
+
+def test_files_in_place_of_fifos(relay: Relay) -> None:
+    """They are always ready, and epoll does not take them."""
+    master, guest = os.openpty()
+    (relay.folder / "in").write_bytes(b"typed\n")
+    source = os.open(relay.folder / "in", os.O_RDONLY)
+    sink = os.open(relay.folder / "out", os.O_WRONLY | os.O_CREAT)
+    relay.tell(PUMP, 1, TERMINAL_INPUT, fds=(source, master))
+    relay.tell(PUMP, 1, TERMINAL_OUTPUT, fds=(master, sink))
+    for fd in (master, source, sink):
+        os.close(fd)
+    assert read(guest, 100) == b"typed\n"
+    os.write(guest, b"said")
+    os.close(guest)
+    assert relay.passes_a_byte()
+    assert relay.sleeps()
+    assert (relay.folder / "out").read_bytes() == b"typed\r\nsaid"  # the terminal echoes

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sandbox_api.errors import ResourceExhausted
 from sandbox_api.proto import ttrpc_pb2 as pb
 from sandbox_api.ttrpc import frames
 from sandbox_api.ttrpc.client import Client
@@ -50,6 +53,35 @@ def test_more_than_enough_in_flight_is_refused_until_one_is_answered() -> None:
         client.send(2 * MAX_IN_FLIGHT + 3, "Echo", b"x")
         assert (await client.answer())[1].payload == b"default/x"
         client.writer.close()
+
+    run(test)
+
+
+def test_more_waiting_connections_than_descriptors_are_told_so_and_all_else_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))  # half of it is for Waits
+
+    async def test(methods: Methods, path: str) -> None:
+        clients = [await Client.connect(path) for _ in range(32)]
+        waits = [asyncio.create_task(client.call(SERVICE, "Wait", b"x")) for client in clients]
+        await methods.have_begun(len(waits))
+        clients.append(await Client.connect(path))
+        with pytest.raises(ResourceExhausted, match="32 connections are open"):
+            await clients[-1].call(SERVICE, "Wait", b"x")
+        clients += [await Client.connect(path) for _ in range(16)]  # as many as are let in beside
+        assert await clients[-1].call(SERVICE, "Echo", b"x") == b"default/x"
+        late = await Client.connect(path)
+        later = asyncio.create_task(late.call(SERVICE, "Echo", b"late"))
+        assert await clients[-1].call(SERVICE, "Echo", b"x") == b"default/x"
+        assert not later.done()
+        clients.pop().close()
+        assert await later == b"default/late"
+        late.close()
+        methods.gates.setdefault(b"x", asyncio.Event()).set()
+        assert await asyncio.gather(*waits) == [b"x"] * 32
+        for client in clients:
+            client.close()
 
     run(test)
 

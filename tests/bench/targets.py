@@ -1,0 +1,91 @@
+"""What was asked for, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from . import compute, density, lifecycle, modules, throughput
+from .figures import OURS, Figure, Results
+from .rivals import CRUN, WASMEDGE
+from .table import quantity
+
+QUICKJS = modules.START.format("640 KiB, as large as QuickJS, generated")
+MANY = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One line."""
+
+    text: str
+    measured: str
+    met: bool | None
+    """None where it was not measured."""
+
+
+def targets(results: Results) -> Iterator[Target]:
+    """All of them."""
+
+    def compared(
+        text: str, slow: Figure | None, fast: Figure | None, *, least: float = 0.0, most: float = float("inf")
+    ) -> Target:
+        if slow is None or fast is None:
+            return Target(text, "not measured", None)
+        value = slow.median / fast.median
+        return Target(text, f"{value:.2f} times", least <= value <= most)
+
+    def measured(text: str, figure: Figure | None, *, least: float = 0.0, most: float = float("inf")) -> Target:
+        if figure is None:
+            return Target(text, "not measured", None)
+        return Target(text, quantity(figure.median, figure.unit), least <= figure.median <= most)
+
+    whole = {who: results.find(lifecycle.SECTION, lifecycle.WHOLE, who) for who in (OURS, WASMEDGE, CRUN)}
+    yield compared("A lifecycle is 4 times faster than the `wasmedge` program", whole[WASMEDGE], whole[OURS], least=4)
+    yield compared("A lifecycle is 8 times faster than `crun run`", whole[CRUN], whole[OURS], least=8)
+
+    rate = results.find(throughput.SECTION, throughput.WHAT, at=32)
+    yield measured("250 lifecycles a second with 32 clients, client included", rate, least=250)
+
+    memory = {figure.at: figure for figure in results.series(density.SECTION, density.MEMORY)}
+    yield measured("At most 600 KiB for each of 2,000 idle instances", memory.get(2000), most=600)
+    largest = memory[max(memory)] if memory else None
+    at = f", with {largest.at:,} alive" if largest else ""
+    yield Target(
+        "20,000 idle instances alive at once on 24 GiB",
+        f"{largest.at:,} alive" if largest else "not measured",
+        largest.at >= MANY if largest else None,
+    )
+    yield measured(f"240 KiB for each idle instance{at}", largest, most=240)
+
+    start = {figure.at: figure for figure in results.series(density.SECTION, density.START)}
+    text = "A start with 20,000 others alive takes at most 1.3 times one with none"
+    yield compared(text, start.get(MANY), start.get(0), most=1.3)
+    kept = results.series(density.SECTION, density.KEPT, "supervisor")
+    text = "An idle instance with a pending Task Wait costs the supervisor less than 8 KiB"
+    yield measured(text, kept[-1] if kept else None, most=8)
+    pods = results.series(density.SECTION, density.POD)
+    text = "A sandbox with a pending gRPC Wait costs the supervisor less than 20 KiB"
+    yield measured(text, pods[-1] if pods else None, most=20)
+
+    fast, slow = (results.find(compute.SECTION, compute.WHAT, who) for who in (OURS, compute.INTERPRETED))
+    text = "A guest that computes takes at most 1.05 times what the `wasmedge` program takes on the same artifact"
+    yield compared(text, fast, results.find(compute.SECTION, compute.WHAT, WASMEDGE), most=1.05)
+    yield compared("A guest that computes is 15 times faster than interpreted", slow, fast, least=15)
+
+    ours, theirs, plain = (
+        results.find(modules.SECTION, modules.SOLVER, who) for who in (OURS, WASMEDGE, modules.INTERPRETED)
+    )
+    text = "boolector ends within 10 ms of the `wasmedge` program on the same artifact"
+    if ours and theirs:
+        yield Target(text, f"{ours.median - theirs.median:+.1f} ms", ours.median - theirs.median <= 10)
+    else:
+        yield Target(text, "not measured", None)
+    yield compared("boolector is 20 times faster than interpreted", plain, ours, least=20)
+    text = "A module as large as QuickJS starts in under 5 ms, warm"
+    yield measured(text, results.find(modules.SECTION, QUICKJS), most=5)
+
+
+def verdict(target: Target) -> str:
+    """In a word or two."""
+    return {True: "met", False: "**not met**", None: ""}[target.met]

@@ -1,0 +1,90 @@
+"""Lifecycles a second, with 1, 8 and 32 clients that never pause. The guest ends at once."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+from ..harness.daemon import ROOT
+from ..harness.guests import guest
+from . import programs, rivals
+from .figures import OURS, RATE, Figure
+from .load import Order
+from .options import Options
+from .progress import Progress
+from .rivals import CRUN, WASMEDGE, Command, Job
+from .site import Site
+
+SECTION = "throughput"
+WHAT = "lifecycles a second, by clients"
+CLIENTS = (1, 8, 32)
+TURNS = 3
+SECONDS = 3.0
+
+_numbers = itertools.count(1)
+
+
+def measure(options: Options, progress: Progress) -> Iterator[Figure]:
+    """Rates, the client's own processor time included."""
+    module = guest("hello")
+    programs.warm(module)
+    seconds = options.seconds(SECONDS)
+    with Site(cache=programs.AOT) as site, rivals.crun_in(site.daemon.folder / "crun") as crun:
+        workload = site.workload(module)
+        bundles = [str(site.task(workload).bundle) for _ in range(max(CLIENTS))]
+
+        def ours(clients: int) -> float:
+            prefix = f"l{next(_numbers)}"
+            order = Order(str(site.daemon.task_socket), site.pod.namespace, bundles[:clients], seconds, prefix)
+            return _in_a_process(order)
+
+        contenders: dict[str, Callable[[int], float] | None] = {OURS: ours, WASMEDGE: None, CRUN: None}
+        job = Job(programs.product(module))
+        if rivals.wasmedge():
+            command = rivals.wasmedge_command(job)
+            contenders[WASMEDGE] = lambda clients: _spawning(lambda: command, clients, seconds)
+        if crun:
+            bundle = crun.bundle(job)
+            contenders[CRUN] = lambda clients: _spawning(lambda: crun.run(bundle), clients, seconds)
+        turns = 1 if options.quick else TURNS
+        ours(1)  # the first lives of a daemon are slower
+        for clients in CLIENTS:
+            progress.part(f"{SECTION}: {clients} client{'s' if clients > 1 else ''}")
+            rates: dict[str, list[float]] = {name: [] for name in contenders}
+            for turn in range(turns):
+                for name, rate in contenders.items():
+                    if rate is not None:
+                        rates[name].append(round(rate(clients), 2))
+                progress.step(turn + 1, turns)
+            for name, rate in contenders.items():
+                note = "" if rate is not None else rivals.NOT_INSTALLED
+                yield Figure(SECTION, WHAT, name, RATE, tuple(rates[name]), clients, note)
+
+
+def _in_a_process(order: Order) -> float:
+    command = [sys.executable, "-m", "tests.bench.load"]
+    text = json.dumps(asdict(order))
+    return float(subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, check=True).stdout)
+
+
+def _spawning(command: Callable[[], Command], clients: int, seconds: float) -> float:
+    """Programs run one after another by so many threads, which do nothing but wait."""
+    begun = time.perf_counter()
+    end = begun + seconds
+
+    def one() -> int:
+        done = 0
+        while time.perf_counter() < end:
+            command().run_to_end()
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(clients) as pool:
+        done = sum(future.result() for future in [pool.submit(one) for _ in range(clients)])
+    return done / (time.perf_counter() - begun)

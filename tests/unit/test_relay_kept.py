@@ -1,0 +1,170 @@
+"""Clients' connections in the relay: kept open with what is pending on them, for the next supervisor."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from workers.protocol import (
+    BOARD,
+    DROP,
+    FULL,
+    INPUT,
+    KEEP,
+    KEPT,
+    NOTE,
+    NOTED,
+    PUMP,
+    TAKE,
+    TAKEN,
+    Reader,
+    pack_numbers,
+    send,
+)
+
+from .leaks import nothing_left_open
+from .relaying import SECONDS, Relay, read_all
+
+OPEN_FILES = 64  # of which a relay keeps half for connections and pumps where there are so few
+
+
+@pytest.fixture
+def relay(tmp_path: Path) -> Iterator[Relay]:
+    with nothing_left_open():
+        made = Relay(tmp_path, open_files=OPEN_FILES)
+        yield made
+        made.stop()
+
+
+def keep(relay: Relay, key: int) -> socket.socket:
+    """Have a connection kept; the client's end of it."""
+    client, ours = socket.socketpair()
+    client.settimeout(SECONDS)
+    relay.tell(KEEP, key, fds=(ours.fileno(),))
+    ours.close()
+    return client
+
+
+def note(relay: Relay, key: int, stream: int, text: bytes) -> None:
+    send(relay.connection, NOTE, pack_numbers(key, stream) + text)
+
+
+def take(relay: Relay) -> dict[int, bytes]:
+    """What is kept, and the notes on each."""
+    relay.tell(TAKE)
+    reader = Reader(relay.connection)
+    kept: dict[int, bytes] = {}
+    key = 0
+    while reader.receive():
+        for frame in reader.frames():
+            if frame.kind == KEPT:
+                key = int.from_bytes(frame.body, "little")
+                kept[key] = b""
+                assert len(frame.fds) == 1
+            elif frame.kind == NOTED:
+                kept[key] += frame.body
+            frame.close()
+            if frame.kind == TAKEN:
+                return kept
+    raise EOFError
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Wait until nobody holds the other end."""
+    return client.recv(1) == b""
+
+
+def test_what_is_noted_and_not_yet_done_is_told(relay: Relay) -> None:
+    clients = [keep(relay, key) for key in (1, 2)]
+    for stream in (1, 3, 5):
+        note(relay, 1, stream, b"<%d>" % stream)
+    note(relay, 1, 3, b"")
+    note(relay, 2, 1, b"other")
+    note(relay, 99, 1, b"of nothing that is kept")
+    assert take(relay) == {1: b"<1><5>", 2: b"other"}
+    assert take(relay) == {1: b"<1><5>", 2: b"other"}  # until it is dropped
+    relay.tell(DROP, 1)
+    assert is_closed(clients[0])
+    clients[1].close()
+    assert relay.passes_a_byte()
+    assert take(relay) == {}
+    clients[0].close()
+
+
+def test_more_connections_than_descriptors(relay: Relay) -> None:
+    """Those that find no room are as if there were no relay; all else goes on."""
+    clients = [keep(relay, key) for key in range(1, 2 * OPEN_FILES)]
+    kept = take(relay)
+    assert list(kept) == list(range(1, OPEN_FILES // 2 + 1))
+    assert is_closed(clients[-1])
+    assert relay.passes_a_byte()
+    relay.tell(DROP, 5)
+    clients += [keep(relay, 1000)]
+    assert 1000 in take(relay)
+    for client in clients:
+        client.close()
+
+
+def test_a_guest_s_input_comes_before_a_kept_connection(relay: Relay) -> None:
+    clients = [keep(relay, key) for key in range(1, OPEN_FILES // 2 + 1)]
+    source, client = os.pipe()
+    guest, sink = os.pipe()
+    relay.tell(PUMP, 1, INPUT, fds=(source, sink))
+    os.close(source)
+    os.close(sink)
+    assert is_closed(clients[0])
+    os.write(client, b"input")
+    os.close(client)
+    assert read_all(guest) == b"input"
+    os.close(guest)
+    assert OPEN_FILES // 2 - 3 < len(take(relay)) < OPEN_FILES // 2
+    for each in clients:
+        each.close()
+
+
+def test_the_board_is_handed_on(relay: Relay, tmp_path: Path) -> None:
+    for text in ("first", "second"):  # the last that was given counts
+        with (tmp_path / text).open("w+b") as file:
+            file.write(text.encode())
+            file.flush()
+            relay.tell(BOARD, fds=(file.fileno(),))
+    relay.tell(TAKE)
+    reader = Reader(relay.connection)
+    assert reader.receive()
+    board, *_ = reader.frames()
+    assert board.kind == BOARD
+    assert os.pread(board.fds[0], 10, 0) == b"second"
+    board.close()
+
+
+def test_it_says_when_it_has_no_room_for_inputs_and_when_it_has_again(relay: Relay) -> None:
+    inputs = []
+    for number in range(OPEN_FILES // 4):  # two descriptors each
+        source, client = os.pipe()
+        guest, sink = os.pipe()
+        relay.tell(PUMP, number, INPUT, fds=(source, sink))
+        inputs.append((client, guest))
+        os.close(source)
+        os.close(sink)
+    reader = Reader(relay.connection)
+
+    def told() -> list[bytes]:
+        """What it says of its room, among the answers for each input."""
+        said: list[bytes] = []
+        while not said:
+            assert reader.receive()
+            said += [frame.body for frame in reader.frames() if frame.kind == FULL]
+        return said
+
+    assert told() == [pack_numbers(1)]
+    os.write(inputs[-1][0], b"it works")
+    assert os.read(inputs[-1][1], 100) == b"it works"
+    for client, guest in inputs:
+        os.close(client)
+        assert read_all(guest) == b""
+        os.close(guest)
+    assert told() == [pack_numbers(0)]

@@ -1,0 +1,256 @@
+"""A list of C calls, drawn up before a fork so that the fork can make them without Python.
+
+A ``Plan`` is bytes that are valid at one address only: steps (their layout is in ``machine``), then the data
+that the steps point to. It is drawn up in the forkserver, sent to the zygote and run in the worker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import posix
+import struct
+from ctypes import c_size_t, c_uint64, c_void_p
+
+from . import machine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+NEVER, NEGATIVE, NONZERO, ZERO, FALSE, ANY = range(6)
+"""What of a result is a failure: nothing, a negative int, an int that is not 0, a pointer that is 0, a false bool, and
+any 64 bits that are not 0."""
+
+_ALL = 0xFFFFFFFFFFFFFFFF
+_MASKS = (0, 0x80000000, 0xFFFFFFFF, _ALL, 0xFF, _ALL)
+_GOOD_VERDICTS = (0, 0, 0, 1, 1, 0)
+_HEAD = struct.Struct("<QBBHIQQQ")
+STEP_BYTES = _HEAD.size
+_MAX_ARGUMENTS = 8
+_DONE = 0xFFFFFFFF
+
+_libc = ctypes.PyDLL(None, use_errno=True)
+
+
+class At:
+    """An argument that is not the value, but the address at which it lies when the call is made."""
+
+    __slots__ = ("place",)
+
+    def __init__(self, place: int | Data) -> None:
+        self.place = place
+
+
+class Data:
+    """A place among a plan's data."""
+
+    __slots__ = ("offset",)
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+    def __add__(self, bytes_: int) -> Data:
+        return Data(self.offset + bytes_)
+
+
+class Mark:
+    """A place among a plan's steps, to go on at."""
+
+    __slots__ = ("address", "offset")
+
+    def __init__(self, address: int = 0) -> None:
+        """With an address, it is a place in another plan."""
+        self.address = address
+        self.offset = 0
+
+
+class Plan:
+    """Calls in their order, with what they point to."""
+
+    __slots__ = ("_data", "_fixed", "_marked", "_steps")
+
+    def __init__(self) -> None:
+        self._steps = bytearray()
+        self._data = bytearray()
+        self._fixed: list[tuple[bytearray, int, int]] = []  # where the address of which data goes
+        self._marked: list[tuple[int, Mark]] = []
+
+    def call(
+        self,
+        function: int,
+        *arguments: int | bytes | At | Data | None,
+        fails: int = NEVER,
+        label: int = 0,
+        out: int | Data = 0,
+        orelse: Mark | None = None,
+    ) -> None:
+        """Add a step: call the function at this address, with numbers, bytes (as a pointer to them, followed by a
+        zero) and what else may stand for an argument; None is 0.
+
+        ``fails`` says which results are failures: the plan then goes on at ``orelse`` or, without one, ends. The
+        ``label`` is for whoever explains that. The result is stored at ``out``, where that is not 0.
+        """
+        steps = self._steps
+        begin = len(steps)
+        values = []
+        indirect = 0
+        at = begin + STEP_BYTES
+        for i, argument in enumerate(arguments):
+            if isinstance(argument, At):
+                indirect |= 1 << i
+                argument = argument.place
+            values.append(self._word(steps, at, argument))
+            at += 8
+        if orelse is not None:
+            self._marked.append((begin + 32, orelse))
+        where = self._word(steps, begin + 16, out)
+        steps += _HEAD.pack(function, indirect, _GOOD_VERDICTS[fails], at - begin, label, where, _MASKS[fails], 0)
+        steps += struct.pack(f"<{len(values)}Q", *values)
+
+    def libc(self, name: str, *arguments: int | bytes | At | Data | None, **more: Any) -> None:
+        """Add a call of the C library's function of this name, as ``call`` does."""
+        self.call(_LIBC[name], *arguments, **more)
+
+    def go(self, mark: Mark) -> None:
+        """Go on there."""
+        # Any call whose result is a failure will do: the length of a text that is not empty.
+        self.libc("strlen", b"go", fails=ANY, orelse=mark)
+
+    def place(self, mark: Mark) -> None:
+        """Here is that place: before the next step."""
+        mark.offset = len(self._steps)
+
+    def data(self, content: bytes) -> Data:
+        """Add data, followed by at least one zero byte, at a multiple of 8 bytes."""
+        offset = len(self._data)
+        self._data += content
+        self._data += bytes(8 - len(content) % 8)
+        return Data(offset)
+
+    def slot(self) -> Data:
+        """Add room for one number or pointer, 0 at first."""
+        return self.table([0])
+
+    def table(self, words: Sequence[int | bytes | Data]) -> Data:
+        """Add a row of 64-bit numbers and pointers."""
+        places = [self.data(word) if isinstance(word, bytes) else word for word in words]
+        offset = len(self._data)
+        values = [self._word(self._data, offset + 8 * i, place) for i, place in enumerate(places)]
+        self._data += struct.pack(f"<{len(values)}Q", *values)
+        return Data(offset)
+
+    def finish(self, base: int) -> bytes:
+        """The plan, to be put at this address, where its first step will stand."""
+        data = base + len(self._steps) + _MAX_ARGUMENTS * 8  # that many are read at every step, however few it has
+        for where, at, offset in self._fixed:
+            where[at : at + 8] = (data + offset).to_bytes(8, "little")
+        for at, mark in self._marked:
+            self._steps[at : at + 8] = (mark.address or base + mark.offset).to_bytes(8, "little")
+        return bytes(self._steps) + bytes(_MAX_ARGUMENTS * 8) + bytes(self._data)
+
+    def _word(self, where: bytearray, at: int, value: int | bytes | Data | None) -> int:
+        """The 64 bits that stand for a value; for a place, 0 until its address is known."""
+        if isinstance(value, bytes):
+            value = self.data(value)
+        if isinstance(value, Data):
+            self._fixed.append((where, at, value.offset))
+            return 0
+        return (value or 0) & _ALL
+
+
+class Step:
+    """A step as it lies in memory, for whoever explains its failure."""
+
+    __slots__ = ("arguments", "label")
+
+    def __init__(self, address: int) -> None:
+        _, indirect, _, length, self.label, _, _, _ = _HEAD.unpack(ctypes.string_at(address, STEP_BYTES))
+        words = ctypes.string_at(address + STEP_BYTES, length - STEP_BYTES)
+        values = struct.unpack(f"<{len(words) // 8}Q", words)
+        self.arguments = [_peek(value) if indirect >> i & 1 else value for i, value in enumerate(values)]
+        """As the call was given them."""
+
+
+class Runner:
+    """Makes the calls of plans."""
+
+    __slots__ = ("_place", "_run")
+
+    def __init__(self, result: int = 0, native: bool = True) -> None:
+        """``result`` is where to note each call's result. ``native`` is by machine code, where that can be had."""
+        self._place = result or ctypes.addressof(_RESULT)
+        self._run: Callable[[int], int] = self._interpret
+        code = machine.run_code() if native else b""
+        if code:
+            try:
+                routine = _function(machine.load(code), c_size_t, c_size_t, c_size_t)
+            except OSError:  # a policy that lets no process make code of its own
+                return
+            self._run = lambda step: routine(step, self._place)
+
+    @property
+    def result(self) -> int:
+        """Of the last call made."""
+        return _peek(self._place)
+
+    def run(self, address: int) -> Step:
+        """Make the calls of the plan at this address: the step that failed and ended it. Its errno is ctypes'."""
+        return Step(self._run(address))
+
+    def perform(self, plan: Plan) -> None:
+        """Make the calls of a plan here and now. Raises ``OSError``."""
+        plan.libc("strlen", b"done", fails=ANY, label=_DONE)
+        size = len(plan.finish(0))
+        memory = ctypes.create_string_buffer(size)
+        memory.raw = plan.finish(ctypes.addressof(memory))
+        if self.run(ctypes.addressof(memory)).label != _DONE:
+            number = ctypes.get_errno()
+            raise OSError(number, posix.strerror(number))
+
+    def _interpret(self, at: int) -> int:
+        result = c_uint64.from_address(self._place)
+        while True:
+            head = _HEAD.unpack(ctypes.string_at(at, STEP_BYTES))
+            function, indirect, good, length, _, out, mask, orelse = head
+            arguments = list((c_uint64 * _MAX_ARGUMENTS).from_address(at + STEP_BYTES))
+            for i in range(_MAX_ARGUMENTS):
+                if indirect >> i & 1:
+                    arguments[i] = _peek(arguments[i])
+            result.value = _function(function, c_uint64, *[c_uint64] * _MAX_ARGUMENTS)(*arguments)
+            if out:
+                c_uint64.from_address(out).value = result.value
+            if bool(result.value & mask) == bool(good):
+                at += length
+            elif orelse:
+                at = orelse
+            else:
+                return at
+
+
+def address(function: object) -> int:
+    """Of a C function that ctypes has looked up."""
+    return ctypes.cast(function, c_void_p).value or 0  # type: ignore[arg-type]
+
+
+def _function(address: int, result: type, *arguments: type) -> Callable[..., int]:
+    function = _libc._FuncPtr(address)  # that keeps the interpreter lock, and the errno
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+def _peek(place: int) -> int:
+    value: int = c_uint64.from_address(place).value
+    return value
+
+
+class _Addresses(dict[str, int]):
+    """Of the C library's functions, each looked up once."""
+
+    def __missing__(self, name: str) -> int:
+        found = self[name] = address(getattr(_libc, name))
+        return found
+
+
+_RESULT = c_uint64()
+_LIBC = _Addresses()
