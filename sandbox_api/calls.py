@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from .errors import ResourceExhausted
+from .errors import ResourceExhausted, Unavailable
 
 Handler = Callable[[str, bytes], Coroutine[Any, Any, bytes]]
 """A method: the caller's namespace and the encoded request in, the encoded response out."""
@@ -14,6 +14,7 @@ Handler = Callable[[str, bytes], Coroutine[Any, Any, bytes]]
 DEFAULT_NAMESPACE = "default"
 
 _under_way: set[asyncio.Task[bytes]] = set()  # the event loop itself keeps only weak references
+_ending = asyncio.Event()
 
 
 def _forget(task: asyncio.Task[bytes]) -> None:
@@ -22,8 +23,14 @@ def _forget(task: asyncio.Task[bytes]) -> None:
         task.exception()  # seen: where the caller is gone nobody else will look
 
 
+def ending() -> Unavailable:
+    """What a call is told that comes too late, or waits for what will not come from this process."""
+    return Unavailable("the sandboxer is ending: try again")
+
+
 async def all_done() -> None:
-    """Wait for the calls that are under way."""
+    """Begin no more calls that change something, and wait for those that are under way."""
+    _ending.set()
     while _under_way:
         await asyncio.wait(_under_way)
 
@@ -49,8 +56,10 @@ def begin(method: str, handler: Handler, namespace: str, payload: bytes) -> asyn
     """Begin a method. What is not ``read_only`` is not to be cancelled.
 
     A change of state that stopped half-way because a client vanished would leave a mess behind.
-    Raises ``ResourceExhausted`` where too much is under way.
+    Raises ``ResourceExhausted`` where too much is under way, ``Unavailable`` where we are ending.
     """
+    if method not in _READS and _ending.is_set():
+        raise ending()
     if method not in _READS and len(_under_way) >= MAX_CHANGES:
         raise ResourceExhausted(f"{method}: {MAX_CHANGES} calls are under way: try again later")
     task = asyncio.get_running_loop().create_task(handler(namespace, payload))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
 from typing import Any
@@ -22,12 +23,65 @@ Methods = Mapping[tuple[str, str], calls.Handler]
 """Handlers by service and method name."""
 
 
+STOP_SECONDS = 20.0
+"""How long calls under way may take to be answered once the server stops; less than systemd waits for us."""
+
+SENT_SECONDS = 0.05
+"""What gRPC gets to send its last answers: it does not tell when they are gone."""
+
+
+class Server:
+    """A server of these methods, on addresses that are given to ``inner``."""
+
+    def __init__(self, methods: Methods) -> None:
+        # ttrpc's bound on a message is this one's, too.
+        self.inner = grpc.aio.server(options=[("grpc.max_receive_message_length", 4 << 20)])
+        self.inner.add_generic_rpc_handlers((_Router(methods, self),))
+        self._answering: dict[asyncio.Future[bytes], str] = {}
+        self._stopping = False
+
+    async def stop(self) -> None:
+        """Take no more calls. Those that only wait end with UNAVAILABLE, and clients will try again; others are
+        answered, unless it takes them too long: then they, too, and go on.
+
+        gRPC itself goes on until the process ends: its own way to stop ends calls that come in just then with
+        CANCELLED, which no client tries again, and a connection that breaks ends them with UNAVAILABLE.
+        """
+        self._stopping = True
+        self._let_go(only_waits=True)
+        if self._answering:
+            await asyncio.wait(list(self._answering), timeout=STOP_SECONDS)
+        self._let_go(only_waits=False)
+        await asyncio.sleep(SENT_SECONDS)
+
+    def _let_go(self, only_waits: bool) -> None:
+        for answer, name in list(self._answering.items()):
+            if calls.abandonable(name) or not only_waits:
+                answer.cancel()
+
+    async def answer(self, name: str, handler: calls.Handler, namespace: str, request: bytes) -> bytes:
+        """A method's answer. Raises ``Unavailable`` where the server stops before there is one."""
+        if self._stopping:
+            raise calls.ending()
+        answer = asyncio.ensure_future(calls.run(name, handler, namespace, request))
+        self._answering[answer] = name
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            ourselves = asyncio.current_task()
+            if self._stopping and ourselves is not None and not ourselves.cancelling():
+                raise calls.ending() from None
+            raise  # the client has gone
+        finally:
+            del self._answering[answer]
+
+
 class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Finds the method for a path; grpc.aio asks it for every request."""
 
-    def __init__(self, methods: Methods) -> None:
+    def __init__(self, methods: Methods, server: Server) -> None:
         self._methods = {
-            f"/{service}/{name}": grpc.unary_unary_rpc_method_handler(_behaviour(name, handler))
+            f"/{service}/{name}": grpc.unary_unary_rpc_method_handler(_behaviour(name, handler, server))
             for (service, name), handler in methods.items()
         }
 
@@ -35,10 +89,10 @@ class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         return self._methods.get(handler_call_details.method)
 
 
-def _behaviour(name: str, handler: calls.Handler) -> Any:
+def _behaviour(name: str, handler: calls.Handler, server: Server) -> Any:
     async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         try:
-            return await calls.run(name, handler, _namespace(context), request)
+            return await server.answer(name, handler, _namespace(context), request)
         except Exception as error:
             code, message = status.of(error, name)
         await context.abort(_CODES[code], message)
@@ -61,11 +115,3 @@ def sandbox_methods(host: Host) -> Methods:
         return call
 
     return {(SANDBOX_SERVICE, name): method(name) for name in dialects.METHODS}
-
-
-def server(methods: Methods) -> grpc.aio.Server:
-    """A server of these methods, without an address yet."""
-    # ttrpc's bound on a message is this one's, too.
-    made = grpc.aio.server(options=[("grpc.max_receive_message_length", 4 << 20)])
-    made.add_generic_rpc_handlers((_Router(methods),))
-    return made

@@ -8,14 +8,12 @@ import logging
 import os
 import signal
 import socket
-import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import psutil
 
 from sandbox_api import calls, grpc_server
@@ -25,7 +23,7 @@ from sandbox_api.events import Publisher
 from sandbox_api.task_service import TaskMethods
 from sandbox_api.ttrpc.server import Server
 
-from . import __version__, cgroups, linux, liveness, seccomp, sockets
+from . import __version__, cgroups, linux, liveness, seccomp, sockets, state_file
 from .aot.cache import CacheUnusable
 from .aot.policy import Aot
 from .aot.terms import Settings
@@ -43,7 +41,7 @@ from .recovery import Recovery
 from .registry import Registry
 from .relay import Relay
 from .signals import Signals
-from .store import Store, StoreUnfit
+from .store import Store
 from .tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -88,6 +86,9 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._reconnecting: asyncio.Task[None] | None = None
+        self._grpc: list[grpc_server.Server] = []
+        self._ending = False
+        """The helpers were told to go."""
 
         folder = options.folder
         self._registry = Registry()
@@ -111,6 +112,8 @@ class Daemon:
                 await self._run(cleanup)
         except (sockets.SocketTaken, HelperFailed, CacheUnusable) as error:
             raise CannotStart(str(error)) from None
+        except state_file.Foreign as error:
+            raise CannotStart(f"{error}: run the sandboxer that wrote it, or have that one drained first") from None
         except SandboxerError as error:
             raise CannotStart(str(error)) from None
         except OSError as error:
@@ -119,6 +122,8 @@ class Daemon:
     async def _run(self, cleanup: AsyncExitStack) -> None:
         options = self._options
         loop = asyncio.get_running_loop()
+        cleanup.push_async_exit(self._leave)
+        os.umask(0o022)  # guests inherit it, and folders are made in their roots; what is ours says who may read it
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
             cleanup.callback(loop.remove_signal_handler, number)
@@ -126,7 +131,7 @@ class Daemon:
         sockets.claim(options.listen)
         linux.become_subreaper()
 
-        store = _open_store(options.folder / "state.db")
+        store = Store(str(options.folder / "state.db"))
         cleanup.callback(store.close)
         hierarchy = cgroups.detect()
         self._signals = Signals(store, self._launcher)
@@ -165,6 +170,7 @@ class Daemon:
 
         methods = TaskMethods(tasks, hierarchy.version).table()
         ttrpc = Server(methods, self._relay)
+        self._relay.on_return = ttrpc.keep_again
         cleanup.push_async_callback(ttrpc.close)
         for kept in await self._relay.take():
             ttrpc.resume(kept.key, socket.socket(fileno=kept.fd), kept.note, kept.calls)
@@ -172,9 +178,10 @@ class Daemon:
         sockets.give_to_group(options.task_socket, options.socket_group)
         cleanup.callback(options.task_socket.unlink, missing_ok=True)
         cleanup.push_async_callback(calls.all_done)
-        await self._serve_grpc(cleanup, grpc_server.server(methods), options.grpc_task_socket)
-        sandbox_api = grpc_server.server(grpc_server.sandbox_methods(Host(controller, hierarchy.version)))
-        await self._serve_grpc(cleanup, sandbox_api, options.listen)
+        await self._serve_grpc(cleanup, methods, options.grpc_task_socket)
+        await self._serve_grpc(
+            cleanup, grpc_server.sandbox_methods(Host(controller, hierarchy.version)), options.listen
+        )
         log.info(
             "wasm-sandboxer %s serves on %s, tasks on %s, WasmEdge %s",
             __version__,
@@ -187,15 +194,25 @@ class Daemon:
         await self._stopping.wait()
         notify("STOPPING=1")
         log.info("ending")
+        await asyncio.gather(calls.all_done(), *(server.stop() for server in self._grpc))
 
-    async def _serve_grpc(self, cleanup: AsyncExitStack, server: grpc.aio.Server, path: Path) -> None:
+    async def _serve_grpc(self, cleanup: AsyncExitStack, methods: grpc_server.Methods, path: Path) -> None:
+        server = grpc_server.Server(methods)
         sockets.claim(path)
         with sockets.private():
-            server.add_insecure_port(f"unix:{path}")
+            server.inner.add_insecure_port(f"unix:{path}")
         cleanup.callback(path.unlink, missing_ok=True)
         sockets.give_to_group(path, self._options.socket_group)
-        cleanup.push_async_callback(server.stop, 0.5)
-        await server.start()
+        self._grpc.append(server)
+        await server.inner.start()
+
+    async def _leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """The last thing of all: be gone, with all of gRPC's connections (see its ``Server.stop``)."""
+        if error is None:
+            logging.shutdown()
+            os._exit(0)
+        for server in self._grpc:
+            await server.inner.stop(0)
 
     def _lacking(self, what: str) -> None:
         """Say what confinement this host cannot give. Raises ``CannotStart`` where it is required."""
@@ -217,7 +234,7 @@ class Daemon:
 
     def _lost(self) -> None:
         """The forkserver died. What it ran goes on, as our children if we started it, or else as init's."""
-        if self._stopping.is_set():  # told to end; or else the next supervisor finds out
+        if self._ending:
             return
         if self._launcher.answers():  # it only hung up on us: it still looks after its own
             log.error("the forkserver hung up")
@@ -272,6 +289,7 @@ class Daemon:
         if running:
             log.info("%d instances go on without us", running)
         else:
+            self._ending = True
             self._launcher.end()
             self._relay.end()
 
@@ -289,19 +307,6 @@ def _filters(required: bool) -> tuple[bytes, bytes, bytes]:
         log.warning("workers run without seccomp: %s", error)
         return b"", b"", b""
     return built.alone, built.networked, built.names
-
-
-def _open_store(path: Path) -> Store:
-    """The state file; one that cannot be used is set aside for a new one."""
-    try:
-        return Store(str(path))
-    except StoreUnfit as error:
-        aside = path.with_name(f"{path.name}.unfit-{time.time_ns()}")
-        path.rename(aside)
-        for extra in ("-wal", "-shm"):
-            path.with_name(path.name + extra).unlink(missing_ok=True)
-        log.error("%s cannot be used (%s): it is set aside as %s, and a new one begun", path, error, aside.name)
-        return Store(str(path))
 
 
 def _lock_folder(folder: Path, gid: int | None) -> int:

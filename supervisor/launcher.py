@@ -54,6 +54,8 @@ class _Start:
     pid: int = 0
     lost: bool = False
     """The forkserver died in the middle of it."""
+    killed: bool = False
+    """We killed it in the middle of it."""
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     ended: Ended | None = None
 
@@ -157,7 +159,7 @@ class Launcher:
             assert start.ended is not None
             self.acknowledge([name])
             ended, start.ended = start.ended, None
-            raise _refusal(verdict, ended)
+            raise _refusal(verdict, ended, start.killed)
         finally:
             os.close(report)
             del self._starts[name]
@@ -172,6 +174,8 @@ class Launcher:
         """
         serial = self._serial = self._serial + 1
         answer = self._kills[serial] = asyncio.get_running_loop().create_future()
+        if number == signal.SIGKILL and instance in self._starts:
+            self._starts[instance].killed = True
         try:
             self._helper.send(protocol.KILL, protocol.pack_numbers(serial, instance, number))
             error = await answer
@@ -249,10 +253,11 @@ class Launcher:
             if error == errno.E2BIG:
                 start.forked.set_exception(InvalidArgument("the arguments and the environment are too long together"))
             elif error:
+                limits = (
+                    "the forkserver's open-file limit" if error == errno.EMFILE else "pid_max, pids limit or memory"
+                )
                 start.forked.set_exception(
-                    ResourceExhausted(
-                        f"no process could be forked: {os.strerror(error)} (pid_max, pids limit or memory)"
-                    )
+                    ResourceExhausted(f"no process could be forked: {os.strerror(error)} ({limits})")
                 )
             elif not pid:
                 start.forked.set_exception(Unavailable("the forkserver's zygote died: try again"))
@@ -352,12 +357,16 @@ def _wake(readable: asyncio.Future[None]) -> None:
         readable.set_result(None)
 
 
-def _refusal(verdict: bytes, ended: Ended) -> SandboxerError:
+def _refusal(verdict: bytes, ended: Ended, killed: bool) -> SandboxerError:
     text = verdict[1:].decode(errors="replace")
     if verdict[:1] == protocol.REFUSED:
         return InvalidArgument(text)
     if verdict[:1] == protocol.FAILED:
         return Internal(text)
+    if ended.status == signal.SIGKILL and not killed:
+        return ResourceExhausted(
+            "the worker was killed before the guest ran: its memory limit, or the node's, is reached"
+        )
     if os.WIFSIGNALED(ended.status):
         number = os.WTERMSIG(ended.status)
         try:

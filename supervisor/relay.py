@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sandbox_api.errors import ResourceExhausted, Unavailable
 from workers import protocol
 
 from .board import Board
-from .helper import Helper
+from .helper import Helper, HelperFailed
 from .streams import Pump
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 10.0
+"""How long a relay may take to answer."""
+RETRY_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -37,6 +45,11 @@ class Relay:
         self._kept: list[Kept] = []
         self._full = False
         self._taken: asyncio.Future[None] | None = None
+        self._pumping: dict[tuple[int, int], asyncio.Future[bool]] = {}  # by instance and kind of pump
+        self._ending = False
+        self._returning: asyncio.Task[None] | None = None
+        self.on_return: Callable[[], None] = lambda: None
+        """Called when a relay is there again in place of one that was lost: it keeps no connection yet."""
 
     @property
     def pid(self) -> int:
@@ -44,21 +57,35 @@ class Relay:
         return self._helper.pid
 
     async def ready(self) -> None:
-        """Join the relay, or start it. Raises ``HelperFailed``."""
+        """Join the relay, or start it. Raises ``Unavailable`` where that cannot be."""
         async with self._connecting:
             if not self._helper.connected:
-                await self._helper.connect()
+                try:
+                    await self._helper.connect()
+                except (HelperFailed, OSError, TimeoutError) as error:
+                    raise Unavailable(f"no relay: {error}: try again") from None
                 if self._board is not None:  # the one before died, and its board with it
                     self._helper.send(protocol.BOARD, b"", [self._board.fd])
 
-    def pump(self, instance: int, pump: Pump) -> None:
+    async def pump(self, instance: int, pump: Pump) -> None:
         """Move bytes for an instance until one side ends. The descriptors stay the caller's.
 
-        Raises ``ResourceExhausted`` where the relay has no descriptors to spare.
+        Raises ``ResourceExhausted`` where the relay has no descriptors for it, ``Unavailable`` where it is away.
         """
+        await self.ready()
         if self._full:
             raise ResourceExhausted("too many standard inputs and terminals are open: raise the open-file limit")
-        self._helper.send(protocol.PUMP, protocol.pack_numbers(instance, pump.kind), [pump.source, pump.sink])
+        key = instance, pump.kind
+        answer = self._pumping[key] = asyncio.get_running_loop().create_future()
+        try:
+            self._helper.send(protocol.PUMP, protocol.pack_numbers(*key), [pump.source, pump.sink])
+            async with asyncio.timeout(ANSWER_SECONDS):
+                if not await answer:
+                    raise ResourceExhausted("the relay has too many open files: its limit is reached")
+        except TimeoutError:
+            raise Unavailable("the relay does not answer: try again") from None
+        finally:
+            del self._pumping[key]
 
     async def close_input(self, instance: int) -> None:
         """End an instance's input after what is in its FIFO already."""
@@ -118,11 +145,14 @@ class Relay:
 
     def end(self) -> None:
         """Tell the relay, if there is one, to go."""
+        self._ending = True
         if self._helper.connected:
             self._helper.send(protocol.END, b"")
 
     def close(self) -> None:
         """Let go of the relay, which goes on while it has something to move."""
+        if self._returning is not None:
+            self._returning.cancel()
         self._helper.close()
         if self._board is not None:
             self._board.close()
@@ -131,11 +161,14 @@ class Relay:
     def _tell(self, kind: int, body: bytes, fds: list[int]) -> None:
         try:
             self._helper.send(kind, body, fds)
-        except (Unavailable, OSError):  # then it keeps nothing: clients will see the connection close if we die
+        except (Unavailable, OSError):  # it will be told when it is there again
             pass
 
     def _frame(self, frame: protocol.Frame) -> None:
-        if frame.kind == protocol.KEPT and len(frame.fds) == 1:
+        if frame.kind == protocol.KEPT and frame.lost:
+            log.error("a client's connection is given up: there are no more descriptors for it")
+            self._tell(protocol.DROP, frame.body, [])
+        elif frame.kind == protocol.KEPT and len(frame.fds) == 1:
             (key,) = protocol.unpack_numbers(frame.body)
             self._kept.append(Kept(key, frame.fds.pop()))
         elif frame.kind == protocol.NOTED and self._kept:  # about the last that came
@@ -146,9 +179,34 @@ class Relay:
             self._full = any(protocol.unpack_numbers(frame.body))
         elif frame.kind == protocol.TAKEN and self._taken is not None and not self._taken.done():
             self._taken.set_result(None)
+        elif frame.kind == protocol.PUMPED:
+            instance, kind, done = protocol.unpack_numbers(frame.body)
+            answer = self._pumping.get((instance, kind))
+            if answer is not None and not answer.done():
+                answer.set_result(bool(done))
         frame.close()
 
     def _lost(self) -> None:
         self._full = False
-        if self._taken is not None and not self._taken.done():
-            self._taken.set_exception(Unavailable("the relay died: try again"))
+        if self._ending:
+            return
+        log.error("the relay hung up" if self._helper.answers() else "the relay died: inputs and terminals end with it")
+        error = Unavailable("the relay died: try again")
+        for answer in (self._taken, *self._pumping.values()):
+            if answer is not None and not answer.done():
+                answer.set_exception(error)
+        if self._returning is None or self._returning.done():
+            self._returning = asyncio.ensure_future(self._return())
+
+    async def _return(self) -> None:
+        """Have a relay again: the connections that the lost one kept are to outlive us even so."""
+        while True:
+            try:
+                await self.ready()
+            except Unavailable as error:
+                log.error("%s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            self.on_return()
+            if self._helper.connected:
+                return

@@ -61,11 +61,9 @@ class Starter:
             request = wasi.request(
                 process.instance, what, world, limit, cgroups, bool(netns), process.stdio.terminal, network, profile
             )
-            if opened.pumps:
-                await self._relay.ready()
+            for pump in opened.pumps:
+                await self._relay.pump(process.instance, pump)
                 process.pumped = True
-                for pump in opened.pumps:
-                    self._relay.pump(process.instance, pump)
             others = [opened.stdin, opened.stdout, opened.stderr, *places, *world.folders]
             try:
                 return await self._launcher.start(request, [world.module, *others])

@@ -5,60 +5,30 @@ Safe against the death of any process, not of the machine (no fsync): a reboot e
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
-from sandbox_api.errors import Internal, ResourceExhausted
+from sandbox_api.errors import Internal, ResourceExhausted, Unavailable
 from sandbox_api.interface import Exit, Mount, NewSandbox, Stdio
 
+from . import state_file
 from .container import Container
 from .prepared import Prepared
 from .process import Process, ProcessState
 from .rootfs import Plan
 from .sandbox import Sandbox, SandboxState
+from .spare import Spare, Statement
 from .spec import Bind, Tmpfs
 
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE sandboxes (
-    namespace TEXT NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL, netns TEXT NOT NULL,
-    config BLOB NOT NULL,       -- CRI's PodSandboxConfig, encoded
-    annotations TEXT NOT NULL, labels TEXT NOT NULL,
-    created_at INTEGER NOT NULL, exited_at INTEGER NOT NULL,
-    PRIMARY KEY (namespace, id)
-) WITHOUT ROWID;
-CREATE TABLE containers (
-    namespace TEXT NOT NULL, id TEXT NOT NULL, sandbox_id TEXT NOT NULL, bundle TEXT NOT NULL,
-    config BLOB NOT NULL,       -- config.json as it was at Create
-    plan TEXT NOT NULL,         -- what is mounted for it, recorded before it is
-    cgroup TEXT NOT NULL,
-    made INTEGER NOT NULL,      -- 0 until all that was planned is there, 2 while its control group is changed
-    PRIMARY KEY (namespace, id)
-) WITHOUT ROWID;
-CREATE TABLE processes (
-    instance INTEGER PRIMARY KEY AUTOINCREMENT,     -- never given twice
-    namespace TEXT NOT NULL, container_id TEXT NOT NULL, exec_id TEXT NOT NULL,
-    state TEXT NOT NULL, pid INTEGER NOT NULL, born INTEGER NOT NULL,
-    stdin TEXT NOT NULL, stdout TEXT NOT NULL, stderr TEXT NOT NULL, terminal INTEGER NOT NULL,
-    spec BLOB NOT NULL,         -- of an exec: its OCI process
-    pumped INTEGER NOT NULL, exit_status INTEGER, exited_at INTEGER,
-    UNIQUE (namespace, container_id, exec_id)
-);
-CREATE TABLE prepared (
-    namespace TEXT NOT NULL, container_id TEXT NOT NULL, exec_id TEXT NOT NULL, sandbox_id TEXT NOT NULL,
-    spec BLOB NOT NULL, rootfs TEXT NOT NULL,
-    stdin TEXT NOT NULL, stdout TEXT NOT NULL, stderr TEXT NOT NULL, terminal INTEGER NOT NULL,
-    bundle TEXT NOT NULL,
-    PRIMARY KEY (namespace, container_id, exec_id)
-) WITHOUT ROWID;
-"""
+_CHANGES = ("INSERT", "UPDATE", "DELETE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,64 +56,94 @@ class StoreFull(ResourceExhausted, StoreFailed):
     """There is no room on the disk."""
 
 
-class StoreUnfit(Exception):
-    """The state file cannot be used at all: corrupt, or of another version."""
+class StoreMended(Unavailable, StoreFailed):
+    """The state file was damaged, and has been made anew. Nothing was changed."""
 
 
 class Store:
     """The state file. Every method is one transaction, and raises ``StoreFailed`` where the disk refuses."""
 
     def __init__(self, path: str) -> None:
-        """Open the file, or make it. Raises ``StoreUnfit``, and ``StoreFailed`` where the disk refuses."""
+        """Open the file, or make it; one that is damaged is made anew from its spare.
+
+        Raises ``StoreFailed`` where the disk refuses, and ``state_file.Foreign``.
+        """
         self._path = path
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._spare = Spare(os.path.join(os.path.dirname(path), "spare"))
+        self._changes: list[Statement] | None = None
+        """Of the transaction that is under way, if there is one."""
         try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = OFF")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-            (health,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise StoreUnfit(str(error)) from None
-            raise _failure(path, error) from None  # the disk's fault: the file may be good
-        if version not in (0, SCHEMA_VERSION):
-            self._db.close()
-            raise StoreUnfit(f"it is of version {version}, and this sandboxer reads {SCHEMA_VERSION}")
-        if health != "ok":
-            self._db.close()
-            raise StoreUnfit(health)
+            self._open()
+        except (sqlite3.Error, OSError) as error:
+            raise _failure(path, error) from None
+
+    def _open(self) -> None:
+        try:
+            self._db, self._serial = state_file.open_checked(self._path, self._spare)
+        except state_file.Unfit as error:
+            state_file.replace(Path(self._path), self._spare, str(error))
+            self._db, self._serial = state_file.open_checked(self._path, self._spare)
+        self._spare.renew(self._db)
+
+    def _failed(self, error: sqlite3.Error) -> StoreFailed:
+        """What to raise. Damage that shows while we run is mended, now or when it shows the next time."""
+        damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        if not damaged and not isinstance(error, sqlite3.ProgrammingError):  # this one: it could not be opened again
+            return _failure(self._path, error)
+        return self._mend()
+
+    def _mend(self) -> StoreFailed:
+        self._db.close()  # before there is another of its name: it takes that one's journal with it
+        try:
+            self._open()
+        except (sqlite3.Error, OSError, state_file.Unfit) as worse:
+            return _failure(self._path, worse)
+        return StoreMended(f"{self._path} was damaged, and is made anew: try again")
 
     def _run(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Run a statement: a change either in the transaction that is under way, or in one of its own."""
+        change = sql.startswith(_CHANGES)
+        if self._changes is not None:
+            if change:
+                self._changes.append((sql, values))
+            return self._db.execute(sql, values)
+        if change:
+            with self._transaction():
+                return self._run(sql, values)
         try:
             return self._db.execute(sql, values)
         except sqlite3.Error as error:
-            raise _failure(self._path, error) from None
+            raise self._failed(error) from None
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._run("BEGIN IMMEDIATE")
+        number = self._serial + 1
+        changes = self._changes = []
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
-            self._run("COMMIT")
+            self._db.execute("UPDATE serial SET number = ?", (number,))
+            self._db.execute("COMMIT")
         except BaseException as error:
-            if self._db.in_transaction:
+            with suppress(sqlite3.Error):
                 self._db.rollback()
             if isinstance(error, sqlite3.Error):
-                raise _failure(self._path, error) from None
+                raise self._failed(error) from None
             raise
+        finally:
+            self._changes = None
+        self._serial = number
+        self._spare.add(self._db, number, changes)
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+        self._spare.close()
 
     def add_sandbox(self, sandbox: Sandbox, new: NewSandbox) -> None:
         """Record a new sandbox."""
         self._run(
-            "INSERT INTO sandboxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO sandboxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, crc32(?5, ?6, ?7))",
             (
                 sandbox.namespace,
                 sandbox.id,
@@ -160,7 +160,8 @@ class Store:
     def update_sandbox(self, sandbox: Sandbox) -> None:
         """Record its state and labels."""
         self._run(
-            "UPDATE sandboxes SET state = ?, labels = ?, exited_at = ? WHERE namespace = ? AND id = ?",
+            "UPDATE sandboxes SET state = ?, labels = ?, exited_at = ?, checksum = crc32(config, annotations, ?2)"
+            " WHERE namespace = ? AND id = ?",
             (sandbox.state, json.dumps(sandbox.labels), sandbox.exited_at, sandbox.namespace, sandbox.id),
         )
 
@@ -183,7 +184,7 @@ class Store:
         """
         with self._transaction():
             self._run(
-                "INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, ?, crc32(?5, ?6))",
                 (
                     container.namespace,
                     container.id,
@@ -213,10 +214,13 @@ class Store:
 
     def recorded(self, container: Container) -> Recorded:
         """What the container was made from."""
-        row = self._run(
-            "SELECT config, plan FROM containers WHERE namespace = ? AND id = ?", (container.namespace, container.id)
+        config, plan, sound = self._run(
+            "SELECT config, plan, checksum = crc32(config, plan) FROM containers WHERE namespace = ? AND id = ?",
+            (container.namespace, container.id),
         ).fetchone()
-        return Recorded(row[0], _plan(row[1]))
+        if not sound:
+            raise self._mend()
+        return Recorded(config, _plan(plan))
 
     def remove_container(self, container: Container) -> None:
         """Forget it and its processes."""
@@ -263,8 +267,12 @@ class Store:
 
     def exec_spec(self, process: Process) -> bytes:
         """The OCI process, as JSON, of an exec."""
-        row = self._run("SELECT spec FROM processes WHERE instance = ?", (process.instance,)).fetchone()
-        return bytes(row[0])
+        spec, sound = self._run(
+            "SELECT spec, checksum = crc32(spec) FROM processes WHERE instance = ?", (process.instance,)
+        ).fetchone()
+        if not sound:
+            raise self._mend()
+        return bytes(spec)
 
     def update_process(self, process: Process) -> None:
         """Record its state, pid and exit."""
@@ -275,10 +283,10 @@ class Store:
         if not processes:
             return
         with self._transaction():
-            self._db.executemany(
-                "UPDATE processes SET state = ?, pid = ?, born = ?, pumped = ?, exit_status = ?, exited_at = ?"
-                " WHERE instance = ?",
-                [
+            for process in processes:
+                self._run(
+                    "UPDATE processes SET state = ?, pid = ?, born = ?, pumped = ?, exit_status = ?, exited_at = ?"
+                    " WHERE instance = ?",
                     (
                         process.state,
                         process.pid,
@@ -287,10 +295,8 @@ class Store:
                         process.exit.status if process.exit else None,
                         process.exit.at if process.exit else None,
                         process.instance,
-                    )
-                    for process in processes
-                ],
-            )
+                    ),
+                )
 
     def remove_process(self, process: Process) -> None:
         """Forget an exec."""
@@ -300,7 +306,7 @@ class Store:
         """Record a preparation."""
         stdio = prepared.stdio
         self._run(
-            "INSERT INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, crc32(?5, ?6))",
             (
                 namespace,
                 prepared.container_id,
@@ -342,7 +348,7 @@ class Store:
         stdio = process.stdio
         cursor = self._run(
             "INSERT INTO processes (namespace, container_id, exec_id, state, pid, born, stdin, stdout, stderr,"
-            " terminal, spec, pumped) VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, 0)",
+            " terminal, spec, pumped, checksum) VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, 0, crc32(?9))",
             (
                 container.namespace,
                 container.id,
@@ -358,9 +364,14 @@ class Store:
         process.instance = cursor.lastrowid or 0
 
 
-def _failure(path: str, error: sqlite3.Error) -> StoreFailed:
-    full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL  # the rest of it tells more closely
-    return (StoreFull if full else StoreFailed)(f"{path}: {error}")
+def _failure(path: str, error: Exception) -> StoreFailed:
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    else:
+        full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL  # the rest of it tells more closely
+    ails = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
+    hint = ": is its disk read-only, full or failing?" if ails else ""
+    return (StoreFull if full else StoreFailed)(f"{path}: {error}{hint}")
 
 
 def _members(value: Any) -> dict[str, object]:

@@ -9,7 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from sandbox_api.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, NotFound, SandboxerError
+from sandbox_api.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    SandboxerError,
+)
 from sandbox_api.interface import Connection, Exit, NewProcess, NewTask, Stdio, TaskInfo, TaskStatus, Usage
 
 from . import __version__, birth, streams
@@ -32,6 +40,10 @@ log = logging.getLogger(__name__)
 
 FREEZE_SECONDS = 10.0
 """How long the kernel may take to freeze or thaw a container."""
+
+MAX_STARTS = 512
+"""Starts that may be under way, or wait for their container, at once. Each holds a dozen descriptors, and all share the
+forkserver: beyond this, one more would only make all of them late."""
 
 _STATUS = {
     ProcessState.CREATED: TaskStatus.CREATED,
@@ -64,6 +76,7 @@ class Tasks:
         self._relay = relay
         self._happenings = happenings
         self._starter = Starter(store, containers, launcher, relay, aot)
+        self._starts = 0
 
     async def create(self, namespace: str, new: NewTask) -> int:
         """Prepare a container in a ready sandbox."""
@@ -100,13 +113,22 @@ class Tasks:
         self._happenings.exec_added(container, process)
 
     async def start(self, namespace: str, task_id: str, exec_id: str) -> int:
-        """Run a created process."""
+        """Run a created process. Raises ``ResourceExhausted`` at once where too many starts are under way."""
         container, process = self._registry.process(namespace, task_id, exec_id)
+        if self._starts >= MAX_STARTS:
+            raise ResourceExhausted(f"container {process.name}: {MAX_STARTS} starts are under way: try again later")
+        self._starts += 1
+        try:
+            return await self._start(container, process)
+        finally:
+            self._starts -= 1
+
+    async def _start(self, container: Container, process: Process) -> int:
         async with container.lock:
             process.require("start", ProcessState.CREATED)
-            sandbox = self._registry.sandbox(namespace, container.sandbox_id)
+            sandbox = self._registry.sandbox(container.namespace, container.sandbox_id)
             sandbox.require("start a container in it", SandboxState.READY)
-            if exec_id:
+            if process.exec_id:
                 container.init.require("exec in it", ProcessState.RUNNING)
             process.state = ProcessState.STARTING
             try:

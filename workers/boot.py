@@ -5,28 +5,54 @@ from __future__ import annotations
 import _signal  # the signal module imports enum
 import _socket
 import posix
+import time
 
 READY = b"ready\n"
 
 
-def listen(path: str) -> _socket.socket:
-    """A listening Unix socket at ``path`` that only its owner may connect to. Raises ``OSError``."""
-    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    umask = posix.umask(0o177)
-    try:
-        listener.bind(path)
-    finally:
-        posix.umask(umask)
-    listener.listen(4)
-    return listener
+class Door:
+    """A listening Unix socket that only its owner may connect to, and one descriptor in reserve.
 
+    With it a supervisor gets in although there is none left. Let nobody in, and it would take us for dead.
+    """
 
-def accept(listener: _socket.socket) -> _socket.socket:
-    """The next connection, blocking for reads and writes."""
-    fd, _ = listener._accept()  # type: ignore[attr-defined]
-    connection = _socket.socket(fileno=fd)
-    connection.setblocking(True)
-    return connection
+    def __init__(self, path: str) -> None:
+        """Raises ``OSError``."""
+        self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        umask = posix.umask(0o177)
+        try:
+            self._listener.bind(path)
+        finally:
+            posix.umask(umask)
+        self._listener.listen(4)
+        self._reserve = posix.dup(self._listener.fileno())
+
+    def fileno(self) -> int:
+        """Readable while somebody stands before it."""
+        return self._listener.fileno()
+
+    def accept(self) -> _socket.socket | None:
+        """The next connection, blocking for reads and writes; None where there is none, or no room for it."""
+        try:
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]
+        except OSError:
+            if self._reserve < 0:
+                time.sleep(0.05)  # whoever stands there still does: do not spin
+                return None
+            posix.close(self._reserve)
+            self._reserve = -1
+            return self.accept()
+        connection = _socket.socket(fileno=fd)
+        connection.setblocking(True)
+        return connection
+
+    def left(self) -> None:
+        """Somebody has left: have a reserve again."""
+        if self._reserve < 0:
+            try:
+                self._reserve = posix.dup(self._listener.fileno())
+            except OSError:
+                pass
 
 
 def default_signals() -> None:

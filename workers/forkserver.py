@@ -54,8 +54,8 @@ _ENDS = (_signal.SIGCHLD, linux.EXIT_SIGNAL)
 class Forkserver:
     """The loop and its two tables: what runs, and what has ended and was not acknowledged yet."""
 
-    def __init__(self, listener: _socket.socket, engine: Engine) -> None:
-        self._listener = listener
+    def __init__(self, door: boot.Door, engine: Engine) -> None:
+        self._door = door
         self._engine = engine
         self._zygote = Zygote(engine)
         self._cell = confinement.Cell()
@@ -72,7 +72,7 @@ class Forkserver:
         linux.sigprocmask(linux.SIG_BLOCK, self._mask)
         self._children = linux.signalfd(self._mask)
         self._poll = select.poll()
-        for fd in (listener.fileno(), self._children):
+        for fd in (door.fileno(), self._children):
             self._poll.register(fd, select.POLLIN)
 
     def run(self) -> None:
@@ -90,7 +90,7 @@ class Forkserver:
             for fd, _ in events:
                 if fd == self._children:
                     self._reap()
-                elif fd == self._listener.fileno():
+                elif fd == self._door.fileno():
                     self._accept()
                 else:
                     self._hear()
@@ -98,7 +98,9 @@ class Forkserver:
     def _accept(self) -> None:
         """A new supervisor takes the place of the one before."""
         self._hang_up()
-        self._supervisor = boot.accept(self._listener)
+        self._supervisor = self._door.accept()
+        if self._supervisor is None:
+            return
         self._reader = Reader(self._supervisor)
         self._poll.register(self._supervisor.fileno(), select.POLLIN)
 
@@ -106,6 +108,7 @@ class Forkserver:
         if self._supervisor is not None and self._reader is not None:
             self._poll.unregister(self._supervisor.fileno())
             self._reader.close()
+            self._door.left()
         self._supervisor = self._reader = None
 
     def _tell(self, kind: int, body: bytes) -> None:
@@ -124,7 +127,7 @@ class Forkserver:
                 return
             for frame in self._reader.frames():
                 self._obey(frame)
-        except (ProtocolError, OSError, ValueError) as error:  # ValueError: too few numbers, or too many
+        except (ProtocolError, OSError, ValueError, MemoryError) as error:  # ValueError: too few numbers, or too many
             print(f"forkserver: supervisor dropped: {error}", file=sys.stderr)
             self._hang_up()
 
@@ -167,6 +170,9 @@ class Forkserver:
 
     def _start(self, frame: Frame) -> None:
         request = StartRequest.decode(frame.body)
+        if frame.lost:
+            self._tell(FORKED, pack_numbers(request.instance, 0, 24))  # EMFILE
+            return
         if len(frame.fds) != request.fd_count():
             raise ProtocolError(f"instance {request.instance}: {len(frame.fds)} descriptors do not fit it")
         try:
@@ -285,12 +291,12 @@ def main() -> None:
         engine.prime()
         confinement.drop_bounding_set()
         boot.default_signals()
-        listener = boot.listen(path)
+        door = boot.Door(path)
     except (EngineMissing, OSError) as error:
         boot.say_failed(error)
         sys.exit(1)
     boot.say_ready()
     try:
-        Forkserver(listener, engine).run()
+        Forkserver(door, engine).run()
     finally:
         posix.unlink(path)

@@ -32,7 +32,7 @@ WELCOME, FORKED, EXITED, KILLED, PONG = 16, 17, 18, 19, 20
 PUMP, CLOSE, RESIZE = 32, 33, 34
 KEEP, NOTE, DROP, TAKE = 35, 36, 37, 38
 # relay to supervisor
-KEPT, TAKEN, NOTED, FULL = 48, 49, 50, 52
+KEPT, TAKEN, NOTED, FULL, PUMPED = 48, 49, 50, 52, 53
 # both ways
 BOARD = 51
 
@@ -59,12 +59,14 @@ class ProtocolError(Exception):
 class Frame:
     """One message: its kind, its body and the descriptors that came with it (owned by the frame)."""
 
-    __slots__ = ("body", "fds", "kind")
+    __slots__ = ("body", "fds", "kind", "lost")
 
-    def __init__(self, kind: int, body: bytes, fds: list[int]) -> None:
+    def __init__(self, kind: int, body: bytes, fds: list[int], lost: bool = False) -> None:
         self.kind = kind
         self.body = body
         self.fds = fds
+        self.lost = lost
+        """Its descriptors found no room in this process (open-file limit): there are none."""
 
     def close(self) -> None:
         """Close the descriptors that nobody took over."""
@@ -147,24 +149,28 @@ def send(sock: _socket.socket, kind: int, body: bytes, fds: Sequence[int] = ()) 
 class Reader:
     """Cuts what arrives on a socket into frames, and gives each the descriptors that are its own."""
 
-    __slots__ = ("_buffer", "_fds", "_sock")
+    __slots__ = ("_batches", "_buffer", "_sock")
 
     def __init__(self, sock: _socket.socket) -> None:
         self._sock = sock
         self._buffer = bytearray()
-        self._fds: list[int] = []
+        # One for each frame that has any: they come with its first byte, and never with another's (unix(7)).
+        self._batches: list[tuple[list[int], bool]] = []
 
     def receive(self) -> bool:
         """Read once from the socket; false at its end. Raises ``BlockingIOError`` where there is nothing."""
         space = _socket.CMSG_SPACE(MAX_FDS * 4)
         data, ancillary, flags, _ = self._sock.recvmsg(1 << 16, space, _socket.MSG_CMSG_CLOEXEC)
+        fds = array.array("i")
         for level, what, payload in ancillary:
             if level == _socket.SOL_SOCKET and what == _socket.SCM_RIGHTS:
-                fds = array.array("i")
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-                self._fds.extend(fds)
         if flags & _socket.MSG_CTRUNC:
-            raise ProtocolError("descriptors were lost on the way (open-file limit?)")
+            for fd in fds:
+                os.close(fd)
+            self._batches.append(([], True))
+        elif fds:
+            self._batches.append((list(fds), False))
         self._buffer += data
         return bool(data)
 
@@ -177,14 +183,16 @@ class Reader:
             end = _HEADER.size + length
             if len(self._buffer) < end:
                 return
-            if len(self._fds) < count:
-                raise ProtocolError(f"{count} descriptors announced, {len(self._fds)} came")
-            frame = Frame(kind, bytes(self._buffer[_HEADER.size : end]), self._fds[:count])
+            fds, lost = self._batches[0] if count and self._batches else ([], False)
+            if len(fds) != count and not lost:
+                raise ProtocolError(f"{count} descriptors announced, {len(fds)} came")
+            if count:
+                del self._batches[0]
+            frame = Frame(kind, bytes(self._buffer[_HEADER.size : end]), fds, lost)
             del self._buffer[:end]
-            del self._fds[:count]
             yield frame
-        if self._fds and not self._buffer:
-            raise ProtocolError(f"{len(self._fds)} descriptors came that no frame announced")
+        if self._batches and not self._buffer:
+            raise ProtocolError("descriptors came that no frame announced")
 
     def answer(self, kind: int, body: bytes, fds: Sequence[int] = ()) -> None:
         """Send a frame back. Raises ``OSError`` when the peer is gone."""
@@ -192,9 +200,10 @@ class Reader:
 
     def close(self) -> None:
         """Close the socket and the descriptors of frames that never became whole."""
-        for fd in self._fds:
-            os.close(fd)
-        self._fds.clear()
+        for fds, _ in self._batches:
+            for fd in fds:
+                os.close(fd)
+        self._batches.clear()
         self._sock.close()
 
 

@@ -11,7 +11,6 @@ The relay outlives the supervisor; if it dies, guests see the end of their input
 
 from __future__ import annotations
 
-import _socket
 import fcntl
 import posix
 import resource
@@ -32,6 +31,7 @@ from .protocol import (
     NOTE,
     NOTED,
     PUMP,
+    PUMPED,
     RESIZE,
     TAKE,
     TAKEN,
@@ -108,8 +108,8 @@ class Kept:
 class Relay:
     """The loop over all pumps."""
 
-    def __init__(self, listener: _socket.socket) -> None:
-        self._listener = listener
+    def __init__(self, door: boot.Door) -> None:
+        self._door = door
         self._readers: dict[int, Reader] = {}
         self._pumps: dict[int, Pump] = {}  # by each of its descriptors
         self._inputs: dict[int, Pump] = {}  # by instance
@@ -124,7 +124,7 @@ class Relay:
         self._full = False  # with pumps alone
         self._files: set[int] = set()  # what epoll does not take: regular files, always ready
         self._poll = select.epoll()  # and not poll: there may be tens of thousands to look at
-        self._poll.register(listener.fileno(), select.EPOLLIN)
+        self._poll.register(door.fileno(), select.EPOLLIN)
 
     def run(self) -> None:
         """Serve until told to end, or until idle for long with nobody connected."""
@@ -135,12 +135,13 @@ class Relay:
                 return
             events += [(fd, select.EPOLLIN) for fd in self._files]
             for fd, event in events:
-                if fd == self._listener.fileno():
-                    connection = boot.accept(self._listener)
-                    self._readers[connection.fileno()] = Reader(connection)
-                    self._poll.register(connection.fileno(), select.EPOLLIN)
-                    if self._full:
-                        self._tell_full(True)
+                if fd == self._door.fileno():
+                    connection = self._door.accept()
+                    if connection is not None:
+                        self._readers[connection.fileno()] = Reader(connection)
+                        self._poll.register(connection.fileno(), select.EPOLLIN)
+                        if self._full:
+                            self._tell_full(True)
                 elif fd in self._readers:
                     self._hear(fd)
                 elif fd in self._keys:
@@ -159,11 +160,12 @@ class Relay:
                 for frame in reader.frames():
                     self._obey(frame, reader)
                 return
-        except (ProtocolError, OSError) as error:
+        except (ProtocolError, OSError, MemoryError) as error:
             print(f"relay: supervisor dropped: {error}", file=sys.stderr)
         self._poll.unregister(fd)
         del self._readers[fd]
         reader.close()
+        self._door.left()
 
     def _obey(self, frame: Frame, reader: Reader) -> None:
         try:
@@ -171,9 +173,11 @@ class Relay:
                 self._keep(frame, reader)
                 return
             numbers = unpack_numbers(frame.body)
-            if frame.kind == PUMP and len(frame.fds) == len(numbers) == 2:
-                self._add(Pump(*numbers, *frame.fds))
-                frame.fds = []
+            if frame.kind == PUMP and len(numbers) == 2 and (frame.lost or len(frame.fds) == 2):
+                if not frame.lost:
+                    self._add(Pump(*numbers, *frame.fds))
+                    frame.fds = []
+                reader.answer(PUMPED, pack_numbers(*numbers, int(not frame.lost)))
             elif frame.kind == CLOSE and len(numbers) == 1:
                 pump = self._inputs.get(numbers[0])
                 if pump is not None:
@@ -208,7 +212,9 @@ class Relay:
             return
         key, *stream = unpack_numbers(frame.body[:16])
         kept_one = self._kept.get(key)
-        if frame.kind == KEEP and len(frame.fds) == 1 and kept_one is None:
+        if frame.kind == KEEP and frame.lost:
+            print("relay: a client's connection is not kept: the open-file limit is reached", file=sys.stderr)
+        elif frame.kind == KEEP and len(frame.fds) == 1 and kept_one is None:
             if len(self._pumps) + len(self._kept) < self._most:  # or else it is closed here if its server dies
                 fd = frame.fds.pop()
                 self._kept[key] = Kept(fd)
@@ -302,12 +308,12 @@ def main() -> None:
     path = sys.argv[-1]
     try:
         boot.default_signals()
-        listener = boot.listen(path)
+        door = boot.Door(path)
     except OSError as error:
         boot.say_failed(error)
         sys.exit(1)
     boot.say_ready()
     try:
-        Relay(listener).run()
+        Relay(door).run()
     finally:
         posix.unlink(path)

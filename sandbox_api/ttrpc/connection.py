@@ -154,7 +154,8 @@ class Connection:
         call = self._calls[stream] = _Call(self, stream, method, task)
         if request.timeout_nano > 0:
             call.limit(request.timeout_nano / 1e9)
-        self._note(call, message if waits else b"")
+        call.message = message if waits else b""
+        self._note(call, call.message)
 
     def _make_room(self) -> None:
         """Its Wait was refused for want of descriptors: it has no use for this one."""
@@ -232,6 +233,15 @@ class Connection:
 
     # Notes for who comes after us
 
+    def keep_again(self) -> None:
+        """Have this connection kept anew, with all that is pending on it, if it was kept."""
+        keeper = self._server.keeper
+        if self._key and keeper is not None and self._sock is not None:
+            keeper.drop(self._key)
+            self._key = keeper.keep(self._sock.fileno())
+            for call in self._calls.values():
+                self._note(call, call.message)
+
     def _note(self, call: _Call, message: bytes) -> None:
         """Have a call noted, by its ``message`` if it waits; with the first that does, the connection is kept."""
         keeper = self._server.keeper
@@ -261,7 +271,7 @@ class Connection:
 class _Call:
     """A call under way."""
 
-    __slots__ = ("_connection", "_task", "_timer", "method", "place", "stream")
+    __slots__ = ("_connection", "_task", "_timer", "message", "method", "place", "stream")
 
     def __init__(self, connection: Connection, stream: int, method: str, task: asyncio.Task[bytes]) -> None:
         self._connection = connection
@@ -269,6 +279,8 @@ class _Call:
         self._task = task
         self._timer: asyncio.TimerHandle | None = None
         self.stream = stream
+        self.message = b""
+        """Of a call that waits: the request, to be noted."""
         self.place = 0
         """On the keeper's board."""
         task.add_done_callback(self._done)

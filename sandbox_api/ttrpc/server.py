@@ -78,6 +78,11 @@ class Server:
         self._connections.add(connection)
         connection.resume(key, note, under_way)
 
+    def keep_again(self) -> None:
+        """The keeper has lost, or will lose, what it kept: hand it all connections with something pending anew."""
+        for connection in list(self._connections):
+            connection.keep_again()
+
     async def close(self) -> None:
         """Accept no more, and hang up; connections that are kept stay open for the next server."""
         if self._retry is not None:

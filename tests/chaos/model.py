@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import Counter
@@ -9,8 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
 from sandbox_api.proto import task_pb2 as pb
+
+from ..harness.ttrpc import Connection
 
 UNKNOWN = 255
 """Exit status that stands for one nobody can know."""
@@ -39,6 +44,10 @@ class Process:
     endings: set[int] = field(default_factory=set)
     """Statuses that may come out, by what was done to it so far."""
     status: int | None = None
+    terminal: bool = False
+    """It hangs up when the relay dies."""
+    init: Process | None = None
+    """Of an exec: the process whose end is its end, too."""
     pid: int = 0
     started: float = 0.0
     ending: bool = False
@@ -68,6 +77,36 @@ class Process:
 
 
 @dataclass
+class Container:
+    """A container of a client's: its processes by exec id, "" for the first."""
+
+    pod: str
+    bundle: Path
+    processes: dict[str, Process]
+    waiter: Connection | None = None
+    """A Wait for its first process that is to be answered through every restart."""
+    handed: bool = False
+    """It was handed over before its Create."""
+
+    @property
+    def init(self) -> Process:
+        return self.processes[""]
+
+
+@dataclass
+class Pod:
+    """A sandbox of a client's."""
+
+    id: str
+    phases: set[str]
+    dialect: str
+    """In which containers are handed over."""
+    containers: dict[str, Container] = field(default_factory=dict)
+    handed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The list of them, as dialect v2 has it."""
+
+
+@dataclass
 class World:
     """What all clients share: the gate, the counts, and what was found wrong."""
 
@@ -76,6 +115,8 @@ class World:
     wrong: list[str] = field(default_factory=list)
     blind: list[float] = field(default_factory=list)
     """When a forkserver died whose workers nobody else was the parent of: what ended just then nobody can know."""
+    hung_up: list[float] = field(default_factory=list)
+    """When a relay died: the processes on its terminals were sent SIGHUP."""
     _condition: threading.Condition = field(default_factory=threading.Condition)
     _acting: int = 0
     _audit: bool = False
@@ -118,6 +159,14 @@ class World:
     def may_be_unknown(self, process: Process) -> bool:
         return any(at >= process.started for at in self.blind)
 
+    def hear_of_others(self, process: Process) -> None:
+        """What others' ends may have done to it: a relay's to those on its terminals, the first process's to execs."""
+        first = process.init or process
+        if first.terminal and any(at >= first.started for at in self.hung_up):
+            first.may_end_with(128 + signal.SIGHUP)
+        if process.init and process.init.endings:
+            process.may_end_with(137)
+
     def observe(self, process: Process, answer: pb.StateResponse | None) -> None:
         """Compare an answer of State (None: there is no such process) with what is known."""
         if answer is None:
@@ -125,6 +174,7 @@ class World:
                 self.complain(f"{process.name}: lost; it was {sorted(process.phases)}")
             process.now(Phase.ABSENT)
             return
+        self.hear_of_others(process)
         phase = Phase(pb.Status.Name(answer.status))
         allowed = set(process.phases)
         if process.may_have_ended or (process.phases & ALIVE and self.may_be_unknown(process)):
@@ -151,6 +201,7 @@ class World:
             if status != process.status:
                 self.complain(f"{process.name}: status {status}, and it was {process.status}")
             return
+        self.hear_of_others(process)
         if process.ends_with is not None and process.phases & ALIVE:
             process.may_end_with(process.ends_with)
         self.count("exits told")

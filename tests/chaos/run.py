@@ -1,8 +1,9 @@
 """Kill any part at any moment, under load, and see that nothing is lost: ``python -m tests.chaos.run --seconds 60``.
 
-Clients create, start, exec, pause, kill, stop and delete at random; supervisor and forkserver are killed and
-started again at random moments. After every restart, and at the end, all that the clients know is compared with
-what the daemon answers and with what is in /proc. One seed makes the same choices, not the same interleaving.
+Clients hand over, create, start, exec, pause, limit, kill, stop and delete at random; supervisor, forkserver and relay
+are killed and started again at random moments, and the state file is damaged. After every restart, and at the end, all
+that the clients know is compared with what the daemon answers and with what is in /proc. One seed makes the same
+choices, not the same interleaving.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import psutil
 
 from ..harness.daemon import Daemon
 from ..harness.guests import guest
-from .client import GUESTS, Client
+from .client import Client
+from .containers import GUESTS
 from .model import World
 
 SETTLE_SECONDS = 10.0
@@ -85,6 +87,8 @@ class Chaos:
             "answers lost in a death": counts["answers lost"],
             "deaths of the supervisor": counts["supervisor"],
             "deaths of the forkserver": counts["forkserver"],
+            "deaths of the relay": counts["relay"],
+            "state files damaged": counts["state files"],
             "exits told": counts["exits told"],
             "  of which nobody could know the status": counts["statuses nobody can know"],
             "Waits answered across deaths": counts["waits answered on their first connection"],
@@ -99,7 +103,16 @@ class Chaos:
 
     def _strike(self) -> None:
         strike = self._random.choice(
-            [self._supervisor, self._supervisor, self._forkserver, self._forkserver, self._both, self._while_it_starts]
+            [
+                self._supervisor,
+                self._supervisor,
+                self._forkserver,
+                self._forkserver,
+                self._relay,
+                self._state_file,
+                self._both,
+                self._while_it_starts,
+            ]
         )
         strike()
 
@@ -108,15 +121,23 @@ class Chaos:
         time.sleep(self._random.choice([0, 0, self._random.uniform(0, 0.5)]))
         self.daemon.start()
 
-    def _end_supervisor(self) -> None:
+    def _end_supervisor(self, kill: bool = False) -> None:
         self.world.count("supervisor")
-        if self._random.random() < 0.6:
+        assert self.daemon.process is not None
+        supervisor = self.daemon.process.pid
+        # Those that it adopted from a forkserver that died are nobody's now: an end just then is told to init alone.
+        adopted = any(worker.info["ppid"] == supervisor for worker in self._workers())
+        if adopted:
+            self._blind()
+        if kill or self._random.random() < 0.6:
             self.daemon.kill()
         else:
             self.daemon.stop()
+        if adopted:
+            self._blind()
 
     def _forkserver(self) -> None:
-        server = self._find_forkserver()
+        server = self._find("forkserver")
         if server is None:
             return
         self.world.count("forkserver")
@@ -130,14 +151,14 @@ class Chaos:
         if not ours:
             self._blind()
         deadline = time.monotonic() + 10
-        while self._find_forkserver() is None:
+        while self._find("forkserver") is None:
             if time.monotonic() > deadline:
                 self.world.complain("no new forkserver within 10 s")
                 return
             time.sleep(0.02)
 
     def _both(self) -> None:
-        server = self._find_forkserver()
+        server = self._find("forkserver")
         first = self._random.random() < 0.5
         if first:
             self._end_supervisor()
@@ -159,15 +180,46 @@ class Chaos:
         for _ in range(self._random.randint(1, 3)):
             self.daemon.launch()
             time.sleep(self._random.uniform(0, 0.8))
-            self.world.count("supervisor")
-            self.daemon.kill()
+            self._end_supervisor(kill=True)
+        self.daemon.start()
+
+    def _relay(self) -> None:
+        """Terminals hang up, and inputs end, which no guest here reads."""
+        relay = self._find("relay")
+        if relay is not None:
+            self.world.count("relay")
+            self.world.hung_up.append(time.monotonic())  # clients see it at once
+            with contextlib.suppress(psutil.NoSuchProcess):
+                relay.kill()
+                relay.wait(10)
+            self.world.hung_up.append(time.monotonic())  # and of those that were started meanwhile
+        if self._random.random() < 0.3:  # before there is another
+            self._supervisor()
+
+    def _state_file(self) -> None:
+        """The supervisor dies, and what it wrote is damaged."""
+        self._end_supervisor(kill=True)
+        self.world.count("state files")
+        state, journal = self.daemon.dir / "state.db", self.daemon.dir / "state.db-wal"
+        damage = self._random.choice(["garbage", "short", "without its journal", "page"])
+        if damage == "garbage":
+            for path in (state, journal):
+                path.write_bytes(self._random.randbytes(path.stat().st_size))
+        elif damage == "short":
+            os.truncate(state, state.stat().st_size // 2)
+        elif damage == "without its journal":
+            journal.unlink(missing_ok=True)
+        else:
+            with state.open("r+b") as file:
+                file.seek(self._random.randrange(state.stat().st_size // 4096) * 4096)
+                file.write(bytes(4096))
         self.daemon.start()
 
     def _blind(self) -> None:
         self.world.blind.append(time.monotonic())
 
-    def _find_forkserver(self) -> psutil.Process | None:
-        socket = str(self.daemon.dir / "forkserver.sock")
+    def _find(self, helper: str) -> psutil.Process | None:
+        socket = str(self.daemon.dir / f"{helper}.sock")
         for process in psutil.process_iter(["cmdline", "name"]):
             if socket in (process.info["cmdline"] or []) and process.info["name"] not in ("wasm-worker", "wasm-zygote"):
                 return process
@@ -196,7 +248,7 @@ class Chaos:
     def _workers(self) -> list[psutil.Process]:
         socket = str(self.daemon.dir / "forkserver.sock")
         found = []
-        for process in psutil.process_iter(["cmdline", "name", "status"]):
+        for process in psutil.process_iter(["cmdline", "name", "ppid"]):
             if socket in (process.info["cmdline"] or []) and process.info["name"] == "wasm-worker":
                 found.append(process)
         return found

@@ -26,6 +26,8 @@ class Daemon:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="wasm-sb-"))
         self._options = options
         self.environment: dict[str, str] = {}
+        self.prefix: list[str] = []
+        """A command that becomes the daemon, with fewer rights say."""
         self.process: subprocess.Popen[bytes] | None = None
         self.log = self.folder / "log"
 
@@ -71,7 +73,7 @@ class Daemon:
         command += ["--cache-dir", str(self.cache), "--aot", os.environ.get("SANDBOXER_TEST_AOT", "auto")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--log-level", "debug", *self._options],
+                [*self.prefix, *command, "--log-level", "debug", *self._options],
                 cwd=ROOT,
                 env={**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify.sock"), **self.environment},
                 stderr=log,

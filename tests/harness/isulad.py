@@ -17,16 +17,17 @@ from .daemon import Daemon
 
 
 class Isulad:
-    """What both versions share: a channel without namespace metadata."""
+    """What both versions share: a channel without namespace metadata, unless one is given."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, namespace: str = "") -> None:
         self.daemon = daemon
+        self._metadata = (("containerd-namespace", namespace),) if namespace else ()
         self.channel = grpc.insecure_channel(f"unix:{daemon.listen}")
 
     def call(self, method: str, request: Message, answer: type[Message]) -> Any:
         stub = self.channel.unary_unary(SERVICE + method)
         try:
-            return answer.FromString(stub(request.SerializeToString(), timeout=60))
+            return answer.FromString(stub(request.SerializeToString(), timeout=60, metadata=self._metadata))
         except grpc.RpcError as error:
             raise status.error(error.code().value[0], error.details() or "") from None
 

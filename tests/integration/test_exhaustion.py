@@ -121,25 +121,6 @@ def test_a_supervisor_that_begins_with_a_full_disk_forgets_nothing(small: Daemon
     pod.close()
 
 
-def test_a_read_only_disk(small: Daemon) -> None:
-    pod = Pod(small)
-    runs = pod.with_wasm("sleep").build().start()
-    waiter = runs.wait_later()
-
-    def remount(how: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{how}", str(small.dir)], check=False)
-
-    remount("ro")  # where the state file is open for writing, the kernel may say that it is busy
-    try:
-        assert runs.status() == "RUNNING"
-        runs.kill(9)
-    finally:
-        remount("rw")
-    assert waiter.result().exit_status == 137
-    pod.shutdown()
-    pod.close()
-
-
 def test_no_more_descriptors(daemon: Daemon, pod: Pod) -> None:
     assert daemon.process is not None
     supervisor = psutil.Process(daemon.process.pid)

@@ -1,4 +1,4 @@
-"""More calls than can be under way: the one too many is refused at once, and whoever only asks is still answered."""
+"""More than can be under way: the one too many is refused at once, and whoever only asks is still answered."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from sandbox_api import calls
 from sandbox_api.errors import ResourceExhausted
 from sandbox_api.proto import task_pb2 as pb
 from sandbox_api.ttrpc.server import MAX_IN_FLIGHT
+from supervisor.tasks import MAX_STARTS
 
-from ..harness.container import Pod
+from ..harness.container import Container, Pod
 from ..harness.daemon import Daemon
 from .test_recovery import forkserver
 
@@ -25,6 +26,51 @@ AT_ONCE = 1.0
 def daemon() -> Iterator[Daemon]:
     with Daemon("--log-level", "warning") as running:
         yield running
+
+
+def test_beyond_the_bound_on_starts(daemon: Daemon) -> None:
+    """As many as there may be wait for the forkserver; then they all come, and meanwhile questions are answered."""
+    pod = Pod(daemon)
+    server = forkserver(daemon)
+    runs, ends = (pod.with_wasm("sleep").build().start() for _ in range(2))
+    waiter = ends.wait_later().arrived()
+    bundle = pod.with_wasm("exit").args("5").write().bundle
+    with runs.connect() as starter, runs.connect() as waits:
+        names = [f"many{number}" for number in range(MAX_STARTS + 1)]
+        for name in names:
+            starter.call("Create", pb.CreateTaskRequest(id=name, bundle=str(bundle)))
+        server.suspend()
+        try:
+            started = [starter.send("Start", pb.StartRequest(id=name)) for name in names[:-1]]
+            begun = time.monotonic()
+            with pytest.raises(ResourceExhausted, match=f"{names[-1]}: {MAX_STARTS} starts are under way"):
+                starter.call("Start", pb.StartRequest(id=names[-1]))
+            assert time.monotonic() - begun < AT_ONCE + 2  # behind those before it on its connection
+            answered_at_once(pod, runs)
+        finally:
+            server.resume()
+        ends.kill(signal.SIGTERM)
+        begun = time.monotonic()
+        assert waiter.result().exit_status == 143
+        assert time.monotonic() - begun < AT_ONCE
+        pending = [waits.send("Wait", pb.WaitRequest(id=name)) for name in names[:-1]]
+        while runs.connection.call("State", pb.StateRequest(id=names[-2])).status != pb.STOPPED:
+            answered_at_once(pod, runs)
+        for stream in started:
+            starter.receive(stream, "Start")
+        assert {waits.receive(stream, "Wait").exit_status for stream in pending} == {5}
+        starter.call("Start", pb.StartRequest(id=names[-1]))
+        assert starter.call("Wait", pb.WaitRequest(id=names[-1])).exit_status == 5
+    pod.shutdown()
+    pod.close()
+
+
+def answered_at_once(pod: Pod, container: Container) -> None:
+    """State and Status do not wait for what is under way."""
+    begun = time.monotonic()
+    assert container.status() == "RUNNING"
+    assert pod.api.status(pod.id).state == "SANDBOX_READY"
+    assert time.monotonic() - begun < AT_ONCE
 
 
 def test_beyond_the_bounds(daemon: Daemon) -> None:
@@ -46,9 +92,8 @@ def test_beyond_the_bounds(daemon: Daemon) -> None:
         begun = time.monotonic()
         with pytest.raises(ResourceExhausted, match="calls are under way"):
             created.start()
-        assert container.status() == "RUNNING"
-        assert pod.api.status(pod.id).state == "SANDBOX_READY"
         assert time.monotonic() - begun < AT_ONCE
+        answered_at_once(pod, container)
     finally:
         server.resume()
     for each, streams in sent:

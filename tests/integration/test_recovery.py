@@ -227,20 +227,6 @@ def test_a_creation_that_was_not_finished_is_undone(daemon: Daemon, pod: Pod) ->
     pod.shutdown()
 
 
-def test_a_corrupt_state_file_is_set_aside_and_said(daemon: Daemon, pod: Pod) -> None:
-    pod.shutdown()
-    daemon.kill()
-    for name in ("state.db-wal", "state.db-shm"):
-        (daemon.dir / name).unlink(missing_ok=True)
-    (daemon.dir / "state.db").write_bytes(b"this is no database, " * 500)
-    daemon.start()
-    assert "cannot be used" in daemon.log_text()
-    assert list(daemon.dir.glob("state.db.unfit-*"))
-    pod.api.create("fresh")
-    pod.api.start("fresh")
-    pod.api.shutdown("fresh")
-
-
 def test_drain_ends_every_instance(daemon: Daemon, pod: Pod) -> None:
     other = Pod(daemon, namespace="other")
     running = [each.with_wasm("sleep").build().start() for each in (pod, other)]

@@ -1,0 +1,144 @@
+"""A client's calls, and what it sees: an answer that does not come leaves it with more than one truth."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from sandbox_api.errors import NotFound, Unavailable
+from sandbox_api.proto import task_pb2 as pb
+
+from ..harness.api import Api
+from ..harness.daemon import Daemon
+from ..harness.isulad import Isulad216, Isulad2023
+from ..harness.ttrpc import Connection
+from .model import Pod, Process, World
+
+AWAY_SECONDS = 60.0
+T = TypeVar("T")
+
+
+class Lost(Exception):
+    """The answer did not come: the call has happened, or not."""
+
+
+class Caller:
+    """Connections to a daemon that comes and goes."""
+
+    def __init__(self, daemon: Daemon, world: World, namespace: str, number: int, seed: int) -> None:
+        self.name = f"client{number}"
+        self.world = world
+        self._daemon = daemon
+        self._namespace = namespace
+        self._number = number
+        self._random = random.Random(f"{seed} {number}")
+        self._made = 0
+        self._tasks: Connection | None = None
+        self._sandboxes: Api | None = None
+        self._isulad: dict[str, Isulad2023 | Isulad216] = {}
+
+    def _name(self, kind: str) -> str:
+        self._made += 1
+        return f"{kind}{self._number}-{self._made}"
+
+    def look(self, process: Process) -> None:
+        """State, compared with what is known."""
+        while True:
+            try:
+                answer = self._task("State", pb.StateRequest(id=process.id, exec_id=process.exec_id))
+            except NotFound:
+                self.world.observe(process, None)
+            except Lost:
+                continue
+            else:
+                self.world.observe(process, answer)  # type: ignore[arg-type]
+            return
+
+    def _look_at_pod(self, pod: Pod) -> None:
+        while True:
+            try:
+                answer = self._on_sandbox("status", pod.id)
+            except NotFound:
+                phase = "absent"
+            except Lost:
+                continue
+            else:
+                phase = "ready" if answer.state == "SANDBOX_READY" else "created or notready"  # type: ignore[attr-defined]
+            break
+        allowed = set(pod.phases)
+        if phase == "created or notready":
+            if not allowed & {"created", "notready"}:
+                self.world.complain(f"{pod.id}: not ready; it can only be {sorted(allowed)}")
+            pod.phases = allowed & {"created", "notready"}
+            return
+        if phase not in allowed:
+            self.world.complain(f"{pod.id}: {phase}; it can only be {sorted(allowed)}")
+        pod.phases = {phase}
+
+    def _task(self, method: str, request: Message) -> Message:
+        def call() -> Message:
+            if self._tasks is None:
+                self._tasks = Connection(self._daemon.task_socket, self._namespace)
+            return self._tasks.call(method, request)
+
+        return self._call(method, call)
+
+    def _on_sandbox(self, method: str, *arguments: object) -> object:
+        def call() -> object:
+            if self._sandboxes is None:
+                self._sandboxes = Api(self._daemon.listen, self._namespace)
+            return getattr(self._sandboxes, method)(*arguments)
+
+        return self._call(f"sandbox {method}", call)
+
+    def _hand(self, dialect: str, method: str, *arguments: object, **fields: object) -> object:
+        """A call of iSulad's, in one of the dialects that can hand containers over."""
+
+        def call() -> object:
+            if dialect not in self._isulad:
+                kind = Isulad2023 if dialect == "2023" else Isulad216
+                self._isulad[dialect] = kind(self._daemon, self._namespace)
+            return getattr(self._isulad[dialect], method)(*arguments, **fields)
+
+        return self._call(f"{method} ({dialect})", call)
+
+    def _call(self, what: str, call: Callable[[], T]) -> T:
+        self.world.count("operations")
+        self.world.count(what)
+        begun = time.monotonic()
+        try:
+            return call()
+        except TimeoutError:
+            self.world.complain(f"{self.name}: {what}: no answer after {time.monotonic() - begun:.0f} s")
+        except (EOFError, OSError, Unavailable):
+            pass
+        self.world.count("answers lost")
+        self._hang_up()
+        self._await_return()
+        raise Lost(what)
+
+    def _hang_up(self) -> None:
+        if self._tasks is not None:
+            self._tasks.close()
+        if self._sandboxes is not None:
+            self._sandboxes.close()
+        for isulad in self._isulad.values():
+            isulad.channel.close()
+        self._tasks = self._sandboxes = None
+        self._isulad.clear()
+
+    def _await_return(self) -> None:
+        """Wait until the daemon serves again."""
+        deadline = time.monotonic() + AWAY_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                Connection(self._daemon.listen).close()
+                self._tasks = Connection(self._daemon.task_socket, self._namespace)
+                return
+            time.sleep(0.02)
+        raise TimeoutError(f"the daemon did not return within {AWAY_SECONDS:g} s")
