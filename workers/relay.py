@@ -160,7 +160,7 @@ class Relay:
                 for frame in reader.frames():
                     self._obey(frame, reader)
                 return
-        except (ProtocolError, OSError, MemoryError) as error:
+        except (ProtocolError, OSError, ValueError, MemoryError) as error:  # ValueError: too few numbers, or too many
             print(f"relay: supervisor dropped: {error}", file=sys.stderr)
         self._poll.unregister(fd)
         del self._readers[fd]

@@ -27,8 +27,11 @@ _CLONE = {"x86_64": 56, "aarch64": 220}.get(posix.uname().machine, -1)  # system
 _SOCKET = worker.FIRST_FD - 1
 
 # The zygote's memory for plans: its own head, then, in as few pages as can be, the worker's plan.
-_RESULT, _ANSWER, _LENGTH, _LOOP, _CONTROL, _PLAN, _BYTES = 0, 8, 24, 32, 1008, 2048, 4 << 20
+_RESULT, _ANSWER, _LENGTH, _LOOP, _CONTROL, _PLAN, _BYTES = 0, 8, 24, 32, 1264, 2304, 4 << 20
 _CONTROL_BYTES = 16 + 4 * 256  # struct cmsghdr, and more descriptors than can come (SCM_MAX_FD, unix(7))
+
+_FLAGS = 48
+"""Where in a struct msghdr (recvmsg(2)) the byte is that says, with MSG_CTRUNC, that descriptors found no room."""
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 
@@ -65,10 +68,20 @@ class Zygote:
         """Fork a worker that carries out a plan: its pid.
 
         The descriptors become the worker's, from ``worker.FIRST_FD`` on. Raises ``OSError`` where there can be no
-        process, and ``ZygoteDied``.
+        process, or no room for them in it, and ``ZygoteDied``.
         """
+        for _ in range(2):
+            pid, number = self._ask(code, [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))])
+            if pid >= 0:
+                return pid
+            if number != errno.EMFILE:
+                break
+            self.close()  # it has the open-file limit that we had when it was forked: the next has today's
+        raise OSError(number, posix.strerror(number))
+
+    def _ask(self, code: bytes, rights: list[tuple[int, int, array.array[int]]]) -> tuple[int, int]:
+        """Have the zygote, or a new one, fork for this plan: the pid, or -1 and errno."""
         length = len(code).to_bytes(8, "little")
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))]
         sock = self._socket or self._begin()
         try:
             sock.sendmsg([length], rights, _socket.MSG_NOSIGNAL)
@@ -86,9 +99,7 @@ class Zygote:
             raise ZygoteDied
         pid: int
         pid, number = struct.unpack("<qq", answer)
-        if pid < 0:
-            raise OSError(number, posix.strerror(number))
-        return pid
+        return pid, number
 
     def close(self) -> None:
         """Let go of the zygote, which then ends."""
@@ -129,7 +140,7 @@ class Zygote:
         base = self._base
         length, answer = base + _LENGTH, base + _ANSWER
         plan = Plan()
-        again, forked, gone = Mark(), Mark(), Mark()
+        again, forked, told, lost, gone = Mark(), Mark(), Mark(), Mark(), Mark()
         message, got, where = plan.data(bytes(56)), plan.slot(), plan.slot()
         buffers = plan.table([length, 8])  # struct iovec; the message is a struct msghdr (recvmsg(2))
         whole = plan.table([0, 0, buffers, 1, base + _CONTROL, _CONTROL_BYTES, 0])
@@ -140,10 +151,15 @@ class Zygote:
         plan.libc("memcmp", got, (8).to_bytes(8, "little"), 8, fails=NONZERO, orelse=gone)
         plan.libc("recv", _SOCKET, base + _PLAN, At(length), flags, out=got)
         plan.libc("memcmp", got, length, 8, fails=NONZERO, orelse=gone)
+        plan.libc("memcmp", message + _FLAGS, b"", 1, fails=NONZERO, orelse=lost)
         plan.go(Mark(base + _PLAN))
+        plan.place(lost)
+        plan.libc("memcpy", answer, struct.pack("<qq", -1, errno.EMFILE), 16)
+        plan.go(told)
         plan.place(forked)
         plan.libc("__errno_location", out=where)
         plan.libc("memcpy", answer + 8, At(where), 4)
+        plan.place(told)
         plan.libc("send", _SOCKET, answer, 16, _socket.MSG_NOSIGNAL)
         plan.libc("close_range", _SOCKET + 1, linux.LAST_FD, 0)
         plan.go(again)

@@ -16,7 +16,7 @@ from sandbox_api.errors import ResourceExhausted
 
 from ..harness.container import Collected, Pod
 from ..harness.daemon import Daemon
-from .test_recovery import forkserver, started_in_time
+from .test_recovery import forkserver, started_in_time, zygote
 
 
 @pytest.fixture
@@ -45,7 +45,8 @@ def at_its_limit(process: psutil.Process, more: int = 0) -> Iterator[None]:
     try:
         yield
     finally:
-        process.rlimit(resource.RLIMIT_NOFILE, before)
+        if process.is_running():
+            process.rlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize("more", [0, 1, 3])
@@ -62,6 +63,36 @@ def test_in_the_forkserver(daemon: Daemon, pod: Pod, more: int) -> None:
         ends.kill(signal.SIGTERM)
         assert waiter.result().exit_status == 143
     assert created.start().wait() == 4
+    assert forkserver(daemon) == server
+    pod.shutdown()
+
+
+@pytest.mark.parametrize("more", [0, 1, 5])
+def test_in_the_zygote(daemon: Daemon, pod: Pod, more: int) -> None:
+    """Its limit is the forkserver's of when it was forked: one that has less makes room for a new one."""
+    runs = pod.with_wasm("sleep").build().start()
+    first = zygote(daemon)
+    with at_its_limit(first, more):
+        assert pod.with_wasm("exit").args("4").build().start().wait() == 4
+        assert runs.status() == "RUNNING"
+    assert zygote(daemon) != first
+    pod.shutdown()
+
+
+def test_a_zygote_is_forked_where_there_is_just_room_for_it(daemon: Daemon, pod: Pod) -> None:
+    server = forkserver(daemon)
+    created = pod.with_wasm("exit").args("4").build()
+    refused = 0
+    for more in range(16):
+        with at_its_limit(server, more):
+            try:
+                created.start()
+                break
+            except ResourceExhausted:
+                assert created.status() == "CREATED"
+                refused += 1
+    assert created.wait() == 4
+    assert refused > 3
     assert forkserver(daemon) == server
     pod.shutdown()
 
