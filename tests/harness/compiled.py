@@ -48,7 +48,9 @@ class Node:
         return len(re.findall(rf"compiled \S+ at {level}|not compiled: \S+ at {level}", self.daemon.log_text()))
 
     def wait_compiled(self, module: bytes) -> None:
-        until("compiled", lambda: self.product(module, "O2"))
+        """Until this sandboxer has compiled it at its best, and said so."""
+        told = f"compiled {hashlib.sha256(module).hexdigest()[:12]} at O2"
+        until("compiled", lambda: self.product(module, "O2") and told in self.daemon.log_text())
 
     def run(self, module: bytes, *args: str) -> int:
         return self.pod.with_wasm(module).args(*args).build().start().wait()
