@@ -14,19 +14,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
 from sandbox_api.errors import Internal, ResourceExhausted, Unavailable
-from sandbox_api.interface import Exit, Mount, NewSandbox, Stdio
+from sandbox_api.interface import Exit, NewSandbox, Stdio
 
-from . import state_file
+from . import rows, state_file
 from .container import Container
 from .prepared import Prepared
 from .process import Process, ProcessState
 from .rootfs import Plan
 from .sandbox import Sandbox, SandboxState
 from .spare import Spare, Statement
-from .spec import Bind, Tmpfs
 
 _CHANGES = ("INSERT", "UPDATE", "DELETE")
 
@@ -171,8 +169,8 @@ class Store:
 
     def sandboxes(self) -> Iterator[Sandbox]:
         """Every sandbox on record."""
-        rows = self._run("SELECT namespace, id, netns, labels, state, created_at, exited_at FROM sandboxes")
-        for namespace, sandbox_id, netns, labels, state, created_at, exited_at in rows:
+        found = self._run("SELECT namespace, id, netns, labels, state, created_at, exited_at FROM sandboxes")
+        for namespace, sandbox_id, netns, labels, state, created_at, exited_at in found:
             yield Sandbox(namespace, sandbox_id, netns, json.loads(labels), SandboxState(state), created_at, exited_at)
 
     def add_container(
@@ -191,7 +189,7 @@ class Store:
                     container.sandbox_id,
                     container.bundle,
                     recorded.config,
-                    json.dumps(recorded.plan, default=_members),
+                    json.dumps(recorded.plan, default=rows.members),
                     cgroup,
                     made,
                 ),
@@ -220,7 +218,7 @@ class Store:
         ).fetchone()
         if not sound:
             raise self._mend()
-        return Recorded(config, _plan(plan))
+        return Recorded(config, rows.plan_of(plan))
 
     def remove_container(self, container: Container) -> None:
         """Forget it and its processes."""
@@ -232,11 +230,11 @@ class Store:
     def containers(self) -> Iterator[tuple[Container, str, Made]]:
         """Every container on record with its processes; its control group's state ("": none); how far it was made."""
         execs: dict[tuple[str, str], dict[str, Process]] = {}
-        rows = self._run(
+        found = self._run(
             "SELECT namespace, container_id, instance, exec_id, state, pid, born, stdin, stdout, stderr, terminal,"
             " pumped, exit_status, exited_at FROM processes"
         )
-        for namespace, container_id, instance, exec_id, state, pid, born, *rest in rows:
+        for namespace, container_id, instance, exec_id, state, pid, born, *rest in found:
             stdin, stdout, stderr, terminal, pumped, status, at = rest
             process = Process(
                 instance,
@@ -325,17 +323,17 @@ class Store:
     def prepared(self, namespace: str, container_id: str, exec_id: str) -> Prepared | None:
         """The preparation of a container or an exec, if there is one."""
         row = self._run(
-            f"SELECT {_PREPARED} FROM prepared WHERE namespace = ? AND container_id = ? AND exec_id = ?",
+            f"SELECT {rows.PREPARED} FROM prepared WHERE namespace = ? AND container_id = ? AND exec_id = ?",
             (namespace, container_id, exec_id),
         ).fetchone()
-        return _prepared(*row) if row else None
+        return rows.prepared(*row) if row else None
 
     def all_prepared(self, namespace: str, sandbox_id: str) -> list[Prepared]:
         """All preparations of a sandbox."""
-        rows = self._run(
-            f"SELECT {_PREPARED} FROM prepared WHERE namespace = ? AND sandbox_id = ?", (namespace, sandbox_id)
+        found = self._run(
+            f"SELECT {rows.PREPARED} FROM prepared WHERE namespace = ? AND sandbox_id = ?", (namespace, sandbox_id)
         )
-        return [_prepared(*row) for row in rows.fetchall()]
+        return [rows.prepared(*row) for row in found.fetchall()]
 
     def remove_prepared(self, namespace: str, prepared: Prepared) -> None:
         """Forget a preparation."""
@@ -372,45 +370,3 @@ def _failure(path: str, error: Exception) -> StoreFailed:
     ails = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
     hint = ": is its disk read-only, full or failing?" if ails else ""
     return (StoreFull if full else StoreFailed)(f"{path}: {error}{hint}")
-
-
-def _members(value: Any) -> dict[str, object]:
-    """A dataclass with slots as JSON; ``dataclasses.asdict`` would copy all that is in it first."""
-    return {name: getattr(value, name) for name in value.__slots__}
-
-
-def _plan(text: str) -> Plan:
-    values = json.loads(text)
-    return Plan(
-        root=values["root"],
-        rootfs=_mounts(values["rootfs"]),
-        binds=tuple(Bind(**each) for each in values["binds"]),
-        tmpfs=tuple(Tmpfs(**each) for each in values["tmpfs"]),
-        tmpfs_folder=values["tmpfs_folder"],
-        masked=tuple(values["masked"]),
-        readonly=tuple(values["readonly"]),
-        mount_id=values["mount_id"],
-    )
-
-
-_PREPARED = "sandbox_id, container_id, exec_id, spec, rootfs, stdin, stdout, stderr, terminal, bundle"
-
-
-def _prepared(
-    sandbox_id: str,
-    container_id: str,
-    exec_id: str,
-    spec: bytes,
-    rootfs: str,
-    stdin: str,
-    stdout: str,
-    stderr: str,
-    terminal: int,
-    bundle: str,
-) -> Prepared:
-    stdio = Stdio(stdin, stdout, stderr, bool(terminal))
-    return Prepared(sandbox_id, container_id, exec_id, spec, _mounts(json.loads(rootfs)), stdio, bundle)
-
-
-def _mounts(values: list[dict[str, Any]]) -> tuple[Mount, ...]:
-    return tuple(Mount(**{**each, "options": tuple(each["options"])}) for each in values)

@@ -97,8 +97,11 @@ class Node:
     def mounts(self) -> list[str]:
         return sorted(self.daemon.mounts())
 
-    def groups(self) -> list[Path]:
-        return sorted(Path("/sys/fs/cgroup").glob(f"**/{NAMESPACE}/*"))
+    def groups(self) -> list[str]:
+        walk = os.walk("/sys/fs/cgroup")  # unlike glob, it does not mind what goes away meanwhile
+        return sorted(
+            f"{place}/{name}" for place, names, _ in walk if place.endswith(f"/{NAMESPACE}") for name in names
+        )
 
     def use(self) -> None:
         """All goes on as if nothing had been."""
