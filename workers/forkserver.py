@@ -144,7 +144,7 @@ class Forkserver:
             elif frame.kind == HELLO:
                 self._cell = confinement.Cell(*unpack(frame.body))
                 self._drawn.clear()
-                self._zygote.close()  # the next has the new cell's handler
+                self._prepare()
                 self._welcome()
             elif frame.kind == PING:
                 self._tell(PONG, b"")
@@ -156,6 +156,12 @@ class Forkserver:
                 raise ProtocolError(f"no message of kind {frame.kind}")
         finally:
             frame.close()
+
+    def _prepare(self) -> None:
+        try:
+            self._zygote.prepare()
+        except OSError as error:  # it is tried again when it is needed
+            print(f"forkserver: no zygote yet: {error.strerror}", file=sys.stderr)
 
     def _welcome(self) -> None:
         running = [number for pair in self._pids.items() for number in pair]

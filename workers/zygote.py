@@ -14,6 +14,7 @@ import ctypes
 import errno
 import posix
 import struct
+import sys
 
 from . import linux, worker
 from .plan import ANY, NONZERO, At, Mark, Plan, Runner
@@ -27,7 +28,7 @@ _CLONE = {"x86_64": 56, "aarch64": 220}.get(posix.uname().machine, -1)  # system
 _SOCKET = worker.FIRST_FD - 1
 
 # The zygote's memory for plans: its own head, then, in as few pages as can be, the worker's plan.
-_RESULT, _ANSWER, _LENGTH, _LOOP, _CONTROL, _PLAN, _BYTES = 0, 8, 24, 32, 1264, 2304, 4 << 20
+_RESULT, _ANSWER, _LENGTH, _LOOP, _CONTROL, _PLAN, _BYTES = 0, 8, 24, 32, 1328, 2368, 4 << 20
 _CONTROL_BYTES = 16 + 4 * 256  # struct cmsghdr, and more descriptors than can come (SCM_MAX_FD, unix(7))
 
 _FLAGS = 48
@@ -41,14 +42,34 @@ class ZygoteDied(Exception):
 
 
 class Zygote:
-    """The forkserver's side of it. The process is forked when first it is needed."""
+    """The forkserver's side of it.
+
+    Two processes: the first is forked before any request is known, and forks nothing but zygotes; the present one
+    forks workers. So whenever a zygote has to be replaced, it is by one that knows nothing of any guest's.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._base = linux.map_memory(_BYTES)
         self._runner = Runner(self._base + _RESULT)
-        self._socket: _socket.socket | None = None
+        self._first: _socket.socket | None = None
+        self._present: _socket.socket | None = None
         self._loop, self._forked = self._draw()
+
+    def prepare(self) -> None:
+        """Fork the first, if there is none. Raises ``OSError``."""
+        if self._first is not None:
+            return
+        ours, theirs = _pair()
+        try:
+            if linux.fork() == 0:
+                self._serve(theirs.fileno())
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._first = ours
 
     def plan(self) -> Plan:
         """A plan that begins with the fork; what is added to it is the worker's."""
@@ -70,64 +91,78 @@ class Zygote:
         The descriptors become the worker's, from ``worker.FIRST_FD`` on. Raises ``OSError`` where there can be no
         process, or no room for them in it, and ``ZygoteDied``.
         """
-        for _ in range(2):
-            pid, number = self._ask(code, [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))])
+        number = 0
+        for attempt in range(3):
+            pid, number = self._fork(code, fds)
             if pid >= 0:
                 return pid
             if number != errno.EMFILE:
                 break
-            self.close()  # it has the open-file limit that we had when it was forked: the next has today's
+            self._leave_present()  # it has the open-file limit of when it was forked
+            if attempt:
+                self._leave_first()
         raise OSError(number, posix.strerror(number))
 
-    def _ask(self, code: bytes, rights: list[tuple[int, int, array.array[int]]]) -> tuple[int, int]:
-        """Have the zygote, or a new one, fork for this plan: the pid, or -1 and errno."""
-        length = len(code).to_bytes(8, "little")
-        sock = self._socket or self._begin()
+    def _fork(self, code: bytes, fds: list[int]) -> tuple[int, int]:
+        """The worker's pid, or -1 and errno."""
         try:
-            sock.sendmsg([length], rights, _socket.MSG_NOSIGNAL)
-        except BrokenPipeError:  # it had died before: nothing was begun
-            self.close()
-            sock = self._begin()
-            sock.sendmsg([length], rights, _socket.MSG_NOSIGNAL)
-        try:
-            sock.sendall(code)
-            answer = sock.recv(16)
-        except OSError:
-            answer = b""
-        if not answer:
-            self.close()
-            raise ZygoteDied
-        pid: int
-        pid, number = struct.unpack("<qq", answer)
-        return pid, number
-
-    def close(self) -> None:
-        """Let go of the zygote, which then ends."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+            answer = _ask(self._present, code, fds) if self._present is not None else None
+        except ZygoteDied:
+            self._leave_present()
+            raise
+        if answer is None:  # there is none, or it had died before: nothing was begun
+            self._leave_present()
+            self._present = self._begin()
+            answer = _ask(self._present, code, fds)
+        return answer or (-1, errno.ESRCH)
 
     def _begin(self) -> _socket.socket:
-        pair = _socket.socketpair()
-        ours, theirs = (_socket.socket(fileno=each.detach()) for each in pair)
+        """A new zygote, forked by the first. Raises ``OSError``."""
+        plan = self.plan()
+        plan.libc("dup2", worker.FIRST_FD, _SOCKET)
+        plan.libc("close_range", _SOCKET + 1, linux.LAST_FD, 0)
+        plan.libc("prctl", linux.PR_SET_NAME, b"wasm-zygote", 0, 0, 0)
+        plan.go(Mark(self._base + _LOOP))
+        code = self.finish(plan)
+        ours, theirs = _pair()
         try:
-            pid = linux.fork()
-            if pid == 0:
-                self._serve(theirs.fileno())
+            for _ in range(2):
+                self.prepare()
+                try:
+                    answer = _ask(self._first, code, [theirs.fileno()])
+                except ZygoteDied:
+                    answer = None
+                if answer is not None:
+                    if answer[0] < 0:
+                        raise OSError(answer[1], posix.strerror(answer[1]))
+                    return ours
+                print("forkserver: the first zygote died: the next knows what we know by now", file=sys.stderr)
+                self._leave_first()
+            raise OSError(errno.ESRCH, posix.strerror(errno.ESRCH))
         except OSError:
             ours.close()
             raise
         finally:
             theirs.close()
-        self._socket = ours
-        return ours
+
+    def _leave_present(self) -> None:
+        """Let go of it: it ends then."""
+        if self._present is not None:
+            self._present.close()
+            self._present = None
+
+    def _leave_first(self) -> None:
+        """Let go of it, too."""
+        if self._first is not None:
+            self._first.close()
+            self._first = None
 
     def _serve(self, sock: int) -> None:
-        """Be the zygote. Never returns."""
+        """Be the first zygote. Never returns."""
         try:
             posix.dup2(sock, _SOCKET)
             linux.close_range(_SOCKET + 1, linux.LAST_FD)
-            linux.prctl(linux.PR_SET_NAME, b"wasm-zygote")
+            linux.prctl(linux.PR_SET_NAME, b"wasm-first")
             _fill_holes()
             ctypes.memmove(self._base + _LOOP, self._loop, len(self._loop))
             step = self._runner.run(self._base + _LOOP)
@@ -161,6 +196,7 @@ class Zygote:
         plan.libc("memcpy", answer + 8, At(where), 4)
         plan.place(told)
         plan.libc("send", _SOCKET, answer, 16, _socket.MSG_NOSIGNAL)
+        plan.libc("memset", base + _PLAN, 0, At(length))  # it is no business of the next worker's
         plan.libc("close_range", _SOCKET + 1, linux.LAST_FD, 0)
         plan.go(again)
         plan.place(gone)
@@ -168,6 +204,36 @@ class Zygote:
         code = plan.finish(base + _LOOP)
         assert _LOOP + len(code) <= _CONTROL, len(code)
         return code, base + _LOOP + forked.offset
+
+
+def _pair() -> tuple[_socket.socket, _socket.socket]:
+    ours, theirs = _socket.socketpair()
+    return _socket.socket(fileno=ours.detach()), _socket.socket(fileno=theirs.detach())
+
+
+def _ask(sock: _socket.socket | None, code: bytes, fds: list[int]) -> tuple[int, int] | None:
+    """Have a zygote fork for this plan: the pid, or -1 and errno; None where it had died before.
+
+    Raises ``ZygoteDied``, and ``OSError`` where it cannot be sent to.
+    """
+    if sock is None:
+        return None
+    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))]
+    try:
+        sock.sendmsg([len(code).to_bytes(8, "little")], rights, _socket.MSG_NOSIGNAL)
+    except BrokenPipeError:
+        return None
+    try:
+        sock.sendall(code)
+        answer = sock.recv(16)
+    except OSError:
+        answer = b""
+    if not answer:
+        raise ZygoteDied
+    pid: int
+    number: int
+    pid, number = struct.unpack("<qq", answer)
+    return pid, number
 
 
 def _fill_holes() -> None:

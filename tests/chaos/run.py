@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from ..harness.daemon import Daemon
+from ..harness.daemon import FORKED, Daemon
 from ..harness.guests import guest
 from .client import Client
 from .containers import GUESTS
@@ -221,7 +221,7 @@ class Chaos:
     def _find(self, helper: str) -> psutil.Process | None:
         socket = str(self.daemon.dir / f"{helper}.sock")
         for process in psutil.process_iter(["cmdline", "name"]):
-            if socket in (process.info["cmdline"] or []) and process.info["name"] not in ("wasm-worker", "wasm-zygote"):
+            if socket in (process.info["cmdline"] or []) and process.info["name"] not in FORKED:
                 return process
         return None
 

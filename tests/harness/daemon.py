@@ -18,6 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 30
 
 
+FORKED = ("wasm-first", "wasm-zygote", "wasm-worker")
+"""Names of the forkserver's children, whose command line is its own."""
+
+
 class Daemon:
     """A running sandboxer. Use it as a context manager: it leaves no process, mount or file behind."""
 

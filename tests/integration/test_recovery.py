@@ -18,7 +18,7 @@ from sandbox_api.errors import NotFound, Unavailable
 from sandbox_api.proto import task_pb2 as pb
 
 from ..harness.container import Collected, Container, Pod
-from ..harness.daemon import ROOT, Daemon
+from ..harness.daemon import FORKED, ROOT, Daemon
 from ..harness.guests import guest
 
 
@@ -38,10 +38,6 @@ def pod(daemon: Daemon) -> Iterator[Pod]:
 def die_and_return(daemon: Daemon, how: str = "kill") -> None:
     getattr(daemon, how)()
     daemon.start()
-
-
-FORKED = ("wasm-zygote", "wasm-worker")
-"""Names of the forkserver's children, whose command line is its own."""
 
 
 def forkserver(daemon: Daemon) -> psutil.Process:
