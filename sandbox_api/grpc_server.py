@@ -37,7 +37,8 @@ class Server:
         # ttrpc's bound on a message is this one's, too.
         self.inner = grpc.aio.server(options=[("grpc.max_receive_message_length", 4 << 20)])
         self.inner.add_generic_rpc_handlers((_Router(methods, self),))
-        self._answering: dict[asyncio.Future[bytes], str] = {}
+        self._answering: dict[asyncio.Task[Any], str] = {}
+        self._let_go_of: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
     async def stop(self) -> None:
@@ -55,25 +56,27 @@ class Server:
         await asyncio.sleep(SENT_SECONDS)
 
     def _let_go(self, only_waits: bool) -> None:
-        for answer, name in list(self._answering.items()):
+        for answering, name in self._answering.items():
             if calls.abandonable(name) or not only_waits:
-                answer.cancel()
+                self._let_go_of.add(answering)
+                answering.cancel()
 
     async def answer(self, name: str, handler: calls.Handler, namespace: str, request: bytes) -> bytes:
         """A method's answer. Raises ``Unavailable`` where the server stops before there is one."""
         if self._stopping:
             raise calls.ending()
-        answer = asyncio.ensure_future(calls.run(name, handler, namespace, request))
-        self._answering[answer] = name
+        ourselves = asyncio.current_task()  # gRPC's for this call: each pending Wait would pay for another
+        assert ourselves is not None
+        self._answering[ourselves] = name
         try:
-            return await answer
+            return await calls.run(name, handler, namespace, request)
         except asyncio.CancelledError:
-            ourselves = asyncio.current_task()
-            if self._stopping and ourselves is not None and not ourselves.cancelling():
+            if ourselves in self._let_go_of and not ourselves.uncancel():
                 raise calls.ending() from None
             raise  # the client has gone
         finally:
-            del self._answering[answer]
+            del self._answering[ourselves]
+            self._let_go_of.discard(ourselves)
 
 
 class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]

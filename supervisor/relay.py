@@ -27,6 +27,7 @@ class Kept:
 
     key: int
     fd: int
+    """-1 where it found no room in this process (open-file limit)."""
     note: bytes = b""
     """What was noted as pending."""
     calls: list[tuple[int, str]] = field(default_factory=list)
@@ -49,7 +50,8 @@ class Relay:
         self._ending = False
         self._returning: asyncio.Task[None] | None = None
         self.on_return: Callable[[], None] = lambda: None
-        """Called when a relay is there again in place of one that was lost: it keeps no connection yet."""
+        """Called when a relay is there again in place of one that was lost: it keeps no connection, and no number that
+        was given to one counts any more."""
 
     @property
     def pid(self) -> int:
@@ -62,10 +64,10 @@ class Relay:
             if not self._helper.connected:
                 try:
                     await self._helper.connect()
+                    if self._board is not None:  # the one before died, and its board with it
+                        self._helper.send(protocol.BOARD, b"", [self._board.fd])
                 except (HelperFailed, OSError, TimeoutError) as error:
                     raise Unavailable(f"no relay: {error}: try again") from None
-                if self._board is not None:  # the one before died, and its board with it
-                    self._helper.send(protocol.BOARD, b"", [self._board.fd])
 
     async def pump(self, instance: int, pump: Pump) -> None:
         """Move bytes for an instance until one side ends. The descriptors stay the caller's.
@@ -103,7 +105,13 @@ class Relay:
         self._taken = asyncio.get_running_loop().create_future()
         self._helper.send(protocol.TAKE, b"")
         await self._taken
-        kept, self._kept = self._kept, []
+        told, self._kept = self._kept, []
+        kept = [each for each in told if each.fd >= 0]
+        if len(kept) < len(told):
+            log.error("%d clients' connections are given up: no more descriptors for them", len(told) - len(kept))
+            for each in told:
+                if each.fd < 0:
+                    self._tell(protocol.DROP, protocol.pack_numbers(each.key), [])
         if self._board is None:
             self._board = Board()
             self._helper.send(protocol.BOARD, b"", [self._board.fd])
@@ -165,14 +173,13 @@ class Relay:
             pass
 
     def _frame(self, frame: protocol.Frame) -> None:
-        if frame.kind == protocol.KEPT and frame.lost:
-            log.error("a client's connection is given up: there are no more descriptors for it")
-            self._tell(protocol.DROP, frame.body, [])
-        elif frame.kind == protocol.KEPT and len(frame.fds) == 1:
+        if frame.kind == protocol.KEPT and (frame.lost or len(frame.fds) == 1):
             (key,) = protocol.unpack_numbers(frame.body)
-            self._kept.append(Kept(key, frame.fds.pop()))
+            self._kept.append(Kept(key, -1 if frame.lost else frame.fds.pop()))
         elif frame.kind == protocol.NOTED and self._kept:  # about the last that came
             self._kept[-1].note += frame.body
+        elif frame.kind == protocol.BOARD and frame.lost and self._taken is not None and not self._taken.done():
+            self._taken.set_exception(ResourceExhausted("no descriptor is left: raise the open-file limit"))
         elif frame.kind == protocol.BOARD and len(frame.fds) == 1 and self._board is None:
             self._board = Board(frame.fds.pop())
         elif frame.kind == protocol.FULL:
@@ -207,6 +214,10 @@ class Relay:
                 log.error("%s", error)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            self._tell(protocol.DROP, protocol.pack_numbers(protocol.ALL), [])  # it may only have hung up
+            self._keys = 0
+            self._free.clear()
             self.on_return()
             if self._helper.connected:
+                log.info("a relay is up")
                 return

@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-VERSION = 4
+VERSION = 5
 """Of the protocol; a forkserver of another version is not joined."""
 
 MAX_BODY = 8 << 20
@@ -35,6 +35,9 @@ KEEP, NOTE, DROP, TAKE = 35, 36, 37, 38
 KEPT, TAKEN, NOTED, FULL, PUMPED = 48, 49, 50, 52, 53
 # both ways
 BOARD = 51
+
+ALL = 0
+"""In place of a kept connection's number."""
 
 INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT = 0, 1, 2
 """Kinds of pump: FIFO to pipe, FIFO to terminal, terminal to FIFO."""

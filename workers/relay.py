@@ -20,6 +20,7 @@ import sys
 
 from . import boot
 from .protocol import (
+    ALL,
     BOARD,
     CLOSE,
     DROP,
@@ -196,6 +197,9 @@ class Relay:
             frame.close()
 
     def _keep(self, frame: Frame, reader: Reader) -> None:
+        if frame.kind == BOARD and frame.lost:
+            print("relay: the calls under way are not kept: the open-file limit is reached", file=sys.stderr)
+            return
         if frame.kind == BOARD and len(frame.fds) == 1:
             if self._board >= 0:
                 posix.close(self._board)
@@ -220,6 +224,9 @@ class Relay:
                 self._kept[key] = Kept(fd)
                 self._keys[fd] = key
                 self._poll.register(fd, 0)  # hang-ups only: what comes in is for the supervisor
+        elif frame.kind == DROP and key == ALL:
+            for each in list(self._kept):
+                self._let_go(each)
         elif kept_one is None:
             pass
         elif frame.kind == NOTE and stream:

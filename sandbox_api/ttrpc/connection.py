@@ -237,7 +237,6 @@ class Connection:
         """Have this connection kept anew, with all that is pending on it, if it was kept."""
         keeper = self._server.keeper
         if self._key and keeper is not None and self._sock is not None:
-            keeper.drop(self._key)
             self._key = keeper.keep(self._sock.fileno())
             for call in self._calls.values():
                 self._note(call, call.message)

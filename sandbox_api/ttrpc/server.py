@@ -79,7 +79,7 @@ class Server:
         connection.resume(key, note, under_way)
 
     def keep_again(self) -> None:
-        """The keeper has lost, or will lose, what it kept: hand it all connections with something pending anew."""
+        """The keeper keeps nothing any more: hand it all connections with something pending anew."""
         for connection in list(self._connections):
             connection.keep_again()
 

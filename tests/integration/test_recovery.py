@@ -17,6 +17,7 @@ import pytest
 from sandbox_api.errors import NotFound, Unavailable
 from sandbox_api.proto import task_pb2 as pb
 
+from ..harness.compiled import until
 from ..harness.container import Collected, Container, Pod
 from ..harness.daemon import FORKED, ROOT, Daemon
 from ..harness.guests import guest
@@ -46,6 +47,10 @@ def forkserver(daemon: Daemon) -> psutil.Process:
 
 def zygote(daemon: Daemon) -> psutil.Process:
     return next(each for name, _, each in daemon.named() if name == "wasm-zygote")
+
+
+def relay(daemon: Daemon) -> psutil.Process:
+    return next(each for name, _, each in daemon.named() if name not in FORKED and "relay" in str(each.cmdline()))
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
@@ -123,6 +128,30 @@ def test_a_call_that_was_under_way_is_answered_with_unavailable(daemon: Daemon, 
     with pytest.raises(Unavailable, match="Start"):
         container.connection.receive(stream, "Start")
     assert container.status() == "CREATED"
+
+
+def test_so_it_is_where_the_relay_had_died_before(daemon: Daemon, pod: Pod) -> None:
+    """A new one is told of everything that is under way, Waits whole and other calls by name."""
+    runs, created = pod.with_wasm("sleep").build().start(), pod.with_wasm("sleep").build()
+    waiter = runs.wait_later().arrived()
+    server = forkserver(daemon)
+    server.suspend()
+    waits = created.connection.send("Wait", pb.WaitRequest(id=created.id))
+    stream = created.connection.send("Start", pb.StartRequest(id=created.id))
+    created.connect().call("State", pb.StateRequest(id=created.id))
+    relay(daemon).kill()
+    until("a new relay", lambda: "a relay is up" in daemon.log_text().partition("the relay died")[2])
+    later = runs.wait_later().arrived()
+    daemon.kill()
+    server.resume()
+    daemon.start()
+    with pytest.raises(Unavailable, match="Start"):
+        created.connection.receive(stream, "Start")
+    assert created.start().status() == "RUNNING"
+    for each in (runs.reconnect(), created):
+        each.kill(signal.SIGTERM)
+    assert [each.result().exit_status for each in (waiter, later)] == [143, 143]
+    assert created.connection.receive(waits, "Wait").exit_status == 143
 
 
 def test_a_paused_container_stays_paused(daemon: Daemon, pod: Pod) -> None:

@@ -16,7 +16,7 @@ from sandbox_api.errors import ResourceExhausted
 
 from ..harness.container import Collected, Pod
 from ..harness.daemon import Daemon
-from .test_recovery import forkserver, started_in_time, zygote
+from .test_recovery import forkserver, relay, started_in_time, zygote
 
 
 @pytest.fixture
@@ -30,10 +30,6 @@ def pod(daemon: Daemon) -> Iterator[Pod]:
     made = Pod(daemon)
     yield made
     made.close()
-
-
-def relay(daemon: Daemon) -> psutil.Process:
-    return next(each for each in daemon.helpers() if "relay" in " ".join(each.cmdline()))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from workers.protocol import (
+    ALL,
     BOARD,
     DROP,
     FULL,
@@ -93,6 +94,16 @@ def test_what_is_noted_and_not_yet_done_is_told(relay: Relay) -> None:
     assert relay.passes_a_byte()
     assert take(relay) == {}
     clients[0].close()
+
+
+def test_all_may_be_dropped_at_once(relay: Relay) -> None:
+    clients = [keep(relay, key) for key in (1, 2, 3)]
+    relay.tell(DROP, ALL)
+    assert all(map(is_closed, clients))
+    clients.append(keep(relay, 2))
+    assert list(take(relay)) == [2]
+    for client in clients:
+        client.close()
 
 
 def test_more_connections_than_descriptors(relay: Relay) -> None:
