@@ -61,22 +61,33 @@ class Server:
                 self._let_go_of.add(answering)
                 answering.cancel()
 
-    async def answer(self, name: str, handler: calls.Handler, namespace: str, request: bytes) -> bytes:
-        """A method's answer. Raises ``Unavailable`` where the server stops before there is one."""
-        if self._stopping:
-            raise calls.ending()
-        ourselves = asyncio.current_task()  # gRPC's for this call: each pending Wait would pay for another
-        assert ourselves is not None
-        self._answering[ourselves] = name
-        try:
-            return await calls.run(name, handler, namespace, request)
-        except asyncio.CancelledError:
-            if ourselves in self._let_go_of and not ourselves.uncancel():
-                raise calls.ending() from None
-            raise  # the client has gone
-        finally:
-            del self._answering[ourselves]
-            self._let_go_of.discard(ourselves)
+    def behaviour(self, name: str, handler: calls.Handler) -> Any:
+        """How this method is served: by one coroutine in gRPC's own task, since a pending Wait keeps all there is."""
+
+        async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+            ourselves = asyncio.current_task()
+            assert ourselves is not None
+            error: Exception
+            try:
+                if self._stopping:
+                    raise calls.ending()
+                self._answering[ourselves] = name
+                call = calls.run(name, handler, _namespace(context), request)
+                del request
+                return await call
+            except asyncio.CancelledError:
+                if ourselves not in self._let_go_of or ourselves.uncancel():
+                    raise  # the client has gone
+                error = calls.ending()
+            except Exception as failure:
+                error = failure
+            finally:
+                self._answering.pop(ourselves, None)
+                self._let_go_of.discard(ourselves)
+            code, message = status.of(error, name)
+            await context.abort(_CODES[code], message)
+
+        return serve
 
 
 class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
@@ -84,23 +95,12 @@ class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
     def __init__(self, methods: Methods, server: Server) -> None:
         self._methods = {
-            f"/{service}/{name}": grpc.unary_unary_rpc_method_handler(_behaviour(name, handler, server))
+            f"/{service}/{name}": grpc.unary_unary_rpc_method_handler(server.behaviour(name, handler))
             for (service, name), handler in methods.items()
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         return self._methods.get(handler_call_details.method)
-
-
-def _behaviour(name: str, handler: calls.Handler, server: Server) -> Any:
-    async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        try:
-            return await server.answer(name, handler, _namespace(context), request)
-        except Exception as error:
-            code, message = status.of(error, name)
-        await context.abort(_CODES[code], message)
-
-    return serve
 
 
 def _namespace(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
