@@ -44,13 +44,14 @@ class Sandbox:
             state = "stopping" if self.stopping and self.state is not SandboxState.NOTREADY else self.state
             raise FailedPrecondition(f"sandbox {self.id}: cannot {what}: it is {state}")
 
-    async def wait(self) -> Exit:
-        """Answer when it has stopped."""
-        if self.state is SandboxState.NOTREADY:
-            return self.exit
+    def wait(self) -> asyncio.Future[Exit]:
+        """Done when it has stopped. No coroutine: thousands wait."""
         waiter: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        return await waiter
+        if self.state is SandboxState.NOTREADY:
+            waiter.set_result(self.exit)
+        else:
+            self._waiters.append(waiter)
+        return waiter
 
     @property
     def exit(self) -> Exit:

@@ -57,8 +57,9 @@ async def _stop(host: Host, namespace: str, payload: bytes) -> bytes:
 
 
 async def _wait(host: Host, namespace: str, payload: bytes) -> bytes:
-    # Not the message itself: kept for the whole wait it is half a kilobyte.
+    # Nothing that is not needed: it would be kept for the whole wait, half a kilobyte for a message.
     sandbox_id = decode(pb.ControllerWaitRequest, payload).sandbox_id
+    del payload
     ended = await host.sandboxes.wait(namespace, sandbox_id)
     return pb.ControllerWaitResponse(exit_status=ended.status, exited_at=timestamp(ended.at)).SerializeToString()
 
