@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from ctypes import c_char_p, c_int, c_size_t, c_void_p
 
-from . import machine
+from . import linux, machine
 from .plan import address
 
 BYTES = 64 << 10  # a frame with all of AVX-512 and AMX takes 11 KiB
@@ -22,7 +22,6 @@ BYTES = 64 << 10  # a frame with all of AVX-512 and AMX takes 11 KiB
 _RTLD_DI_LINKMAP = 2  # dlinfo(3)
 _DT_STRTAB, _DT_SYMTAB, _DT_JMPREL, _DT_PLTRELSZ = 5, 6, 23, 2  # elf(5)
 _RELA, _SYMBOL_BYTES = struct.Struct("<QQq"), 24
-_PROT_READ, _PROT_WRITE = 1, 2
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 
@@ -57,9 +56,9 @@ class FaultStack:
         size = posix.sysconf("SC_PAGE_SIZE")
         for slot in _slots(library, b"sigaction"):
             page = c_void_p(slot & -size)
-            if _libc.mprotect(page, size, _PROT_READ | _PROT_WRITE) == 0:
+            if _libc.mprotect(page, size, linux.PROT_READ | linux.PROT_WRITE) == 0:
                 c_size_t.from_address(slot).value = hook
-                _libc.mprotect(page, size, _PROT_READ)
+                _libc.mprotect(page, size, linux.PROT_READ)
 
 
 def _slots(library: ctypes.PyDLL, name: bytes) -> Iterator[int]:

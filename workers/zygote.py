@@ -106,7 +106,7 @@ class Zygote:
     def _fork(self, code: bytes, fds: list[int]) -> tuple[int, int]:
         """The worker's pid, or -1 and errno."""
         try:
-            answer = _ask(self._present, code, fds) if self._present is not None else None
+            answer = _ask(self._present, code, fds)
         except ZygoteDied:
             self._leave_present()
             raise
@@ -212,7 +212,7 @@ def _pair() -> tuple[_socket.socket, _socket.socket]:
 
 
 def _ask(sock: _socket.socket | None, code: bytes, fds: list[int]) -> tuple[int, int] | None:
-    """Have a zygote fork for this plan: the pid, or -1 and errno; None where it had died before.
+    """Have a zygote fork for this plan: the pid, or -1 and errno; None where there is none, or it had died before.
 
     Raises ``ZygoteDied``, and ``OSError`` where it cannot be sent to.
     """
