@@ -10,13 +10,14 @@ from pathlib import Path
 
 import click
 
-from . import __version__, logs
+from . import __version__
 from .aot.options import aot_options
 from .aot.terms import Settings
-from .doctor import doctor
-from .drain import drain
-from .pack import pack
-from .warm import warm
+from .commands.doctor import doctor
+from .commands.drain import drain
+from .commands.pack import pack
+from .commands.warm import warm
+from .host import logs
 
 
 def _group(_context: click.Context, _parameter: click.Parameter, name: str) -> int | None:

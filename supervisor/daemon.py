@@ -23,26 +23,30 @@ from sandbox_api.events import Publisher
 from sandbox_api.task_service import TaskMethods
 from sandbox_api.ttrpc.server import Server
 
-from . import __version__, cgroups, linux, liveness, seccomp, sockets, state_file
+from . import __version__, cgroups
 from .aot.cache import CacheUnusable
 from .aot.policy import Aot
 from .aot.terms import Settings
-from .container import Container
-from .containers import Containers
-from .controller import Controller
-from .happenings import Happenings
-from .helper import HelperFailed
-from .launcher import Launcher
-from .notify import notify
-from .preparations import Preparations
-from .process import Process
-from .reaper import Reaper
-from .recovery import Recovery
-from .registry import Registry
-from .relay import Relay
-from .signals import Signals
-from .store import Store
-from .tasks import Tasks
+from .host import linux, sockets
+from .host.systemd import notify
+from .ipc.channel import HelperFailed
+from .ipc.forkserver import Launcher
+from .ipc.relay import Relay
+from .lifecycle import liveness
+from .lifecycle.containers import Containers
+from .lifecycle.events import Happenings
+from .lifecycle.exits import Reaper
+from .lifecycle.preparations import Preparations
+from .lifecycle.recovery import Recovery
+from .lifecycle.signals import Signals
+from .model.container import Container
+from .model.process import Process
+from .model.registry import Registry
+from .oci import seccomp
+from .services.sandboxes import Controller
+from .services.tasks import Tasks
+from .state import file as state_file
+from .state.store import Store
 
 log = logging.getLogger(__name__)
 

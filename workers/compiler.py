@@ -19,21 +19,14 @@ import resource
 import select
 import time
 
-from . import _capi_compiler, confinement, linux
-from .compile_protocol import (
-    COMPILED,
-    CRASHED,
-    MADE,
-    NO_MEMORY,
-    REFUSED,
-    TIMED_OUT,
-    UNABLE,
-    Request,
-)
-from .landlock import Landlock
-from .plan import NEGATIVE, Plan, Runner
+from . import linux
+from .calls.call_list import NEGATIVE, Plan, Runner
+from .compile_protocol import COMPILED, CRASHED, MADE, NO_MEMORY, REFUSED, TIMED_OUT, UNABLE, Request
+from .confinement import confinement
+from .confinement.landlock import Landlock
+from .confinement.seccomp import Filter
+from .engines.wasmedge import capi_compiler
 from .protocol import Frame, Reader, send
-from .seccomp import Filter
 
 NOBODY = 65534  # user and group
 NATIVE_SECTION = b"wasmedge"
@@ -204,7 +197,7 @@ def _check(result: int, what: str) -> None:
 def _inmate(request: Request, module: int, folder: int, report: int) -> None:
     """Become nobody, alone in an empty folder; then compile. Never returns."""
     try:
-        library = _capi_compiler.load()  # while there are files to load it from
+        library = capi_compiler.load()  # while there are files to load it from
         version: bytes = library.WasmEdge_VersionGet()
         if version != request.engine:
             os.write(
@@ -257,7 +250,7 @@ def _compile(library: ctypes.PyDLL, level: int, code: bytes) -> bytes:
     conf = library.WasmEdge_ConfigureCreate()
     library.WasmEdge_ConfigureSetForceInterpreter(conf, True)  # load no native code
     library.WasmEdge_ConfigureCompilerSetOptimizationLevel(conf, level)
-    library.WasmEdge_ConfigureCompilerSetOutputFormat(conf, _capi_compiler.SHARED_OBJECT)
+    library.WasmEdge_ConfigureCompilerSetOutputFormat(conf, capi_compiler.SHARED_OBJECT)
     compiler = library.WasmEdge_CompilerCreate(conf)
     result = library.WasmEdge_CompilerCompileFromBuffer(compiler, code, len(code), b"/" + _OUTPUT)
     if library.WasmEdge_ResultOK(result):

@@ -14,8 +14,11 @@ import select
 import sys
 import time
 
-from . import boot, confinement, linux, nollvm, seccomp, worker
-from ._capi import LIBRARY
+from . import boot, linux, worker
+from .confinement import confinement, seccomp
+from .engines.wasmedge import llvm_standin
+from .engines.wasmedge.capi import LIBRARY
+from .engines.wasmedge.engine import Engine, EngineMissing
 from .protocol import (
     ACK,
     END,
@@ -39,7 +42,6 @@ from .protocol import (
     unpack,
     unpack_numbers,
 )
-from .wasmedge import Engine, EngineMissing
 from .zygote import Zygote, ZygoteDied
 
 IDLE_SECONDS = 30
@@ -283,7 +285,7 @@ def _ended(kind: int, pid: int) -> posix.waitid_result | None:
 
 def _spare_llvm() -> None:
     try:
-        nollvm.load(LIBRARY)
+        llvm_standin.load(LIBRARY)
     except OSError:  # where the library itself cannot be loaded, the engine says so
         pass
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import posix
 import struct
 
-from . import confinement, linux
-from .plan import NEGATIVE, NONZERO, At, Mark
+from . import linux
+from .calls.call_list import NEGATIVE, NONZERO, At, Mark
+from .confinement import confinement
+from .engines.wasmedge.engine import TRAP, TRAPPED
 from .protocol import FAILED, READY, REFUSED, WASM
-from .wasmedge import TRAP, TRAPPED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .plan import Plan, Step
+    from .calls.call_list import Plan, Step
+    from .engines.wasmedge.engine import Engine
     from .protocol import StartRequest
-    from .wasmedge import Engine
 
 SETUP_FAILED = 125  # exit status of a worker that never ran its guest; nobody takes it for a guest's
 FIRST_FD = 4

@@ -17,11 +17,11 @@ import struct
 import sys
 
 from . import linux, worker
-from .plan import ANY, NONZERO, At, Mark, Plan, Runner
+from .calls.call_list import ANY, NONZERO, At, Mark, Plan, Runner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .wasmedge import Engine
+    from .engines.wasmedge.engine import Engine
 
 _CLONE_PARENT, _SIGCHLD = 0x8000, 17  # clone(2)
 _CLONE = {"x86_64": 56, "aarch64": 220}.get(posix.uname().machine, -1)  # system call number

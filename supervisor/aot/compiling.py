@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from typing import Protocol
 
 from .cache import Cache
-from .cell import Outcome
+from .compiler_process import Outcome
 from .terms import Failure, Level, Limits, Verdict
 
 log = logging.getLogger(__name__)

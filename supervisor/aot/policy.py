@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from .. import seccomp
+from ..oci import seccomp
 from .cache import Cache, Unverified
-from .cell import Cell
+from .compiler_process import Cell
 from .compiling import Compiling
 from .digests import Digests
 from .terms import BEST_FIRST, Failure, Level, Mode, Settings, Verdict

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sandbox_api.errors import FailedPrecondition
 from sandbox_api.interface import Usage
 
-from ..scarce import error_for
+from ..host.errors import error_for
 from .layout import Layout
 from .path import GroupPath
 from .resources import Resources

@@ -7,7 +7,7 @@ from collections import Counter
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 
-from ..scarce import error_for
+from ..host.errors import error_for
 from .group import Cgroup
 from .layout import Layout
 from .path import GroupPath, parse_path

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from supervisor import doctor
+from supervisor.commands import doctor
 
 from ..harness.daemon import ROOT
 

@@ -1,4 +1,4 @@
-"""Which system calls workers make once they are shut in: what the allow list in supervisor/seccomp.py comes from.
+"""Which system calls workers make once they are shut in: what the allow list in supervisor/oci/seccomp.py comes from.
 
     python -m tests.bench.measure_syscalls
 
@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from supervisor import seccomp
+from supervisor.oci import seccomp
 
 from ..harness.aot import product
 from ..harness.cells import Cells

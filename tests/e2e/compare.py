@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from supervisor.pack import ARCHITECTURES
+from supervisor.commands.pack import ARCHITECTURES
 from tests.harness.guests import CACHE
 
 from . import cri_pb2 as pb

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 
-from supervisor.pack import Reference, pack_image
+from supervisor.commands.pack import Reference, pack_image
 from tests.harness.daemon import Daemon
 from tests.harness.guests import guest
 

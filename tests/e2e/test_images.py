@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.pack import Folder, Reference, pack_image
+from supervisor.commands.pack import Folder, Reference, pack_image
 from tests.harness.guests import guest
 
 from . import cri_pb2 as pb

@@ -16,8 +16,9 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from workers import forkserver, protocol, seccomp
-from workers.plan import Plan, Step, address
+from workers import forkserver, protocol
+from workers.calls.call_list import Plan, Step, address
+from workers.confinement import seccomp
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor import seccomp
+from supervisor.oci import seccomp
 from workers import protocol
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -87,8 +87,8 @@ def exits(status: int) -> bytes:
 _COMPILE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from workers import _capi_compiler
-library = _capi_compiler.load()
+from workers.engines.wasmedge import capi_compiler
+library = capi_compiler.load()
 library.WasmEdge_LogOff()
 conf = library.WasmEdge_ConfigureCreate()
 library.WasmEdge_ConfigureCompilerSetOutputFormat(conf, int(sys.argv[2]))

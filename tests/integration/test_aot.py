@@ -19,7 +19,7 @@ from sandbox_api.errors import InvalidArgument
 from sandbox_api.proto import task_pb2 as pb
 from supervisor.aot.cache import Cache
 from supervisor.aot.terms import Level
-from supervisor.doctor import engine_version
+from supervisor.commands.doctor import engine_version
 
 from ..harness import modules
 from ..harness.compiled import LEVELS, Node, native, until
@@ -160,8 +160,9 @@ def test_native_code_in_an_image_is_never_run(start: Callable[..., Node], tmp_pa
     shared_object = modules.compiled(does, tmp_path, universal=False)
     (tmp_path / "universal.wasm").write_bytes(universal)
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from workers.wasmedge import *; from workers.protocol import *\n"
-        "from workers.plan import *; plan = Plan(); engine = Engine(); engine.prime()\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from workers.engines.wasmedge.engine import *;"
+        " from workers.protocol import *\n"
+        "from workers.calls.call_list import *; plan = Plan(); engine = Engine(); engine.prime()\n"
         "request = StartRequest(instance=1, args=[], env=[], preopens=[], module_kind=NATIVE)\n"
         "engine.run(plan, engine.load(plan, sys.argv[2].encode(), request, []), True); Runner().perform(plan)"
     )

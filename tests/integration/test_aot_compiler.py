@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.pack import Reference, pack_image
+from supervisor.commands.pack import Reference, pack_image
 from workers.compiler import NOBODY
 
 from ..harness import modules

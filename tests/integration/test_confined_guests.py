@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import seccomp
+from supervisor.oci import seccomp
 
 from ..harness.aot import product
 from ..harness.cells import NUMBERS, SIGSYS, Cells, forbidden, refused, shut

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from workers import landlock
+from workers.confinement import landlock
 
 from ..harness.cells import NUMBERS, ROOT, SIGSYS, Cells, Worker, forbidden, refused, shut
 

@@ -12,7 +12,7 @@ from sandbox_api import calls
 from sandbox_api.errors import ResourceExhausted
 from sandbox_api.proto import task_pb2 as pb
 from sandbox_api.ttrpc.server import MAX_IN_FLIGHT
-from supervisor.tasks import MAX_STARTS
+from supervisor.services.tasks import MAX_STARTS
 
 from ..harness.container import Container, Pod
 from ..harness.daemon import Daemon

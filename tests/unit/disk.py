@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from supervisor import linux
+from supervisor.host import linux
 
 
 class Disk:

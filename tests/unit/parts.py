@@ -7,16 +7,16 @@ from pathlib import Path
 
 from sandbox_api.interface import NewSandbox, NewTask
 from supervisor import cgroups
-from supervisor.containers import Containers
-from supervisor.controller import Controller
-from supervisor.happenings import Happenings
-from supervisor.launcher import Launcher
-from supervisor.preparations import Preparations
-from supervisor.registry import Registry
-from supervisor.relay import Relay
-from supervisor.signals import Signals
-from supervisor.store import Store
-from supervisor.tasks import Tasks
+from supervisor.ipc.forkserver import Launcher
+from supervisor.ipc.relay import Relay
+from supervisor.lifecycle.containers import Containers
+from supervisor.lifecycle.events import Happenings
+from supervisor.lifecycle.preparations import Preparations
+from supervisor.lifecycle.signals import Signals
+from supervisor.model.registry import Registry
+from supervisor.services.sandboxes import Controller
+from supervisor.services.tasks import Tasks
+from supervisor.state.store import Store
 
 from .specs import LEAST
 

@@ -6,8 +6,8 @@ import copy
 import json
 from typing import Any
 
-from supervisor import wasi
-from supervisor.spec import ProcessSpec
+from supervisor.oci import wasi
+from supervisor.oci.spec import ProcessSpec
 from workers.protocol import StartRequest
 
 LEAST: dict[str, Any] = {"process": {"args": ["/app.wasm"]}, "root": {"path": "rootfs"}}

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import astuple
 
-from supervisor.launcher import Ended
+from supervisor.ipc.forkserver import Ended
 from workers.protocol import ACK, EXITED, HELLO, VERSION, WELCOME, encode, pack, pack_numbers, unpack_numbers
 
 _HEADER = struct.Struct("<IHH")

@@ -13,7 +13,7 @@ import pytest
 
 from supervisor.aot import compiling as compiling_module
 from supervisor.aot.cache import Cache
-from supervisor.aot.cell import Outcome
+from supervisor.aot.compiler_process import Outcome
 from supervisor.aot.compiling import Compiling, Job
 from supervisor.aot.terms import Failure, Level, Limits, Verdict
 

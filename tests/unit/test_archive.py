@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from supervisor.archive import ArchiveUnfit, programs
-from supervisor.pack import Reference, pack_image
+from supervisor.commands.pack import Reference, pack_image
+from supervisor.images.archive import ArchiveUnfit, programs
 
 WASM = b"\0asm\1\0\0\0"
 Entry = tuple[str, bytes | str | None]
@@ -199,7 +199,7 @@ def test_an_archive_that_is_none_is_told(image: Path, write: Any, why: str) -> N
 
 
 def test_a_module_of_any_size_does_not_fill_the_disk(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.archive.MAX_MODULE", 1 << 20)
+    monkeypatch.setattr("supervisor.images.archive.MAX_MODULE", 1 << 20)
     bomb = gzip.compress(layer(("app.wasm", bytes(64 << 20))))
     with pytest.raises(ArchiveUnfit, match="too many for a module"):
         found(oci(image, [bomb], Entrypoint=["/app.wasm"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from supervisor.board import Board
+from supervisor.ipc.board import Board
 
 
 def test_who_comes_after_finds_what_was_not_ended() -> None:

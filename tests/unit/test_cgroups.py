@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from sandbox_api.interface import Usage
-from supervisor import usage
 from supervisor.cgroups import Hierarchy, Resources, detect, parse_path
 from supervisor.cgroups.detect import v1_mounts
 from supervisor.cgroups.resources import cpu_weight
 from supervisor.cgroups.tree import Setting, Tree, apply
 from supervisor.cgroups.v1 import V1
 from supervisor.cgroups.v2 import V2
+from supervisor.lifecycle import usage
 
 MIB = 1 << 20
 

@@ -7,9 +7,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from supervisor import doctor as module
-from supervisor.doctor import Finding, Host, State, doctor, examine, table
-from supervisor.seccomp import SeccompMissing
+from supervisor.commands import doctor as module
+from supervisor.commands.doctor import Finding, Host, State, doctor, examine, table
+from supervisor.oci.seccomp import SeccompMissing
 
 ALL_CAPABILITIES = "CapEff:\t000001ffffffffff"
 

@@ -49,7 +49,10 @@ def test_workers_import_the_standard_library_alone(file: str) -> None:
 
 
 # doctor asks the kernel for its Landlock ABI just as a worker would.
-BESIDES = {"supervisor/doctor.py": {"workers.landlock"}, "supervisor/aot/cell.py": {"workers.compile_protocol"}}
+BESIDES = {
+    "supervisor/commands/doctor.py": {"workers.confinement.landlock"},
+    "supervisor/aot/compiler_process.py": {"workers.compile_protocol"},
+}
 
 
 @pytest.mark.parametrize("file", files("supervisor"))

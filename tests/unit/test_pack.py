@@ -14,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from supervisor.pack import Folder, Reference, pack, pack_image
+from supervisor.commands.pack import Folder, Reference, pack, pack_image
 
 MODULE = b"\0asm\x01\0\0\0"
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from sandbox_api.errors import AlreadyExists, InvalidArgument, NotFound
 from sandbox_api.interface import Stdio
-from supervisor.container import Container
-from supervisor.process import Process
-from supervisor.registry import Registry, check_id
-from supervisor.sandbox import Sandbox
+from supervisor.model.container import Container
+from supervisor.model.process import Process
+from supervisor.model.registry import Registry, check_id
+from supervisor.model.sandbox import Sandbox
 
 GOOD = ["a", "0", "A-b_c.d", "k8s.io", "a" * 128, "0.", "a..b"]
 BAD = ["", ".", "..", "-a", "_a", ".a", "a/b", "/", "a\0", "a\n", "a b", "é", "٣", "a" * 129, "a:b", "a%2fb"]

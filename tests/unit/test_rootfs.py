@@ -11,10 +11,11 @@ import pytest
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from sandbox_api.interface import Mount
-from supervisor import bundle, linux
-from supervisor.rootfs import Plan, make_folders, mount, plan, unmount
-from supervisor.spec import Bind, ProcessSpec, Spec, Tmpfs
-from supervisor.wasi import assemble
+from supervisor.host import linux
+from supervisor.oci import bundle
+from supervisor.oci.rootfs import Plan, make_folders, mount, plan, unmount
+from supervisor.oci.spec import Bind, ProcessSpec, Spec, Tmpfs
+from supervisor.oci.wasi import assemble
 
 from .leaks import nothing_left_open
 

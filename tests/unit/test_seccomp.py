@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sandbox_api.errors import InvalidArgument
-from supervisor import seccomp
+from supervisor.oci import seccomp
+from workers.confinement.seccomp import Filter
 from workers.protocol import OWN_PID
-from workers.seccomp import Filter
 
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 I386 = 0x40000003

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from sandbox_api.interface import NewSandbox, Stdio
-from supervisor import spare
-from supervisor.container import Container
-from supervisor.process import Process, ProcessState
-from supervisor.store import Recorded, Store, StoreMended
+from supervisor.model.container import Container
+from supervisor.model.process import Process, ProcessState
+from supervisor.state import spare
+from supervisor.state.store import Recorded, Store, StoreMended
 
 from .disk import disk
 from .test_store import PLAN, check, fill, in_a_process_that_is_killed, sandbox

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sandbox_api.errors import InvalidArgument
-from supervisor.spec import Bind, ProcessSpec, Rlimit, Spec, Tmpfs, parse, parse_exec
+from supervisor.oci.spec import Bind, ProcessSpec, Rlimit, Spec, Tmpfs, parse, parse_exec
 
 from .specs import LEAST, config, full, text
 

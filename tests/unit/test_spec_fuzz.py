@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox_api.errors import InvalidArgument
-from supervisor import bundle, rootfs
-from supervisor.spec import Spec, parse
+from supervisor.oci import bundle, rootfs
+from supervisor.oci.spec import Spec, parse
 from workers.protocol import StartRequest
 
 from .specs import full, start_request, text

@@ -10,8 +10,8 @@ import pytest
 
 from sandbox_api.errors import FailedPrecondition, NotFound, SandboxerError, Unavailable
 from sandbox_api.interface import Exit, NewProcess, NewSandbox, Stdio
-from supervisor.process import Process, ProcessState
-from supervisor.sandbox import SandboxState
+from supervisor.model.process import Process, ProcessState
+from supervisor.model.sandbox import SandboxState
 
 from .parts import NS, Parts
 

@@ -14,14 +14,14 @@ import pytest
 
 from sandbox_api.errors import Internal
 from sandbox_api.interface import Exit, Mount, NewSandbox, Stdio
-from supervisor.container import Container
-from supervisor.prepared import Prepared
-from supervisor.process import Process, ProcessState
-from supervisor.rootfs import Plan
-from supervisor.sandbox import Sandbox, SandboxState
-from supervisor.spec import Bind, Tmpfs
-from supervisor.state_file import Foreign
-from supervisor.store import Recorded, Store
+from supervisor.model.container import Container
+from supervisor.model.prepared import Prepared
+from supervisor.model.process import Process, ProcessState
+from supervisor.model.sandbox import Sandbox, SandboxState
+from supervisor.oci.rootfs import Plan
+from supervisor.oci.spec import Bind, Tmpfs
+from supervisor.state.file import Foreign
+from supervisor.state.store import Recorded, Store
 
 from .disk import disk
 

@@ -14,7 +14,7 @@ import pytest
 
 from sandbox_api.errors import InvalidArgument
 from sandbox_api.interface import Stdio
-from supervisor.streams import Streams, check, open_streams
+from supervisor.oci.streams import Streams, check, open_streams
 from workers.protocol import INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT
 
 from .leaks import nothing_left_open

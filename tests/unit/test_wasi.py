@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from sandbox_api.errors import InvalidArgument
-from supervisor.rootfs import Plan
-from supervisor.spec import Bind, ProcessSpec, Rlimit, Spec, Tmpfs
-from supervisor.wasi import World, assemble, max_pages, module_and_function
+from supervisor.oci.rootfs import Plan
+from supervisor.oci.spec import Bind, ProcessSpec, Rlimit, Spec, Tmpfs
+from supervisor.oci.wasi import World, assemble, max_pages, module_and_function
 
 from .leaks import nothing_left_open
 from .specs import start_request

@@ -1,0 +1,1 @@
+"""Image archives and the programs in them."""

@@ -1,0 +1,232 @@
+"""The programs in an image archive, as ``docker save``, ``podman save``, ``ctr export`` and ``pack`` write them.
+
+Everything in it is a stranger's: nothing is unpacked onto a path, links are followed inside the image only, and
+what is read into memory is of bounded size.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import posixpath
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ..oci.wasi import module_and_function
+
+MAX_DOCUMENT = 8 << 20
+MAX_MODULE = 256 << 20
+_MAX_ENTRIES = 1 << 20
+_MAX_DEPTH = 8  # of indexes in indexes
+_MAX_LINKS = 40  # as in the kernel (path_resolution(7))
+_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"  # OCI image-spec, layer.md
+_ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+class ArchiveUnfit(Exception):
+    """What is in the archive cannot be used; the text says what and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What an image runs: where it lies in it, and a copy of its bytes."""
+
+    name: str
+    file: IO[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    config: dict[str, Any]
+    layers: list[str]
+    """Names in the archive, the lowest first."""
+
+
+def programs(path: Path) -> Iterator[Program]:
+    """The program of each image in the archive. Raises ``ArchiveUnfit`` and ``OSError``."""
+    try:
+        with tarfile.open(path) as archive:
+            images = list(_images(archive))
+            if not images:
+                raise ArchiveUnfit("there is no image in it")
+            for image in images:
+                yield _program(archive, image)
+    except (
+        tarfile.TarError,
+        EOFError,
+        KeyError,
+        RecursionError,
+        zlib.error,
+        lzma.LZMAError,
+        gzip.BadGzipFile,
+    ) as error:
+        raise ArchiveUnfit(f"not an image archive: {error}") from None
+
+
+def _images(archive: tarfile.TarFile) -> Iterator[_Image]:
+    names = set(archive.getnames())
+    if "index.json" in names:
+        yield from _indexed(archive, names, _document(archive, "index.json"), _MAX_DEPTH)
+    elif "manifest.json" in names:  # docker before 25
+        for saved in _items(_document(archive, "manifest.json")):
+            yield _Image(_object(_document(archive, str(saved.get("Config")))), _strings(saved.get("Layers")))
+    else:
+        raise ArchiveUnfit("not an image archive: neither index.json nor manifest.json is in it")
+
+
+def _indexed(archive: tarfile.TarFile, names: set[str], index: Any, depth: int) -> Iterator[_Image]:
+    """The images of an index (image-spec, image-index.md) as far as they are here: other platforms' often are not."""
+    for described in _items(_object(index).get("manifests")):
+        blob = _blob(described)
+        if blob not in names:
+            continue
+        manifest = _object(_document(archive, blob))
+        if "manifests" in manifest:
+            if depth:
+                yield from _indexed(archive, names, manifest, depth - 1)
+            continue
+        config = _blob(_object(manifest.get("config")))
+        layers = [_blob(layer) for layer in _items(manifest.get("layers"))]
+        if config in names:
+            yield _Image(_object(_document(archive, config)), layers)
+
+
+def _program(archive: tarfile.TarFile, image: _Image) -> Program:
+    settings = _object(image.config.get("config") or {})
+    args = _strings(settings.get("Entrypoint")) + _strings(settings.get("Cmd"))
+    if not args:
+        raise ArchiveUnfit("the image names nothing to run: it has neither Entrypoint nor Cmd")
+    name, _ = module_and_function(args[0])
+    wanted = posixpath.join("/", str(settings.get("WorkingDir") or ""), name)
+    tree = _Tree(archive, image.layers)
+    return Program(wanted, tree.copy(wanted))
+
+
+class _Tree:
+    """An image's root file system: for each path, the layer and entry that it comes from."""
+
+    def __init__(self, archive: tarfile.TarFile, layers: list[str]) -> None:
+        self._archive = archive
+        self._layers = layers
+        self._entries: dict[str, tuple[str, tarfile.TarInfo]] = {}
+        for layer in layers:
+            with self._open(layer) as tar:
+                self._add(layer, tar)
+
+    def copy(self, path: str) -> IO[bytes]:
+        """The bytes of a file, in a temporary file."""
+        found = self._entries.get(self._resolve(path))
+        if found is None:
+            raise ArchiveUnfit(f"{path}: not in the image")
+        layer, entry = found
+        with self._open(layer) as tar:
+            source = tar.extractfile(entry) if entry.isreg() or entry.islnk() else None
+            if source is None:
+                raise ArchiveUnfit(f"{path}: not a regular file")
+            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (the caller closes it)
+            with source:
+                while chunk := source.read(1 << 20):
+                    file.write(chunk)
+                    if file.tell() > MAX_MODULE:
+                        raise ArchiveUnfit(f"{path}: more than {MAX_MODULE} bytes are too many for a module")
+        return file
+
+    def _open(self, layer: str) -> tarfile.TarFile:
+        try:
+            file = self._archive.extractfile(layer)
+        except KeyError:
+            file = None
+        if file is None:
+            raise ArchiveUnfit(f"layer {layer} is missing")
+        head = file.read(len(_ZSTD))
+        if head == _ZSTD:
+            raise ArchiveUnfit(
+                "its layers are compressed with zstd, which is not read here: save it with gzip or plain"
+            )
+        file.seek(0)
+        return tarfile.open(fileobj=file)
+
+    def _add(self, layer: str, tar: tarfile.TarFile) -> None:
+        added: dict[str, tuple[str, tarfile.TarInfo]] = {}
+        for entry in tar:
+            path = _normal(entry.name)
+            folder, name = posixpath.split(path)
+            if name == _OPAQUE:
+                self._hide(folder, itself=False)
+            elif name.startswith(_WHITEOUT):
+                self._hide(posixpath.join(folder, name.removeprefix(_WHITEOUT)), itself=True)
+            else:
+                if not entry.isdir() and path in self._entries:
+                    self._hide(path, itself=True)
+                added[path] = (layer, entry)
+            if len(added) > _MAX_ENTRIES:
+                raise ArchiveUnfit(f"layer {layer} has more than {_MAX_ENTRIES} entries")
+        self._entries.update(added)
+
+    def _hide(self, path: str, itself: bool) -> None:
+        inside = path.rstrip("/") + "/"
+        for each in [each for each in self._entries if each.startswith(inside) or (itself and each == path)]:
+            del self._entries[each]
+
+    def _resolve(self, path: str) -> str:
+        """The path without links, which lead nowhere but into the image."""
+        left = path.split("/")[::-1]
+        at = "/"
+        links = 0
+        while left:
+            part = left.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                at = posixpath.dirname(at)
+                continue
+            at = posixpath.join(at, part)
+            _, entry = self._entries.get(at, (None, None))
+            if entry is not None and entry.issym():
+                links += 1
+                if links > _MAX_LINKS:
+                    raise ArchiveUnfit(f"{path}: too many links")
+                at = "/" if entry.linkname.startswith("/") else posixpath.dirname(at)
+                left += entry.linkname.split("/")[::-1]
+        return at
+
+
+def _normal(name: str) -> str:
+    return posixpath.normpath("/" + name.lstrip("/"))
+
+
+def _blob(described: dict[str, Any]) -> str:
+    return "blobs/" + str(described.get("digest")).replace(":", "/")
+
+
+def _document(archive: tarfile.TarFile, name: str) -> Any:
+    try:
+        file = archive.extractfile(name)
+        text = file.read(MAX_DOCUMENT + 1) if file else b""
+        if len(text) > MAX_DOCUMENT:
+            raise ArchiveUnfit(f"{name} is larger than {MAX_DOCUMENT} bytes")
+        return json.loads(text)
+    except (KeyError, ValueError, RecursionError):
+        raise ArchiveUnfit(f"{name} is missing, or not JSON") from None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ArchiveUnfit("a document in it is not what it should be (a JSON object)")
+    return value
+
+
+def _items(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
+        raise ArchiveUnfit("a document in it is not what it should be (a JSON array)")
+    return [_object(each) for each in value]
+
+
+def _strings(value: Any) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list) else []

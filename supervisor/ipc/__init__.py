@@ -1,0 +1,1 @@
+"""Our clients of the helper processes: forkserver and relay."""

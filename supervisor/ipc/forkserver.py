@@ -1,0 +1,377 @@
+"""The supervisor's side of the forkserver: starts, signals, and the exits that come back."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from sandbox_api.errors import Internal, InvalidArgument, NotFound, ResourceExhausted, SandboxerError, Unavailable
+from workers import protocol
+
+from .channel import Helper, HelperFailed
+
+log = logging.getLogger(__name__)
+
+HELLO_SECONDS = 10.0
+"""How long a forkserver may take to answer; one that is stopped or stuck is replaced."""
+ACKNOWLEDGE_SECONDS = 0.02
+"""How long acknowledgements of exits gather: each message wakes the forkserver."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An exit as the forkserver, or the kernel, tells it. ``status`` is waitpid(2)'s, ``at`` in nanoseconds."""
+
+    instance: int
+    pid: int
+    status: int
+    at: int
+    call: int = -1
+    """Number of the forbidden system call it died of; -1 where there was none, or it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a forkserver had when it was joined: instances with their pids, and exits nobody acknowledged."""
+
+    engine: str
+    landlock: int
+    """ABI of the kernel's Landlock; 0 is none."""
+    running: dict[int, int]
+    ended: list[Ended]
+
+
+@dataclass(slots=True)
+class _Start:
+    """A start under way: the fork's answer, and the exit where the worker has ended already."""
+
+    forked: asyncio.Future[int]
+    pid: int = 0
+    lost: bool = False
+    """The forkserver died in the middle of it."""
+    killed: bool = False
+    """We killed it in the middle of it."""
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: Ended | None = None
+
+
+class Launcher:
+    """Starts instances through the forkserver. Exits of running ones go to ``on_exits``."""
+
+    def __init__(
+        self,
+        path: str,
+        filters: Sequence[bytes],
+        on_exits: Callable[[list[Ended]], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        """``filters`` are seccomp programs for workers without and with a network, and names of system calls."""
+        self._filters = filters
+        self._path = path
+        self._helper = Helper("forkserver", path, self._frame, self._lost)
+        self._on_exits = on_exits
+        self._on_lost = on_lost
+        self._starts: dict[int, _Start] = {}
+        self._kills: dict[int, asyncio.Future[int]] = {}
+        self._serial = 0
+        self._acknowledged: list[int] = []
+        self._welcome: asyncio.Future[protocol.Frame] | None = None
+        self._pong: asyncio.Future[None] | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a forkserver that has not hung up."""
+        return self._helper.connected
+
+    @property
+    def pids(self) -> set[int]:
+        """Of the forkserver, where we started it, and of starts under way."""
+        return {self._helper.pid, *(start.pid for start in self._starts.values())}
+
+    async def connect(self) -> Inventory:
+        """Join the forkserver, or start one. Raises ``HelperFailed``."""
+        frame = await self._greet()
+        if frame is None:
+            log.error("the forkserver does not answer within %g s: it is killed; what it ran goes on", HELLO_SECONDS)
+            self._helper.kill()
+            frame = await self._greet()
+        if frame is None:
+            raise HelperFailed("the forkserver does not answer")
+        version, engine, running, exits = protocol.unpack(frame.body)
+        spoken, *rest = protocol.unpack_numbers(version)
+        if spoken != protocol.VERSION:
+            raise HelperFailed(f"a forkserver of protocol {spoken} is running, not {protocol.VERSION}: drain it first")
+        numbers = protocol.unpack_numbers(running)
+        return Inventory(engine.decode(), rest[0], dict(zip(numbers[::2], numbers[1::2], strict=True)), _exits(exits))
+
+    async def _greet(self) -> protocol.Frame | None:
+        """Join the forkserver, or start one; None where it does not answer."""
+        await self._helper.connect()
+        self._welcome = asyncio.get_running_loop().create_future()
+        self._helper.send(protocol.HELLO, protocol.pack(self._filters))
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                return await self._welcome
+        except TimeoutError:
+            return None
+
+    async def ping(self) -> None:
+        """Return when the forkserver has answered. Raises ``Unavailable`` where there is none."""
+        if self._pong is None or self._pong.done():
+            self._pong = asyncio.get_running_loop().create_future()
+            self._helper.send(protocol.PING, b"")
+        await asyncio.shield(self._pong)
+
+    async def start(self, request: protocol.StartRequest, fds: Sequence[int]) -> int:
+        """Run an instance; its pid, once the module is instantiated and about to run.
+
+        ``fds`` are all of the request's but the report pipe. Raises a ``SandboxerError`` when it does
+        not come to that; then no process is left, and its exit is told to nobody.
+        """
+        name = request.instance
+        report, theirs = os.pipe2(os.O_CLOEXEC)
+        start = self._starts[name] = _Start(asyncio.get_running_loop().create_future())
+        try:
+            try:
+                self._helper.send(protocol.START, request.encode(), [theirs, *fds])
+                pid = await start.forked
+            except Unavailable:
+                os.close(theirs)
+                theirs = -1
+                if start.lost:
+                    await _undo(await _read(report))
+                raise
+            finally:
+                if theirs >= 0:
+                    os.close(theirs)
+            _, verdict = protocol.unpack_report(await _read(report))
+            if verdict[:1] == protocol.READY:
+                return pid
+            await start.exited.wait()
+            if start.lost:
+                start.ended = None
+                raise Unavailable("the forkserver died: try again")
+            assert start.ended is not None
+            self.acknowledge([name])
+            ended, start.ended = start.ended, None
+            raise _refusal(verdict, ended, start.killed)
+        finally:
+            os.close(report)
+            del self._starts[name]
+            if start.ended is not None:
+                # It has run and ended already. The caller must first have noted that it ran.
+                asyncio.get_running_loop().call_soon(self._on_exits, [start.ended])
+
+    async def kill(self, instance: int, number: int) -> None:
+        """Send a signal to an instance of this forkserver's.
+
+        Raises ``NotFound`` where it has ended, or is not this forkserver's; ``Unavailable`` where there is none.
+        """
+        serial = self._serial = self._serial + 1
+        answer = self._kills[serial] = asyncio.get_running_loop().create_future()
+        if number == signal.SIGKILL and instance in self._starts:
+            self._starts[instance].killed = True
+        try:
+            self._helper.send(protocol.KILL, protocol.pack_numbers(serial, instance, number))
+            error = await answer
+        finally:
+            del self._kills[serial]
+        if error == errno.ESRCH:
+            raise NotFound("the process has ended")
+        if error:
+            raise Internal(f"signal {number}: {os.strerror(error)}")
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the forkserver was started by us, and not joined."""
+        return self._helper.pid != 0
+
+    def answers(self) -> bool:
+        """Whether a forkserver listens, although its connection to us was lost."""
+        return self._helper.answers()
+
+    def workers(self) -> Iterator[int]:
+        """Pids of all workers that were ever forked for this path, whoever their parent is now."""
+        path = os.fsencode(self._path)
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                try:
+                    with open(f"/proc/{entry}/comm", "rb", buffering=0) as file:
+                        if file.read() != b"wasm-worker\n":
+                            continue
+                    with open(f"/proc/{entry}/cmdline", "rb", buffering=0) as file:
+                        if path in file.read().split(b"\0"):
+                            yield int(entry)
+                except (FileNotFoundError, ProcessLookupError):
+                    pass
+
+    def starts(self) -> dict[int, int]:
+        """Starts under way that have a process: instances and pids."""
+        return {instance: start.pid for instance, start in self._starts.items() if start.pid}
+
+    def starting(self, pid: int) -> int:
+        """The instance whose start is under way as this process; 0 where there is none."""
+        return next((instance for instance, start in self._starts.items() if start.pid == pid), 0)
+
+    def acknowledge(self, instances: Sequence[int]) -> None:
+        """These exits are on record: the forkserver need not keep them. It is told soon, of many at once."""
+        if not self._acknowledged:
+            asyncio.get_running_loop().call_later(ACKNOWLEDGE_SECONDS, self._tell_acknowledged)
+        self._acknowledged += instances
+
+    def _tell_acknowledged(self) -> None:
+        instances, self._acknowledged = self._acknowledged, []
+        try:
+            self._helper.send(protocol.ACK, protocol.pack_numbers(*instances))
+        except Unavailable:  # then it has no exits to forget
+            pass
+
+    def end(self) -> None:
+        """Tell the forkserver to kill what runs and go."""
+        if self._helper.connected:
+            self._helper.send(protocol.END, b"")
+
+    def close(self) -> None:
+        """Let go of the forkserver, which goes on."""
+        if self._acknowledged:
+            self._tell_acknowledged()
+        self._helper.close()
+
+    def _frame(self, frame: protocol.Frame) -> None:
+        if frame.kind == protocol.EXITED:
+            self.exited(_exits(frame.body))
+        elif frame.kind == protocol.FORKED:
+            instance, pid, error = protocol.unpack_numbers(frame.body)
+            start = self._starts.get(instance)
+            if start is None or start.forked.done():
+                return
+            if error == errno.E2BIG:
+                start.forked.set_exception(InvalidArgument("the arguments and the environment are too long together"))
+            elif error:
+                limits = (
+                    "the forkserver's open-file limit" if error == errno.EMFILE else "pid_max, pids limit or memory"
+                )
+                start.forked.set_exception(
+                    ResourceExhausted(f"no process could be forked: {os.strerror(error)} ({limits})")
+                )
+            elif not pid:
+                start.forked.set_exception(Unavailable("the forkserver's zygote died: try again"))
+            else:
+                start.pid = pid
+                start.forked.set_result(pid)
+        elif frame.kind == protocol.KILLED:
+            serial, error = protocol.unpack_numbers(frame.body)
+            answer = self._kills.get(serial)
+            if answer is not None and not answer.done():
+                answer.set_result(error)
+        elif frame.kind == protocol.PONG and self._pong is not None and not self._pong.done():
+            self._pong.set_result(None)
+        elif frame.kind == protocol.WELCOME and self._welcome is not None and not self._welcome.done():
+            self._welcome.set_result(frame)
+
+    def exited(self, exits: list[Ended]) -> None:
+        """These have ended, whoever saw it: starts under way are told, and everybody else."""
+        told = []
+        for ended in exits:
+            start = self._starts.get(ended.instance)
+            if start is None:
+                told.append(ended)
+            else:
+                start.ended = ended
+                start.exited.set()
+        if told:
+            self._on_exits(told)
+
+    def _lost(self) -> None:
+        error = Unavailable("the forkserver died: try again")
+        for start in self._starts.values():
+            start.lost = True
+        waiting: list[asyncio.Future[int]] = [start.forked for start in self._starts.values()]
+        waiting += self._kills.values()
+        if self._pong is not None and not self._pong.done():
+            self._pong.set_exception(error)
+            self._pong.exception()  # seen, where nobody waits any more
+        for answer in waiting:
+            if not answer.done():
+                answer.set_exception(error)
+        if self._welcome is not None and not self._welcome.done():
+            self._welcome.set_exception(error)
+        self._on_lost()
+
+
+def _exits(body: bytes) -> list[Ended]:
+    numbers = protocol.unpack_numbers(body)
+    return [Ended(*numbers[i : i + 5]) for i in range(0, len(numbers), 5)]
+
+
+async def _read(pipe: int) -> bytes:
+    """All that a worker reports, up to its end."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(pipe, False)
+    parts: list[bytes] = []
+    while True:
+        try:
+            part = os.read(pipe, 65536)
+        except BlockingIOError:
+            readable = loop.create_future()
+            loop.add_reader(pipe, _wake, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(pipe)
+            continue
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+
+
+async def _undo(report: bytes) -> None:
+    """End a worker of which the forkserver did not live to tell: it may be nobody's child of ours."""
+    pid, verdict = protocol.unpack_report(report)
+    if verdict[:1] != protocol.READY:
+        return  # it ended by itself, or never was
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    loop.add_reader(pidfd, _wake, ended)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await ended
+    except ProcessLookupError:
+        pass
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+def _wake(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
+
+
+def _refusal(verdict: bytes, ended: Ended, killed: bool) -> SandboxerError:
+    text = verdict[1:].decode(errors="replace")
+    if verdict[:1] == protocol.REFUSED:
+        return InvalidArgument(text)
+    if verdict[:1] == protocol.FAILED:
+        return Internal(text)
+    if ended.status == signal.SIGKILL and not killed:
+        return ResourceExhausted(
+            "the worker was killed before the guest ran: its memory limit, or the node's, is reached"
+        )
+    if os.WIFSIGNALED(ended.status):
+        number = os.WTERMSIG(ended.status)
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        return Internal(f"the worker was ended by {name} before the guest ran")
+    return Internal(f"the worker ended with status {os.waitstatus_to_exitcode(ended.status)} before the guest ran")

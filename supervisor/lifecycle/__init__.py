@@ -1,0 +1,1 @@
+"""Containers and processes from Create to Delete: starts, signals, exits, recovery, events, usage."""

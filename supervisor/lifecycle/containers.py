@@ -1,0 +1,214 @@
+"""What a container owns, made and undone as one: its record, its mounts, its control group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import posixpath
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+from sandbox_api.errors import FailedPrecondition, SandboxerError
+from sandbox_api.interface import NewTask, Stdio, Usage
+
+from ..aot.policy import Aot
+from ..cgroups import Cgroup, Hierarchy, Resources
+from ..model.container import Container
+from ..model.prepared import Prepared
+from ..model.process import Process, ProcessState
+from ..model.registry import Registry
+from ..model.sandbox import Sandbox, SandboxState
+from ..oci import bundle, rootfs, streams, wasi
+from ..oci import spec as oci
+from ..state.store import Made, Recorded, Store, StoreFailed
+from . import usage
+
+log = logging.getLogger(__name__)
+
+_REMEMBERED = 64
+"""Containers made last whose specs are at hand: most are started, and many deleted, soon after."""
+_LONGEST_REMEMBERED = 64 << 10  # bytes of a config.json
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a container was made from, read."""
+
+    spec: oci.Spec
+    plan: rootfs.Plan
+
+
+class Containers:
+    """Makes and removes containers."""
+
+    def __init__(
+        self, folder: str, registry: Registry, store: Store, hierarchy: Hierarchy, aot: Aot | None = None
+    ) -> None:
+        self._folder = folder
+        self._registry = registry
+        self._store = store
+        self._hierarchy = hierarchy
+        self._aot = aot
+        self._told_of_capabilities = False
+        self._remembered: OrderedDict[int, Origin] = OrderedDict()  # by instance of the init process
+
+    def make(self, namespace: str, new: NewTask) -> Container:
+        """Prepare a container in a ready sandbox: record it, then mount what it needs and make its control group.
+
+        Raises a ``SandboxerError``, and leaves nothing behind then.
+        """
+        config = bundle.read_config(new.bundle)
+        spec = oci.parse(config)
+        prepared = self._store.prepared(namespace, new.id, "")
+        sandbox = self._sandbox_of(namespace, new, spec, prepared)
+        sandbox.require("create a container in it", SandboxState.READY)
+        if spec.capabilities and not self._told_of_capabilities:
+            self._told_of_capabilities = True
+            log.warning("%s asks for capabilities: a WASM guest has no use for any, and none is ever given", new.id)
+        stdio = _stdio(new.stdio, prepared, spec.process.terminal)
+        streams.check(stdio)
+        resources = Resources.parse(spec.resources)
+        folder = f"{self._folder}/containers/{namespace}/{new.id}"
+        if prepared and prepared.rootfs and not new.rootfs:
+            # The client handed its root file system over before: it is mounted in our own bundle, whichever is named.
+            plan = rootfs.plan(spec, prepared.root, prepared.rootfs, folder)
+        else:
+            plan = rootfs.plan(spec, bundle.root(new.bundle, spec.root), new.rootfs, folder)
+        container = Container(namespace, new.id, sandbox.id, new.bundle, Process(0, new.id, "", stdio))
+        group = spec.cgroups_path or (_default_path(container) if resources.limited else "")
+        planned = self._hierarchy.plan(group, resources) if group else ""
+        state = Made.DONE if plan.empty and not group else Made.UNFINISHED
+        self._store.add_container(container, Recorded(config, plan), planned, state)
+        try:
+            rootfs.mount(plan)
+            if group:
+                container.cgroup = self._hierarchy.create(group, resources)
+            if state is not Made.DONE:
+                self._store.update_container(container)
+        except BaseException:
+            if container.cgroup is not None:
+                container.cgroup.delete()
+            rootfs.unmount(plan)
+            self._store.remove_container(container)
+            raise
+        self._registry.add(sandbox, container)
+        if len(config) <= _LONGEST_REMEMBERED:
+            self._remembered[container.init.instance] = Origin(spec, plan)
+            if len(self._remembered) > _REMEMBERED:
+                self._remembered.popitem(last=False)
+        self._foresee(spec, plan)
+        return container
+
+    def _foresee(self, spec: oci.Spec, plan: rootfs.Plan) -> None:
+        """Have the module compiled before it is started."""
+        if self._aot is None or not self._aot.active:
+            return
+        args = (posixpath.join(spec.process.cwd, spec.process.args[0]),)
+        try:
+            world = wasi.assemble(spec, replace(spec.process, args=args, cwd="/"), plan)
+        except SandboxerError:  # Start will say so
+            return
+        self._aot.seen(world.module)
+        world.close()
+
+    def origin(self, container: Container) -> Origin:
+        """What a container was made from."""
+        remembered = self._remembered.get(container.init.instance)
+        if remembered is not None:
+            return remembered
+        recorded = self._store.recorded(container)
+        return Origin(oci.parse(recorded.config), recorded.plan)
+
+    def unmake(self, container: Container) -> None:
+        """Undo a ``make`` that a supervisor did not live to finish."""
+        recorded = self._store.recorded(container)
+        if container.cgroup is not None:
+            container.cgroup.delete()
+        rootfs.unmount(recorded.plan)
+        self._store.remove_container(container)
+
+    async def remove(self, container: Container) -> None:
+        """Undo ``make``. The container's processes have ended, or never ran."""
+        cgroup = container.cgroup
+        while cgroup is not None and not cgroup.delete():
+            await asyncio.sleep(0.005)  # a reaped process leaves its group a little later
+        remembered = self._remembered.get(container.init.instance)
+        rootfs.unmount(remembered.plan if remembered else self._store.recorded(container).plan)
+        self._store.remove_container(container)
+        self._remembered.pop(container.init.instance, None)
+        self._registry.remove(container)
+        for process in container.processes():
+            process.forget()
+
+    def usage(self, container: Container) -> Usage:
+        """What a container uses: as its control group counts it, or else its processes in /proc."""
+        counted = container.cgroup.usage(time.time_ns()) if container.cgroup else None
+        if counted is not None:
+            return counted
+        return usage.of_processes([process.pid for process in container.alive()], time.time_ns())
+
+    def update(self, container: Container, resources: Resources) -> None:
+        """Change the limits of a container, running or not."""
+        cgroup = self._cgroup(container)
+        self._store.change_container(container, cgroup.plan_update(resources))
+        cgroup.update(resources, [process.pid for process in container.alive()])
+        self._store.update_container(container)
+
+    def own_cgroup(self, container: Container) -> Cgroup:
+        """A control group that no other container is in, with its processes in it; to be ``settled`` after its use."""
+        cgroup = self._cgroup(container)
+        self._store.change_container(container, cgroup.plan_own())
+        cgroup.ensure_own([process.pid for process in container.alive()])
+        return cgroup
+
+    def settled(self, container: Container) -> None:
+        """The container's control group is as its processes' states on record say."""
+        try:
+            self._store.update_container(container)
+        except StoreFailed as error:  # then the next supervisor looks for itself
+            log.warning("container %s: %s", container.id, error)
+
+    def repair(self, container: Container) -> None:
+        """Finish or undo a change of the control group that a supervisor did not live to finish."""
+        if container.cgroup is not None:
+            alive = container.alive()
+            paused = container.cgroup.repair(
+                [process.pid for process in alive], any(process.state is ProcessState.PAUSED for process in alive)
+            )
+            state = ProcessState.PAUSED if paused else ProcessState.RUNNING
+            self._store.update_processes([replace(process, state=state) for process in alive])
+            for process in alive:
+                process.state = state
+        self._store.update_container(container)
+
+    def _cgroup(self, container: Container) -> Cgroup:
+        if container.cgroup is None:
+            path = _default_path(container)
+            self._store.change_container(container, self._hierarchy.plan(path, Resources()))
+            container.cgroup = self._hierarchy.create(path, Resources())
+        return container.cgroup
+
+    def _sandbox_of(self, namespace: str, new: NewTask, spec: oci.Spec, prepared: Prepared | None) -> Sandbox:
+        """The sandbox a new container belongs to. The request does not say; Prepare did, or its bundle does."""
+        name = prepared.sandbox_id if prepared else bundle.sandbox_id(new.bundle, spec.annotations)
+        if name:
+            return self._registry.sandbox(namespace, name)
+        here = [sandbox for (where, _), sandbox in self._registry.sandboxes.items() if where == namespace]
+        if len(here) != 1:
+            raise FailedPrecondition(
+                f"which of the {len(here)} sandboxes of namespace {namespace} is it for? "
+                "Annotate config.json with io.kubernetes.cri.sandbox-id"
+            )
+        return here[0]
+
+
+def _default_path(container: Container) -> str:
+    return f"/wasm-sandboxer/{container.namespace}/{container.id}"
+
+
+def _stdio(asked: Stdio, prepared: Prepared | None, terminal: bool) -> Stdio:
+    """The streams of the request, or those that were handed over before."""
+    if prepared and not (asked.stdin or asked.stdout or asked.stderr):
+        asked = prepared.stdio
+    return Stdio(asked.stdin, asked.stdout, asked.stderr, asked.terminal or terminal)

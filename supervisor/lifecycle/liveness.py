@@ -1,0 +1,53 @@
+"""Telling systemd that we live, and how we are: only while the event loop turns and the forkserver answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+
+from sandbox_api.errors import Unavailable
+
+from ..host.systemd import notify
+from ..ipc.forkserver import Launcher
+from ..model.process import ALIVE
+from ..model.registry import Registry
+
+log = logging.getLogger(__name__)
+
+STATUS_SECONDS = 10.0
+
+
+def watchdog_seconds() -> float:
+    """How often the service manager wants to hear of us at least; 0 where it does not (sd_watchdog_enabled(3))."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return 0.0
+    try:
+        return int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
+    except ValueError:
+        return 0.0
+
+
+def status(registry: Registry) -> str:
+    """One line for ``systemctl status``."""
+    alive = sum(process.state in ALIVE for _, process in registry.processes.values())
+    return f"{len(registry.sandboxes)} sandboxes, {len(registry.containers)} containers, {alive} instances running"
+
+
+async def tell(registry: Registry, launcher: Launcher) -> None:
+    """Tell the service manager until cancelled. Without one, only look."""
+    watchdog = watchdog_seconds()
+    pause = min(watchdog / 3, STATUS_SECONDS) if watchdog else STATUS_SECONDS
+    while True:
+        told = f"STATUS={status(registry)}"
+        try:
+            async with asyncio.timeout(pause):
+                await launcher.ping()
+        except (Unavailable, TimeoutError) as error:
+            log.warning("the forkserver does not answer: %s", error or f"nothing within {pause:g} s")
+            told += "; the forkserver does not answer"
+        else:
+            if watchdog:
+                told += "\nWATCHDOG=1"
+        notify(told)
+        await asyncio.sleep(pause)

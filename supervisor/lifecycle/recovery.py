@@ -1,0 +1,120 @@
+"""What a new supervisor does with what the one before it left: join it to what really runs.
+
+Any process may have died at any moment. The store says what was wanted, the forkserver what runs and what
+has ended; what neither can answer for is looked up in /proc, or told as not known.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+
+from ..cgroups import Hierarchy
+from ..host import birth
+from ..ipc.forkserver import Inventory, Launcher
+from ..model.container import Container
+from ..model.process import ALIVE, Process, ProcessState
+from ..model.registry import Registry
+from ..state.store import Made, Store
+from .containers import Containers
+from .exits import Reaper
+from .preparations import Preparations
+
+log = logging.getLogger(__name__)
+
+NEVER_RAN = 125 << 8
+"""Wait status of a worker that could not tell anybody that its guest was ready, and so did not run it."""
+
+
+class Recovery:
+    """Fills the registry from the store, and brings every process to the state that it is really in."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        hierarchy: Hierarchy,
+        containers: Containers,
+        preparations: Preparations,
+        reaper: Reaper,
+        launcher: Launcher,
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._hierarchy = hierarchy
+        self._containers = containers
+        self._preparations = preparations
+        self._reaper = reaper
+        self._launcher = launcher
+        self._changing: list[Container] = []
+
+    def load(self) -> None:
+        """Read what is on record, and undo what was never finished."""
+        for sandbox in self._store.sandboxes():
+            self._registry.sandboxes[sandbox.namespace, sandbox.id] = sandbox
+        recorded = list(self._store.containers())
+        for container, cgroup, _ in recorded:  # all of them first: parents go with the last that holds them
+            container.cgroup = self._hierarchy.attach(cgroup) if cgroup else None
+        self._changing = [container for container, _, made in recorded if made is Made.CHANGING]
+        for container, _, made in recorded:
+            home = self._registry.sandboxes.get((container.namespace, container.sandbox_id))
+            if made and home is not None:
+                self._registry.add(home, container)
+            else:
+                log.info("undoing %s, whose creation was not finished", container.id)
+                self._containers.unmake(container)
+        for sandbox in self._registry.sandboxes.values():
+            self._preparations.forget_unfinished(sandbox)
+
+    async def reconcile(self, inventory: Inventory) -> None:
+        """Compare the registry with what the forkserver has."""
+        ended = {each.instance: each for each in inventory.ended}
+        changed: list[Process] = []
+        orphans: list[Process] = []
+        for instance, (_, process) in self._registry.processes.items():
+            if process.exit is not None:
+                continue
+            if instance in inventory.running:
+                process.pid = inventory.running[instance]
+                if process.state not in ALIVE:  # its start was under way, and came out well
+                    process.state, process.born = ProcessState.RUNNING, birth.of(process.pid)
+                    changed.append(process)
+            elif instance in ended:
+                if process.state not in ALIVE and ended[instance].status == NEVER_RAN:
+                    del ended[instance]  # its start never came out: it may be tried again
+                else:
+                    process.pid = ended[instance].pid
+            elif process.state in ALIVE:
+                orphans.append(process)
+        self._store.update_processes(changed)
+        self._reaper.exits(list(ended.values()))
+        self._launcher.acknowledge([each.instance for each in inventory.ended])
+        for process in orphans:  # their forkserver died, too; they may still run
+            self._reaper.adopt(process)
+        for container in self._changing:
+            self._containers.repair(container)
+        if self._launcher.fresh:
+            self._end_strays()
+        for instance in inventory.running.keys() - self._registry.processes.keys():
+            log.warning("killing instance %d, of which nothing is on record", instance)
+            await self._launcher.kill(instance, signal.SIGKILL)
+        if self._registry.sandboxes:
+            log.info(
+                "recovered %d sandboxes, %d containers, %d instances that run, %d exits",
+                len(self._registry.sandboxes),
+                len(self._registry.containers),
+                len(inventory.running),
+                len(ended),
+            )
+
+    def _end_strays(self) -> None:
+        """End workers of a forkserver that died, with its supervisor, in the middle of their start."""
+        known = {process.pid for _, process in self._registry.processes.values() if process.exit is None}
+        for pid in self._launcher.workers():
+            if pid not in known:
+                log.warning("killing pid %d, whose start was lost with its forkserver", pid)
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass

@@ -1,0 +1,134 @@
+"""Signals to processes, and ending containers with them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Coroutine, Iterable
+from dataclasses import replace
+from typing import Any
+
+from sandbox_api.errors import Internal, InvalidArgument, NotFound, Unavailable
+from sandbox_api.interface import Exit
+
+from ..host import birth
+from ..ipc.forkserver import Launcher
+from ..model.container import Container
+from ..model.process import Process, ProcessState
+from ..state.store import Store
+
+KILL_SECONDS = 30.0
+"""How long a killed process may take to be gone; only one stuck in the kernel takes longer."""
+
+_ENDS_NOTHING = frozenset(
+    {
+        signal.SIGCHLD,
+        signal.SIGCONT,
+        signal.SIGSTOP,
+        signal.SIGTSTP,
+        signal.SIGTTIN,
+        signal.SIGTTOU,
+        signal.SIGURG,
+        signal.SIGWINCH,
+    }
+)
+
+
+class Signals:
+    """Sends signals. Takes no container's lock: a signal must get through to a process that hangs in its start."""
+
+    def __init__(self, store: Store, launcher: Launcher) -> None:
+        self._store = store
+        self._launcher = launcher
+
+    async def send(self, container: Container, process: Process, number: int) -> bool:
+        """Send a signal; false where the process has ended. One that never ran ends by a signal that would end it.
+
+        Raises ``InvalidArgument`` where there is no such signal.
+        """
+        if number not in signal.valid_signals():
+            raise InvalidArgument(f"container {process.name}: there is no signal {number}")
+        if process.exit is not None:
+            return False
+        if process.state is ProcessState.CREATED:
+            if number not in _ENDS_NOTHING:
+                ended = Exit(128 + number, time.time_ns())
+                self._store.update_process(replace(process, exit=ended, state=ProcessState.STOPPED))
+                process.end(ended)
+            return True
+        try:
+            await self._launcher.kill(process.instance, number)
+        except (NotFound, Unavailable):
+            if not _send_directly(process, number):
+                return False
+        if number == signal.SIGKILL and process.state is ProcessState.PAUSED and container.cgroup is not None:
+            container.cgroup.thaw()  # with version 1 of control groups, what is frozen does not even die
+        return True
+
+    async def send_all(self, container: Container, number: int) -> bool:
+        """Send a signal to every process of the container's; false where all have ended."""
+        told = [await self.send(container, process, number) for process in container.processes()]
+        return any(told)
+
+    async def end(self, containers: Iterable[Container], timeout: float) -> None:
+        """End every process of these: SIGTERM, and SIGKILL after ``timeout`` seconds.
+
+        Raises ``Internal`` where one does not end even so.
+        """
+        await asyncio.gather(*(self._end(container, timeout) for container in containers))
+
+    async def end_execs(self, container: Container) -> None:
+        """End what still runs in a container whose init process has ended: as where that is a pid namespace's first."""
+        for process in container.alive():
+            await self.send(container, process, signal.SIGKILL)
+        await _until_ended(container, KILL_SECONDS)
+
+    async def _end(self, container: Container, timeout: float) -> None:
+        if timeout > 0:
+            await self.send_all(container, signal.SIGTERM)
+            await _until_ended(container, timeout)
+        for _ in range(2):  # twice: a start under way may have become a process after the first
+            await self.send_all(container, signal.SIGKILL)
+            await _until_ended(container, KILL_SECONDS)
+            if not container.alive():
+                return
+        raise Internal(f"container {container.id}: pid {container.alive()[0].pid} does not end after SIGKILL")
+
+
+def _send_directly(process: Process, number: int) -> bool:
+    """Signal a process that no forkserver answers for; false where it is gone. A pidfd makes sure it is that one."""
+    if not process.born:
+        return False
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if birth.of(process.pid) != process.born:
+            return False
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
+
+
+async def _until_ended(container: Container, timeout: float) -> None:
+    """Wait for what runs to end, and for a start under way to come out."""
+    ends: list[Coroutine[Any, Any, object]] = [process.wait() for process in container.alive()]
+    if any(process.state is ProcessState.STARTING for process in container.processes()):
+        ends.append(_held_and_released(container.lock))
+    if not ends:
+        return
+    pending = [asyncio.ensure_future(end) for end in ends]
+    _, late = await asyncio.wait(pending, timeout=timeout)
+    for waiter in late:
+        waiter.cancel()
+
+
+async def _held_and_released(lock: asyncio.Lock) -> None:
+    async with lock:
+        pass

@@ -1,0 +1,86 @@
+"""Starting a process: everything its worker is given is opened, handed over, and closed here again."""
+
+from __future__ import annotations
+
+import os
+
+from sandbox_api.errors import FailedPrecondition, InvalidArgument
+
+from ..aot.policy import Aot
+from ..cgroups import Resources
+from ..host.errors import error_for
+from ..ipc.forkserver import Launcher
+from ..ipc.relay import Relay
+from ..model.container import Container
+from ..model.process import Process
+from ..model.sandbox import Sandbox
+from ..oci import seccomp, streams, wasi
+from ..oci import spec as oci
+from ..oci.netns import open_netns
+from ..state.store import Store
+from .containers import Containers
+
+
+class Starter:
+    """Turns created processes into workers."""
+
+    def __init__(
+        self, store: Store, containers: Containers, launcher: Launcher, relay: Relay, aot: Aot | None = None
+    ) -> None:
+        self._store = store
+        self._containers = containers
+        self._launcher = launcher
+        self._relay = relay
+        self._aot = aot
+
+    async def start(self, sandbox: Sandbox, container: Container, process: Process) -> int:
+        """Run a process; its pid. Raises a ``SandboxerError``, and leaves nothing open or running then."""
+        origin = self._containers.origin(container)
+        spec = origin.spec
+        what = oci.parse_exec(self._store.exec_spec(process)) if process.exec_id else spec.process
+        netns = sandbox.netns or spec.netns
+        opened = streams.Streams()
+        world = wasi.World()
+        places: list[int] = []
+        try:
+            opened = streams.open_streams(process.stdio)
+            world = wasi.assemble(spec, what, origin.plan)
+            product = None
+            if self._aot and not wasi.has_access_list(world.module):
+                product = await self._aot.best(world.module)
+                if product is not None:
+                    world.run_product(product.fd)
+            for path in container.cgroup.entrances() if container.cgroup else ():
+                places.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+            cgroups = len(places)
+            if netns:
+                places.append(open_netns(netns))
+            network = bool(netns) or not spec.private_network
+            profile = seccomp.from_oci(spec.seccomp) if spec.seccomp else b""
+            limit = Resources.parse(spec.resources).memory_limit or 0
+            request = wasi.request(
+                process.instance, what, world, limit, cgroups, bool(netns), process.stdio.terminal, network, profile
+            )
+            for pump in opened.pumps:
+                await self._relay.pump(process.instance, pump)
+                process.pumped = True
+            others = [opened.stdin, opened.stdout, opened.stderr, *places, *world.folders]
+            try:
+                return await self._launcher.start(request, [world.module, *others])
+            except InvalidArgument as error:
+                if self._aot is None or product is None:
+                    raise
+                # The product may be at fault, and so our compiler: the module itself has the last word.
+                world.run_guest()
+                request.module_kind = world.kind
+                pid = await self._launcher.start(request, [world.module, *others])
+                self._aot.condemn(product, str(error))
+                return pid
+        except OSError as error:
+            what_for = error.filename or "its descriptors"
+            raise error_for(error, FailedPrecondition)(f"{what_for}: {error.strerror}") from None
+        finally:
+            opened.close()
+            world.close()
+            for fd in places:
+                os.close(fd)

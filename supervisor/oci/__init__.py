@@ -1,0 +1,1 @@
+"""OCI bundles and specs, and the root file system, streams and WASI request made from them."""

@@ -1,0 +1,54 @@
+"""An OCI bundle: a folder with a config.json, made by the client. It belongs to the client; it is only read."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from sandbox_api.errors import InvalidArgument, NotFound
+
+from ..host.errors import error_for
+
+MAX_CONFIG = 8 << 20
+_SANDBOX_KEYS = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID", "cri.sandbox.id")
+
+
+def read_config(bundle: str) -> bytes:
+    """The bytes of the bundle's config.json.
+
+    Raises ``NotFound`` where the folder is missing, ``InvalidArgument`` where the file is, or is unfit.
+    """
+    if not bundle.startswith("/"):
+        raise InvalidArgument(f"bundle {bundle!r} is not an absolute path")
+    if not os.path.isdir(bundle):
+        raise NotFound(f"bundle {bundle}: no such folder")
+    return _read(f"{bundle}/config.json", MAX_CONFIG)
+
+
+def root(bundle: str, path: str) -> str:
+    """The root file system's folder, for a ``root.path`` that may be absolute or relative to the bundle."""
+    return os.path.realpath(os.path.join(bundle, path))
+
+
+def sandbox_id(bundle: str, annotations: dict[str, str]) -> str:
+    """The sandbox a container says it belongs to: containerd writes a file, CRI an annotation; "" where neither."""
+    try:
+        written = _read(f"{bundle}/sandbox", 4096).decode(errors="replace").strip()
+    except InvalidArgument:
+        written = ""
+    return written or next((annotations[key] for key in _SANDBOX_KEYS if annotations.get(key)), "")
+
+
+def _read(path: str, most: int) -> bytes:
+    """A regular file of bounded size; a FIFO or device in its place holds nobody up."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise error_for(error, InvalidArgument)(f"{path}: {error.strerror}") from None
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidArgument(f"{path} is not a regular file")
+        if status.st_size > most:
+            raise InvalidArgument(f"{path} has {status.st_size} bytes; {most} is the most")
+        return file.read(most)

@@ -1,0 +1,138 @@
+"""A process's standard streams: opened here, handed to the worker, and closed again.
+
+What clients expect of FIFOs at their ends is told in docs/architecture.md, "Streams".
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+
+from sandbox_api.errors import InvalidArgument
+from sandbox_api.interface import Stdio
+from workers import protocol
+
+from ..host.errors import error_for
+
+_FLAGS = os.O_CLOEXEC | os.O_NOCTTY
+
+
+@dataclass(frozen=True, slots=True)
+class Pump:
+    """Two descriptors for the relay, and which kind of pump it is (``workers.protocol``)."""
+
+    kind: int
+    source: int
+    sink: int
+
+
+@dataclass(slots=True)
+class Streams:
+    """Open descriptors for a worker's 0, 1 and 2, and what the relay is to pump."""
+
+    stdin: int = -1
+    stdout: int = -1
+    stderr: int = -1
+    pumps: list[Pump] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Close all that is still open."""
+        for name in ("stdin", "stdout", "stderr"):
+            fd = getattr(self, name)
+            if fd >= 0:
+                os.close(fd)
+                setattr(self, name, -1)
+        for pump in self.pumps:
+            os.close(pump.source)
+            os.close(pump.sink)
+        self.pumps.clear()
+
+
+def open_streams(stdio: Stdio) -> Streams:
+    """Open a process's streams. Raises ``InvalidArgument``, and leaves nothing open then."""
+    streams = Streams()
+    try:
+        if stdio.terminal:
+            _open_terminal(stdio, streams)
+        else:
+            _open_input(stdio.stdin, streams)
+            streams.stdout = _open_output("stdout", stdio.stdout)
+            streams.stderr = _open_output("stderr", stdio.stderr)
+    except BaseException:
+        streams.close()
+        raise
+    return streams
+
+
+def check(stdio: Stdio) -> None:
+    """Refuse what is no place for a stream. Whether it is there shows at the start: a client may make it until then.
+
+    Raises ``InvalidArgument``.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        where = getattr(stdio, name)
+        if where:
+            _path(name, where)
+
+
+def _open_terminal(stdio: Stdio, streams: Streams) -> None:
+    """One pseudo-terminal for all three streams; the relay stands between it and the client's FIFOs."""
+    master, slave = os.openpty()
+    try:
+        streams.stdin, streams.stdout, streams.stderr = slave, os.dup(slave), os.dup(slave)
+        if stdio.stdin:
+            source = _open_reader("stdin", stdio.stdin)
+            streams.pumps.append(Pump(protocol.TERMINAL_INPUT, source, os.dup(master)))
+        sink = _open_output("stdout", stdio.stdout)
+        streams.pumps.append(Pump(protocol.TERMINAL_OUTPUT, os.dup(master), sink))
+    finally:
+        os.close(master)
+
+
+def _open_input(where: str, streams: Streams) -> None:
+    if not where:
+        streams.stdin = os.open("/dev/null", os.O_RDONLY | _FLAGS)
+        return
+    fd = _open_reader("stdin", where)
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        # A reader of the FIFO itself would see its end before the client first opens it.
+        streams.stdin, theirs = os.pipe2(os.O_CLOEXEC)
+        streams.pumps.append(Pump(protocol.INPUT, fd, theirs))
+    else:
+        os.set_blocking(fd, True)
+        streams.stdin = fd
+
+
+def _open_reader(name: str, where: str) -> int:
+    # Non-blocking: the open of a FIFO for reading would wait for its writer.
+    return _open(name, _path(name, where), os.O_RDONLY | os.O_NONBLOCK | _FLAGS)
+
+
+def _open_output(name: str, where: str) -> int:
+    if not where:
+        return os.open("/dev/null", os.O_WRONLY | _FLAGS)
+    path = _path(name, where)
+    if where.startswith("file://"):
+        return _open(name, path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _FLAGS)
+    # Read-write: the guest outlives its reader, and the open waits for nobody; the reader still sees the
+    # end, since only the guest's process holds this.
+    fd = _open(name, path, os.O_RDWR | os.O_NONBLOCK | _FLAGS)
+    os.set_blocking(fd, True)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        os.lseek(fd, 0, os.SEEK_END)
+    return fd
+
+
+def _path(name: str, where: str) -> str:
+    path = where.removeprefix("file://")
+    if not path.startswith("/") or "\0" in path:
+        raise InvalidArgument(f"{name} {where!r} is neither an absolute path nor file:///PATH")
+    return path
+
+
+def _open(name: str, path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        raise error_for(error, InvalidArgument)(f"{name}: {path}: {error.strerror}") from None

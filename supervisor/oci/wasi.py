@@ -1,0 +1,227 @@
+"""From an OCI spec to a WASI world: the module, the preopens, and the request that starts a worker.
+
+``assemble`` opens everything a worker is given, so that the worker resolves no path.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from dataclasses import dataclass, field
+
+from sandbox_api.errors import InvalidArgument
+from workers.protocol import NATIVE, WASM, Preopen, StartRequest
+
+from ..host import linux
+from ..host.errors import error_for
+from .rootfs import Plan, make_folders
+from .spec import ProcessSpec, Spec
+
+PAGE = 65536
+"""Bytes of a WebAssembly page."""
+_MAX_PAGES = 65536
+_MAX_TOP_FOLDERS = 64
+
+
+@dataclass(slots=True)
+class World:
+    """A worker's module and preopens, opened. ``close`` it once they are handed over."""
+
+    module: int = -1
+    kind: int = WASM
+    """Of the module: as it came, or our own compiler's product."""
+    preopens: list[Preopen] = field(default_factory=list)
+    folders: list[int] = field(default_factory=list)
+    """One descriptor for each preopen."""
+    _guest: int = -1
+    """The module as it came, while a product stands in its place."""
+
+    def add(self, path: str, fd: int, readonly: bool) -> None:
+        """A preopen more; the descriptor is the world's from now on."""
+        self.preopens.append(Preopen(os.fsencode(path), readonly))
+        self.folders.append(fd)
+
+    def run_product(self, product: int) -> None:
+        """Take what the module was compiled into in place of it; the descriptor is the world's from now on."""
+        self._guest, self.module, self.kind = self.module, product, NATIVE
+
+    def run_guest(self) -> None:
+        """Take the module as it came after all."""
+        os.close(self.module)
+        self._guest, self.module, self.kind = -1, self._guest, WASM
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        for fd in (self.module, self._guest):
+            if fd >= 0:
+                os.close(fd)
+        self.module = self._guest = -1
+        for fd in self.folders:
+            os.close(fd)
+        self.folders.clear()
+
+
+def module_and_function(argument: str) -> tuple[str, str]:
+    """``module.wasm#func`` cut in two; without ``#func`` the function is ``_start``."""
+    path, mark, function = argument.rpartition("#")
+    return (path, function) if mark and path and function else (argument, "_start")
+
+
+def max_pages(memory_limit: int) -> int:
+    """A memory limit in bytes as a bound on linear memory; 0 is none."""
+    return 0 if memory_limit <= 0 else max(1, min(memory_limit // PAGE, _MAX_PAGES))
+
+
+def request(
+    instance: int,
+    spec: ProcessSpec,
+    world: World,
+    memory_limit: int,
+    cgroups: int,
+    netns: bool,
+    terminal: bool,
+    network: bool,
+    seccomp: bytes,
+) -> StartRequest:
+    """The start request for this process in this world."""
+    module, function = module_and_function(spec.args[0])
+    env = list(spec.env)
+    if spec.cwd != "/" and not any(each.startswith("PWD=") for each in env):
+        env.append(f"PWD={spec.cwd}")  # where Go's WASI port, among others, finds its working directory
+    return StartRequest(
+        instance=instance,
+        args=[os.fsencode(arg) for arg in (module, *spec.args[1:])],
+        env=[os.fsencode(each) for each in env],
+        preopens=world.preopens,
+        function=os.fsencode(function),
+        module_kind=world.kind,
+        uid=spec.uid,
+        gid=spec.gid,
+        groups=list(spec.groups),
+        rlimits=[(limit.resource, limit.soft, limit.hard) for limit in spec.rlimits],
+        oom_score_adj=spec.oom_score_adj,
+        max_pages=max_pages(memory_limit),
+        cgroups=cgroups,
+        netns=netns,
+        terminal=terminal,
+        network=network,
+        seccomp=seccomp,
+    )
+
+
+def assemble(spec: Spec, process: ProcessSpec, plan: Plan) -> World:
+    """Open the module and every folder the guest gets. Raises ``InvalidArgument``; nothing stays open then."""
+    world = World()
+    try:
+        root = os.open(plan.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        world.add("/", root, spec.root_readonly)
+        top = len(world.folders)
+        for bind in spec.binds:
+            if bind in plan.binds:
+                fd = linux.open_in_root(root, bind.destination, os.O_PATH)
+                if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                    os.close(fd)
+                    continue
+            else:
+                fd = os.open(bind.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            world.add(bind.destination, fd, bind.readonly)
+        for number, tmpfs in enumerate(plan.tmpfs):
+            fd = os.open(plan.tmpfs_path(number), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            world.add(tmpfs.destination, fd, tmpfs.readonly)
+        world.module = _open_module(world, process)
+        if process.cwd != "/":
+            _add_cwd(world, top, process.cwd, spec.root_readonly)
+    except OSError as error:
+        world.close()
+        raise error_for(error, InvalidArgument)(f"{error.filename or plan.root}: {error.strerror}") from None
+    except BaseException:
+        world.close()
+        raise
+    return world
+
+
+def _holder(world: World, path: str) -> tuple[int, str, bool]:
+    """The preopen that holds an absolute guest path: its folder, the path inside it, and if it is read-only."""
+    best = 0
+    for number, preopen in enumerate(world.preopens):
+        prefix = os.fsdecode(preopen.path)
+        if (path == prefix or path.startswith(prefix + "/")) and len(preopen.path) >= len(world.preopens[best].path):
+            best = number
+    prefix = os.fsdecode(world.preopens[best].path)
+    return world.folders[best], path[len(prefix) :].lstrip("/") or ".", world.preopens[best].readonly
+
+
+def _open_module(world: World, process: ProcessSpec) -> int:
+    name, _ = module_and_function(process.args[0])
+    path = "/" + posixpath.normpath(posixpath.join(process.cwd, name)).lstrip("/")
+    folder, inside, _ = _holder(world, path)
+    try:
+        # Non-blocking: a FIFO in the module's place must hold nobody up.
+        fd = linux.open_in_root(folder, inside, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise error_for(error, InvalidArgument)(f"module {path}: {error.strerror}") from None
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise InvalidArgument(f"module {path} is not a regular file")
+    # here, since a product that was compiled from it would be readable
+    if not _may_read(status, process) and not has_access_list(fd):
+        os.close(fd)
+        raise InvalidArgument(f"the container's user may not read the module: {path}: Permission denied")
+    return fd
+
+
+def has_access_list(fd: int) -> bool:
+    """Whether more than its mode decides who may read a file (acl(5)): then the worker, who is that user, finds out."""
+    try:
+        os.getxattr(fd, "system.posix_acl_access")
+    except OSError:  # it has none, or its file system
+        return False
+    return True
+
+
+def _may_read(status: os.stat_result, process: ProcessSpec) -> bool:
+    """Whether a user without capabilities may read a file, by its mode (path_resolution(7))."""
+    if status.st_uid == process.uid:
+        return bool(status.st_mode & stat.S_IRUSR)
+    if status.st_gid in (process.gid, *process.groups):
+        return bool(status.st_mode & stat.S_IRGRP)
+    return bool(status.st_mode & stat.S_IROTH)
+
+
+def _add_cwd(world: World, top: int, cwd: str, root_readonly: bool) -> None:
+    """Let relative paths start at ``cwd``.
+
+    WASI has no working directory. C libraries look a path, relative or absolute, up in the preopen with
+    the longest fitting name, where "/" and "." are both the empty name, and which of them wins is chance.
+    So "." takes the place of "/", and absolute paths are kept right by a preopen for each folder in the
+    root. What is lost: a file that lies in the root itself is not found by its absolute path.
+    """
+    folder, inside, readonly = _holder(world, cwd)  # before the root's own folders: a link in it may lead to another
+    root = world.folders[0]
+    taken = {preopen.path for preopen in world.preopens}
+    listing = linux.open_in_root(root, ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        names = sorted(entry.name for entry in os.scandir(listing))
+    finally:
+        os.close(listing)
+    for name in names[:_MAX_TOP_FOLDERS]:
+        path = f"/{name}"
+        if os.fsencode(path) in taken or ":" in path:
+            continue
+        try:
+            fd = linux.open_in_root(root, name, os.O_PATH | os.O_DIRECTORY)
+        except OSError:  # not a folder, or a link to nowhere
+            continue
+        world.preopens.insert(top, Preopen(os.fsencode(path), root_readonly))
+        world.folders.insert(top, fd)
+    try:
+        fd = linux.open_in_root(folder, inside, os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        if readonly:
+            raise InvalidArgument(f"config.json: process.cwd {cwd}: no such folder in a read-only root") from None
+        fd = make_folders(folder, inside)
+    world.preopens[0] = Preopen(b".", readonly)
+    world.folders[0] = fd
+    os.close(root)

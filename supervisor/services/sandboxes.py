@@ -1,0 +1,177 @@
+"""The Sandbox API on sandboxes: what each call means, and in which states it is allowed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sandbox_api.errors import NotFound
+from sandbox_api.interface import Exit, NewProcess, NewSandbox, Platform, SandboxInfo, Usage
+
+from .. import __version__
+from ..lifecycle import usage
+from ..lifecycle.containers import Containers
+from ..lifecycle.preparations import Preparations
+from ..lifecycle.signals import Signals
+from ..model.registry import Registry
+from ..model.sandbox import Sandbox, SandboxState
+from ..oci.netns import open_netns
+from ..state.store import Store
+from .tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+_GOARCH = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm", "loongarch64": "loong64"}
+
+
+class Controller:
+    """Implements ``sandbox_api.interface.SandboxService``."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        containers: Containers,
+        preparations: Preparations,
+        signals: Signals,
+        tasks: Tasks,
+        task_socket: str,
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._containers = containers
+        self._preparations = preparations
+        self._signals = signals
+        self._tasks = tasks
+        self._task_socket = task_socket
+
+    async def create(self, namespace: str, new: NewSandbox) -> None:
+        """Record a sandbox."""
+        self._registry.new_sandbox(namespace, new.id)
+        if new.netns:
+            os.close(open_netns(new.netns))
+        sandbox = Sandbox(namespace, new.id, new.netns, dict(new.labels), created_at=time.time_ns())
+        self._store.add_sandbox(sandbox, new)
+        self._registry.sandboxes[namespace, new.id] = sandbox
+        log.info("created sandbox %s namespace=%s netns=%s", new.id, namespace, new.netns or "none")
+
+    async def start(self, namespace: str, sandbox_id: str) -> SandboxInfo:
+        """Make a created sandbox ready. There is no process to start: its containers' are all there is."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        async with sandbox.lock:
+            sandbox.require("start", SandboxState.CREATED)
+            self._store.update_sandbox(replace(sandbox, state=SandboxState.READY))
+            sandbox.state = SandboxState.READY
+        return self._info(sandbox)
+
+    async def platform(self, namespace: str, sandbox_id: str) -> Platform:
+        """The host's: guests see WASI, but images and specs are chosen by the host's name."""
+        self._registry.sandbox(namespace, sandbox_id)
+        machine = os.uname().machine
+        return Platform("linux", _GOARCH.get(machine, machine))
+
+    async def stop(self, namespace: str, sandbox_id: str, timeout: int) -> None:
+        """End its containers and then the sandbox."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        async with sandbox.lock:
+            await self._stop(sandbox, timeout)
+
+    async def wait(self, namespace: str, sandbox_id: str) -> Exit:
+        """Answer when it has stopped."""
+        return await self._registry.sandbox(namespace, sandbox_id).wait()
+
+    async def status(self, namespace: str, sandbox_id: str, verbose: bool) -> SandboxInfo:
+        """Its state, in any state."""
+        return self._info(self._registry.sandbox(namespace, sandbox_id), verbose)
+
+    async def shutdown(self, namespace: str, sandbox_id: str) -> None:
+        """Stop it if it is not stopped, and forget it with all of its containers."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        async with sandbox.lock:
+            await self._stop(sandbox, 0)
+            for container in list(sandbox.containers.values()):
+                async with container.lock:
+                    if container.id in sandbox.containers:  # or it was deleted while we waited
+                        await self._containers.remove(container)
+            self._preparations.forget_all(sandbox)
+            self._store.remove_sandbox(sandbox)
+            self._registry.sandboxes.pop((namespace, sandbox_id), None)
+            sandbox.forget()
+        log.info("shut down sandbox %s", sandbox_id)
+
+    async def metrics(self, namespace: str, sandbox_id: str) -> Usage:
+        """The sum over its containers."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        used = [self._containers.usage(container) for container in sandbox.containers.values()]
+        return usage.total(used, time.time_ns())
+
+    async def update(
+        self,
+        namespace: str,
+        sandbox_id: str,
+        labels: dict[str, str] | None,
+        prepared: Sequence[NewProcess] | None,
+    ) -> None:
+        """Replace its labels, and the list of what is prepared in it, where given."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        async with sandbox.lock:
+            if prepared is not None:
+                await self._preparations.replace(sandbox, prepared)
+            if labels is not None:
+                self._store.update_sandbox(replace(sandbox, labels=labels))
+                sandbox.labels = labels
+
+    async def prepare(self, namespace: str, sandbox_id: str, new: NewProcess) -> str:
+        """Take a container, or an exec, before it is created."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        async with sandbox.lock:
+            return self._preparations.prepare(sandbox, new)
+
+    async def purge(self, namespace: str, sandbox_id: str, container_id: str, exec_id: str) -> None:
+        """Undo ``prepare``."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        async with sandbox.lock:
+            await self._preparations.purge(sandbox, container_id, exec_id)
+
+    async def update_resources(self, namespace: str, sandbox_id: str, container_id: str, resources: bytes) -> None:
+        """Change the limits of a container of its."""
+        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        if container_id not in sandbox.containers:
+            raise NotFound(f"container {container_id!r}: there is none in sandbox {sandbox_id}")
+        await self._tasks.update(namespace, container_id, resources)
+
+    async def _stop(self, sandbox: Sandbox, timeout: float) -> None:
+        if sandbox.state is SandboxState.NOTREADY:
+            return
+        sandbox.stopping = True  # nothing new is created or started in it from here on
+        try:
+            await self._signals.end(list(sandbox.containers.values()), timeout)
+            at = time.time_ns()
+            self._store.update_sandbox(replace(sandbox, state=SandboxState.NOTREADY, exited_at=at))
+        finally:
+            sandbox.stopping = False
+        sandbox.end(at)
+        log.info("stopped sandbox %s", sandbox.id)
+
+    def _info(self, sandbox: Sandbox, verbose: bool = False) -> SandboxInfo:
+        info = {}
+        if verbose:
+            info = {
+                "state": sandbox.state.value,
+                "containers": str(len(sandbox.containers)),
+                "netns": sandbox.netns,
+                "sandboxer": f"wasm-sandboxer {__version__}",
+            }
+        return SandboxInfo(
+            id=sandbox.id,
+            ready=sandbox.state is SandboxState.READY,
+            pid=os.getpid(),
+            created_at=sandbox.created_at,
+            exited_at=sandbox.exited_at,
+            labels=sandbox.labels,
+            task_socket=self._task_socket,
+            info=info,
+        )

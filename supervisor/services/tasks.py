@@ -1,0 +1,281 @@
+"""The Task API on containers: what each call means, and in which states it is allowed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from sandbox_api.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    SandboxerError,
+)
+from sandbox_api.interface import Connection, Exit, NewProcess, NewTask, Stdio, TaskInfo, TaskStatus, Usage
+
+from .. import __version__
+from ..aot.policy import Aot
+from ..cgroups import Resources
+from ..host import birth
+from ..ipc.forkserver import Launcher
+from ..ipc.relay import Relay
+from ..lifecycle.containers import Containers
+from ..lifecycle.events import Happenings
+from ..lifecycle.signals import Signals
+from ..lifecycle.start import Starter
+from ..model.container import Container
+from ..model.process import ALIVE, Process, ProcessState
+from ..model.registry import Registry, check_id
+from ..model.sandbox import SandboxState
+from ..oci import spec as oci
+from ..oci import streams
+from ..state.store import Store, StoreFailed
+
+log = logging.getLogger(__name__)
+
+FREEZE_SECONDS = 10.0
+"""How long the kernel may take to freeze or thaw a container."""
+
+MAX_STARTS = 512
+"""Starts that may be under way, or wait for their container, at once. Each holds a dozen descriptors, and all share the
+forkserver: beyond this, one more would only make all of them late."""
+
+_STATUS = {
+    ProcessState.CREATED: TaskStatus.CREATED,
+    ProcessState.STARTING: TaskStatus.CREATED,
+    ProcessState.RUNNING: TaskStatus.RUNNING,
+    ProcessState.PAUSED: TaskStatus.PAUSED,
+    ProcessState.STOPPED: TaskStatus.STOPPED,
+}
+
+
+class Tasks:
+    """Implements ``sandbox_api.interface.TaskService``."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        containers: Containers,
+        signals: Signals,
+        launcher: Launcher,
+        relay: Relay,
+        happenings: Happenings,
+        aot: Aot | None = None,
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._containers = containers
+        self._signals = signals
+        self._launcher = launcher
+        self._relay = relay
+        self._happenings = happenings
+        self._starter = Starter(store, containers, launcher, relay, aot)
+        self._starts = 0
+
+    async def create(self, namespace: str, new: NewTask) -> int:
+        """Prepare a container in a ready sandbox."""
+        self._registry.new_container(namespace, new.id)
+        with _about(new.id):
+            container = self._containers.make(namespace, new)
+        log.info("created %s sandbox=%s bundle=%s", new.id, container.sandbox_id, new.bundle)
+        self._happenings.created(container, new.rootfs)
+        return 0
+
+    async def exec(self, namespace: str, new: NewProcess) -> None:
+        """Prepare a process in a running container."""
+        container = self._registry.container(namespace, new.container_id)
+        check_id("exec", new.exec_id)
+        prepared = self._store.prepared(namespace, new.container_id, new.exec_id)
+        name = f"{new.container_id}/{new.exec_id}"
+        async with container.lock:
+            container.init.require("exec in it", ProcessState.RUNNING)
+            if new.exec_id in (container.execs or {}):
+                raise AlreadyExists(f"container {name}: there is such an exec already")
+            with _about(name):
+                spec = new.spec or (prepared.spec if prepared else b"")
+                terminal = oci.parse_exec(spec).terminal
+                streams.check(new.stdio)
+            stdio = new.stdio
+            if prepared and not (stdio.stdin or stdio.stdout or stdio.stderr):
+                stdio = prepared.stdio
+            if terminal and not stdio.terminal:
+                stdio = Stdio(stdio.stdin, stdio.stdout, stdio.stderr, True)
+            process = Process(0, name, new.exec_id, stdio)
+            self._store.add_process(container, process, spec)
+            self._registry.add_exec(container, process)
+        log.info("added %s", name)
+        self._happenings.exec_added(container, process)
+
+    async def start(self, namespace: str, task_id: str, exec_id: str) -> int:
+        """Run a created process. Raises ``ResourceExhausted`` at once where too many starts are under way."""
+        container, process = self._registry.process(namespace, task_id, exec_id)
+        if self._starts >= MAX_STARTS:
+            raise ResourceExhausted(f"container {process.name}: {MAX_STARTS} starts are under way: try again later")
+        self._starts += 1
+        try:
+            return await self._start(container, process)
+        finally:
+            self._starts -= 1
+
+    async def _start(self, container: Container, process: Process) -> int:
+        async with container.lock:
+            process.require("start", ProcessState.CREATED)
+            sandbox = self._registry.sandbox(container.namespace, container.sandbox_id)
+            sandbox.require("start a container in it", SandboxState.READY)
+            if process.exec_id:
+                container.init.require("exec in it", ProcessState.RUNNING)
+            process.state = ProcessState.STARTING
+            try:
+                with _about(process.name):
+                    process.pid = await self._starter.start(sandbox, container, process)
+            except BaseException:
+                process.state, process.pumped = ProcessState.CREATED, False
+                raise
+            process.state, process.born = ProcessState.RUNNING, birth.of(process.pid)
+            try:
+                self._store.update_process(process)
+            except StoreFailed as error:
+                await self._launcher.kill(process.instance, signal.SIGKILL)
+                raise Internal(f"container {process.name}: started, but not recorded ({error}): killed") from None
+            self._happenings.started(container, process)
+        log.info("started %s pid=%d", process.name, process.pid)
+        return process.pid
+
+    async def wait(self, namespace: str, task_id: str, exec_id: str) -> Exit:
+        """Answer when the process has ended."""
+        _, process = self._registry.process(namespace, task_id, exec_id)
+        return await process.wait()
+
+    async def state(self, namespace: str, task_id: str, exec_id: str) -> TaskInfo:
+        """The state of a process, in any state."""
+        container, process = self._registry.process(namespace, task_id, exec_id)
+        return _info(container, process)
+
+    async def kill(self, namespace: str, task_id: str, exec_id: str, number: int, everyone: bool) -> None:
+        """Send a signal."""
+        container, process = self._registry.process(namespace, task_id, exec_id)
+        if everyone and not exec_id:
+            if not await self._signals.send_all(container, number):
+                raise NotFound(f"container {process.name}: every process of it has ended")
+        elif not await self._signals.send(container, process, number):
+            raise NotFound(f"container {process.name}: the process has ended")
+
+    async def delete(self, namespace: str, task_id: str, exec_id: str) -> TaskInfo:
+        """Forget a process that does not run; with the init process, the container and all of its."""
+        container, process = self._registry.process(namespace, task_id, exec_id)
+        async with container.lock:
+            self._registry.process(namespace, task_id, exec_id)  # or it was deleted while we waited
+            process.require("delete", ProcessState.CREATED, ProcessState.STOPPED)
+            if exec_id:
+                self._store.remove_process(process)
+                self._registry.remove_exec(container, process)
+                process.forget()
+            else:
+                await self._signals.end_execs(container)
+                await self._containers.remove(container)
+        log.info("deleted %s", process.name)
+        self._happenings.deleted(container, process)
+        return _info(container, process)
+
+    async def pids(self, namespace: str, task_id: str) -> Sequence[int]:
+        """The processes that run; of a container that has ended its init process, as long as it is not deleted.
+
+        containerd takes an empty answer for a container that is lost, and forgets its exit status.
+        """
+        container = self._registry.container(namespace, task_id)
+        ended = [container.init.pid] if container.init.exit is not None and container.init.pid else []
+        return [process.pid for process in container.alive()] or ended
+
+    async def connect(self, namespace: str, task_id: str) -> Connection:
+        """Who answers for a container."""
+        container = self._registry.container(namespace, task_id)
+        return Connection(os.getpid(), container.init.pid, __version__)
+
+    async def stats(self, namespace: str, task_id: str) -> Usage:
+        """What a container uses; in any state."""
+        return self._containers.usage(self._registry.container(namespace, task_id))
+
+    async def close_io(self, namespace: str, task_id: str, exec_id: str) -> None:
+        """End a process's standard input, after what was written to it. Where it has ended already, it is done."""
+        _, process = self._registry.process(namespace, task_id, exec_id)
+        if process.pumped:
+            await self._relay.close_input(process.instance)
+
+    async def resize_pty(self, namespace: str, task_id: str, exec_id: str, width: int, height: int) -> None:
+        """Set the size of a running process's terminal."""
+        _, process = self._registry.process(namespace, task_id, exec_id)
+        process.require("resize its terminal", *ALIVE)
+        if not process.stdio.terminal:
+            raise FailedPrecondition(f"container {process.name}: it has no terminal")
+        if not (0 <= width < 1 << 16 and 0 <= height < 1 << 16):
+            raise InvalidArgument(f"container {process.name}: a terminal of {width} by {height} cannot be")
+        await self._relay.resize(process.instance, width, height)
+
+    async def pause(self, namespace: str, task_id: str) -> None:
+        """Freeze every process of a running container."""
+        container = self._registry.container(namespace, task_id)
+        async with container.lock:
+            container.init.require("pause", ProcessState.RUNNING)
+            with _about(task_id):
+                cgroup = self._containers.own_cgroup(container)
+                cgroup.freeze()
+                try:
+                    if not await cgroup.settled(True, FREEZE_SECONDS):
+                        raise Internal(f"it does not freeze within {FREEZE_SECONDS:g} s")
+                    self._set_state(container, ProcessState.PAUSED)
+                except BaseException:
+                    cgroup.thaw()
+                    raise
+                self._containers.settled(container)
+            self._happenings.paused(container)
+
+    async def resume(self, namespace: str, task_id: str) -> None:
+        """Let a paused container go on."""
+        container = self._registry.container(namespace, task_id)
+        async with container.lock:
+            container.init.require("resume", ProcessState.PAUSED)
+            with _about(task_id):
+                cgroup = self._containers.own_cgroup(container)
+                cgroup.thaw()
+                if not await cgroup.settled(False, FREEZE_SECONDS):
+                    raise Internal(f"it does not thaw within {FREEZE_SECONDS:g} s")
+                self._set_state(container, ProcessState.RUNNING)
+                self._containers.settled(container)
+            self._happenings.resumed(container)
+
+    async def update(self, namespace: str, task_id: str, resources: bytes) -> None:
+        """Change the limits of a container that has not ended."""
+        container = self._registry.container(namespace, task_id)
+        async with container.lock:
+            container.init.require("update", ProcessState.CREATED, ProcessState.RUNNING, ProcessState.PAUSED)
+            with _about(task_id):
+                self._containers.update(container, Resources.parse(oci.json_object(resources, "resources")))
+        log.info("updated %s", task_id)
+
+    def _set_state(self, container: Container, state: ProcessState) -> None:
+        alive = container.alive()
+        self._store.update_processes([replace(process, state=state) for process in alive])
+        for process in alive:
+            process.state = state
+
+
+@contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Errors in here are about this container."""
+    try:
+        yield
+    except SandboxerError as error:
+        raise type(error)(f"container {name}: {error}") from None
+
+
+def _info(container: Container, process: Process) -> TaskInfo:
+    status = _STATUS[process.state]
+    return TaskInfo(container.id, process.exec_id, container.bundle, process.pid, status, process.stdio, process.exit)

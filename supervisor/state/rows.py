@@ -1,0 +1,56 @@
+"""Values of ours as the state file has them, and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sandbox_api.interface import Mount, Stdio
+
+from ..model.prepared import Prepared
+from ..oci.rootfs import Plan
+from ..oci.spec import Bind, Tmpfs
+
+
+def members(value: Any) -> dict[str, object]:
+    """A dataclass with slots as JSON; ``dataclasses.asdict`` would copy all that is in it first."""
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+def plan_of(text: str) -> Plan:
+    """A plan from its JSON."""
+    values = json.loads(text)
+    return Plan(
+        root=values["root"],
+        rootfs=_mounts(values["rootfs"]),
+        binds=tuple(Bind(**each) for each in values["binds"]),
+        tmpfs=tuple(Tmpfs(**each) for each in values["tmpfs"]),
+        tmpfs_folder=values["tmpfs_folder"],
+        masked=tuple(values["masked"]),
+        readonly=tuple(values["readonly"]),
+        mount_id=values["mount_id"],
+    )
+
+
+PREPARED = "sandbox_id, container_id, exec_id, spec, rootfs, stdin, stdout, stderr, terminal, bundle"
+
+
+def prepared(
+    sandbox_id: str,
+    container_id: str,
+    exec_id: str,
+    spec: bytes,
+    rootfs: str,
+    stdin: str,
+    stdout: str,
+    stderr: str,
+    terminal: int,
+    bundle: str,
+) -> Prepared:
+    """A preparation from its row: ``PREPARED``."""
+    stdio = Stdio(stdin, stdout, stderr, bool(terminal))
+    return Prepared(sandbox_id, container_id, exec_id, spec, _mounts(json.loads(rootfs)), stdio, bundle)
+
+
+def _mounts(values: list[dict[str, Any]]) -> tuple[Mount, ...]:
+    return tuple(Mount(**{**each, "options": tuple(each["options"])}) for each in values)

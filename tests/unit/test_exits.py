@@ -1,0 +1,216 @@
+"""The reaper: every exit is on record before it is acknowledged, is told once, and is acknowledged in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from sandbox_api.interface import Exit, NewSandbox, Stdio
+from supervisor.host import birth
+from supervisor.ipc.forkserver import Ended, Launcher
+from supervisor.lifecycle import exits as module
+from supervisor.lifecycle.exits import Reaper, exit_status
+from supervisor.model.container import Container
+from supervisor.model.process import Process, ProcessState
+from supervisor.model.registry import Registry
+from supervisor.model.sandbox import Sandbox
+from supervisor.oci.rootfs import Plan
+from supervisor.state.store import Recorded, Store
+
+from .disk import Disk, disk
+from .standin import StandIn
+
+AT = 1_700_000_000_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("wait_status", "status"),
+    [
+        (0, 0),
+        (1 << 8, 1),
+        (255 << 8, 255),
+        (134 << 8, 134),
+        (signal.SIGTERM, 143),
+        (signal.SIGKILL, 137),
+        (signal.SIGSEGV | 0x80, 139),  # with a core dump
+        (64, 192),
+    ],
+)
+def test_a_status_as_waitpid_tells_it(wait_status: int, status: int) -> None:
+    assert exit_status(wait_status) == status
+
+
+class Scene:
+    """A reaper with two running processes, instances 1 and 2, and a forkserver."""
+
+    def __init__(self, small: Disk) -> None:
+        self.disk = small
+        self.path = f"{small.folder}/state.db"
+        self.store = Store(self.path)
+        self.registry = Registry()
+        sandbox = self.registry.sandboxes["ns", "pod"] = Sandbox("ns", "pod")
+        self.store.add_sandbox(sandbox, NewSandbox("pod"))
+        for name in ("a", "b"):
+            container = Container("ns", name, "pod", "/bundle", Process(0, name, "", Stdio()))
+            self.store.add_container(container, Recorded(b"", Plan("/")), "")
+            container.init.state = ProcessState.RUNNING
+            self.store.update_process(container.init)
+            self.registry.add(sandbox, container)
+        self.ended: list[str] = []
+        self.forkserver = StandIn()
+        self.launcher = Launcher(
+            f"{small.folder}/forkserver.sock", [], lambda exits: self.reaper.exits(exits), lambda: None
+        )
+        self.reaper = Reaper(
+            self.registry, self.store, self.launcher, lambda container, process: self.ended.append(process.name)
+        )
+
+    async def join(self) -> None:
+        await self.forkserver.listen(f"{self.disk.folder}/forkserver.sock")
+        await self.launcher.connect()
+
+    def process(self, name: str) -> Process:
+        return self.registry.container("ns", name).init
+
+    async def acknowledged(self) -> list[int]:
+        """The next exits that the forkserver may forget."""
+        return list(await self.forkserver.acknowledged.get())
+
+    def on_record(self) -> dict[int, Exit | None]:
+        """As a supervisor that begins just now would read it."""
+        store = Store(self.path)
+        try:
+            return {container.init.instance: container.init.exit for container, *_ in store.containers()}
+        finally:
+            store.close()
+
+
+def run(folder: Path, test: Callable[[Scene], Awaitable[None]]) -> None:
+    async def main(small: Disk) -> None:
+        scene = Scene(small)
+        async with asyncio.timeout(20):
+            await scene.join()
+            await test(scene)
+        scene.launcher.close()
+        scene.store.close()
+
+    with disk(folder / "disk") as small:
+        asyncio.run(main(small))
+
+
+def test_an_exit_is_recorded_and_acknowledged_and_told(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        waiting = asyncio.create_task(scene.process("a").wait())
+        scene.forkserver.exited([Ended(1, 70, 3 << 8, AT)])
+        assert await scene.acknowledged() == [1]
+        assert scene.on_record() == {1: Exit(3, AT), 2: None}
+        assert await waiting == Exit(3, AT)
+        assert scene.ended == ["a"]
+        assert scene.process("a").state is ProcessState.STOPPED
+        assert scene.process("b").state is ProcessState.RUNNING
+
+    run(tmp_path, test)
+
+
+def test_many_at_once(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        scene.forkserver.exited([Ended(2, 71, signal.SIGKILL, AT), Ended(1, 70, 0, AT + 1)])
+        assert await scene.acknowledged() == [2, 1]
+        assert scene.ended == ["b", "a"]
+        assert scene.on_record() == {1: Exit(0, AT + 1), 2: Exit(137, AT)}
+
+    run(tmp_path, test)
+
+
+def test_the_first_exit_told_is_the_one(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        for exits in ([Ended(1, 70, 0, AT), Ended(1, 70, 9, AT + 1)], [Ended(1, 70, 9, AT + 2)]):
+            scene.forkserver.exited(exits)
+            assert set(await scene.acknowledged()) == {1}
+        assert scene.ended == ["a"]
+        assert scene.on_record()[1] == Exit(0, AT)
+
+    run(tmp_path, test)
+
+
+def test_an_exit_of_nobody_s_is_acknowledged(tmp_path: Path) -> None:
+    """Or the forkserver would keep it, and tell it, for ever."""
+
+    async def test(scene: Scene) -> None:
+        scene.forkserver.exited([Ended(99, 70, 0, AT)])
+        assert await scene.acknowledged() == [99]
+        assert scene.ended == []
+
+    run(tmp_path, test)
+
+
+def test_an_exit_that_cannot_be_recorded_is_kept_back_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0)
+
+    async def test(scene: Scene) -> None:
+        waiting = asyncio.create_task(scene.process("a").wait())
+        with scene.disk.full():
+            scene.reaper.exits([Ended(1, 70, 3 << 8, AT)])
+            assert scene.process("a").state is ProcessState.RUNNING
+            assert scene.process("a").exit is None
+            scene.launcher.acknowledge([12345])
+            assert await scene.acknowledged() == [12345]  # and not the exit's, which would have come first
+            assert not waiting.done()
+        assert await scene.acknowledged() == [1]
+        assert scene.on_record() == {1: Exit(3, AT), 2: None}
+        assert await waiting == Exit(3, AT)
+        assert scene.ended == ["a"]
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("descriptors", [True, False])
+def test_an_orphan_s_end_is_told_with_and_without_a_descriptor_to_watch_it_by(
+    tmp_path: Path, descriptors: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    if not descriptors:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (0, 0))
+
+    async def test(scene: Scene) -> None:
+        found = subprocess.run(["sh", "-c", "sleep 100 >/dev/null & echo $!"], stdout=subprocess.PIPE, check=True)
+        orphan = scene.process("b")
+        orphan.pid = int(found.stdout)
+        orphan.born = birth.of(orphan.pid)
+        waiting = asyncio.create_task(orphan.wait())
+        scene.reaper.adopt(orphan)
+        scene.reaper.adopted()
+        assert not scene.ended
+        os.kill(orphan.pid, signal.SIGKILL)
+        assert (await waiting).status in (137, 255)  # before Linux 6.15 nobody tells
+        assert await scene.acknowledged() == [2]
+        assert scene.ended == ["b"]
+
+    run(tmp_path, test)
+
+
+def test_a_worker_whose_forkserver_died_is_reaped_as_a_child(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(7)
+        scene.process("b").pid = pid
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        scene.reaper.adopted()
+        assert await scene.acknowledged() == [2]
+        recorded = scene.on_record()[2]
+        assert recorded is not None
+        assert recorded.status == 7
+        scene.reaper.adopted()
+        assert scene.ended == ["b"]
+
+    run(tmp_path, test)

@@ -1,0 +1,1 @@
+"""Lists of C calls, built before a fork and made after it without Python."""

@@ -1,0 +1,121 @@
+"""seccomp (seccomp(2)): the system calls that are left to a worker, and the end of one that makes another.
+
+The filters arrive as finished programs: they are built in the supervisor (``supervisor/oci/seccomp.py``).
+
+A forbidden call is never carried out. It traps, and the handler below, which the forkserver sets up once for
+all its forks, names the call and ends the process by SIGSYS. A plain kill would leave nobody to name it. The
+kernel sees to the rest: from the first trap on SIGSYS is blocked and back at its default (SA_RESETHAND), and no
+allowed call sets it, blocks it or returns from its handler. So every way on from the first trap but one ends in
+a second, which is deadly: a guest that had rewritten the handler in its memory beforehand, and jumps out of it,
+gets away with one call refused. It dies of the next.
+"""
+
+from __future__ import annotations
+
+import _signal  # the signal module imports enum
+import ctypes
+import posix
+import select
+import sys
+from ctypes import c_int, c_uint, c_void_p
+
+from .. import linux
+from ..calls.call_list import NEGATIVE
+from ..protocol import OWN_PID
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..calls.call_list import Data, Plan
+
+_SET_MODE_FILTER = 1
+_SIGSYS = 31
+_SYS_SECCOMP = 1  # si_code (sigaction(2))
+_INSTRUCTION_BYTES = 8
+_EPITAPH = b"SIGSYS "
+# Of seccomp(2) itself, and linux/audit.h's.
+_SECCOMP, _ARCH = {"x86_64": (317, 0xC000003E), "aarch64": (277, 0xC00000B7)}.get(posix.uname().machine, (-1, 0))
+
+
+class _Trap(ctypes.Structure):
+    """The part of ``siginfo_t`` that a SIGSYS has (sigaction(2)), on 64-bit machines."""
+
+    _fields_ = (
+        ("signal", c_int),
+        ("errno", c_int),
+        ("code", c_int),
+        ("_", c_int),
+        ("address", c_void_p),
+        ("call", c_int),
+        ("arch", c_uint),
+    )
+
+
+class Filter:
+    """A filter program as the kernel takes it. Empty, it stands for no filter."""
+
+    __slots__ = ("_code", "_pid")
+
+    def __init__(self, code: bytes) -> None:
+        if len(code) % _INSTRUCTION_BYTES:
+            raise ValueError(f"{len(code)} bytes are no seccomp filter")
+        self._code = code
+        self._pid = code.find(OWN_PID.to_bytes(4, sys.byteorder))  # -1 where it is not there
+
+    def install(self, plan: Plan, pid: Data, label: int = 0) -> None:
+        """Confine the process, whose pid lies there, for good. Needs no_new_privs."""
+        if not self._code:
+            return
+        code = plan.data(self._code)
+        if self._pid >= 0:
+            plan.libc("memcpy", code + self._pid, pid, 4)
+        program = plan.table([len(self._code) // _INSTRUCTION_BYTES, code])  # struct sock_fprog
+        plan.libc("syscall", _SECCOMP, _SET_MODE_FILTER, 0, program, fails=NEGATIVE, label=label)
+
+
+class Reporter:
+    """Names the forbidden call on the guest's stderr, and to the forkserver, before the process ends by it."""
+
+    __slots__ = ("_callback", "_names")
+
+    def __init__(self, names: bytes) -> None:
+        """``names`` are the names of all system calls by number, a line each."""
+        self._names = names
+        self._callback = ctypes.CFUNCTYPE(None, c_int, c_void_p, c_void_p)(self._report)
+        linux.sigaction(_SIGSYS, self._callback, linux.SA_SIGINFO | linux.SA_RESETHAND)
+
+    def _report(self, _number: int, info: int, _context: int) -> None:
+        try:
+            trap = _Trap.from_address(info)
+            if trap.code == _SYS_SECCOMP:  # and not from somebody's kill(2)
+                name = self._name(trap.call) if trap.arch == _ARCH else b"of a foreign architecture"
+                # Not where it would block: a full pipe must not keep the process alive.
+                poll = select.poll()
+                poll.register(2, select.POLLOUT)
+                if poll.poll(0):
+                    posix.write(2, b"wasm-sandboxer: forbidden system call %s (%d)\n" % (name, trap.call))
+                linux.prctl(linux.PR_SET_NAME, b"%s%d" % (_EPITAPH, trap.call))
+        except Exception:  # nobody is left to hear of it
+            pass
+        finally:
+            _signal.raise_signal(_SIGSYS)  # pending until this returns, which is forbidden, too (rt_sigreturn)
+
+    def _name(self, call: int) -> bytes:
+        names = self._names.split(b"\n")
+        return names[call] if 0 <= call < len(names) and names[call] else b"unknown"
+
+
+def last_call(pid: int) -> int:
+    """The forbidden call of which a child, not yet waited for, has died; -1 where it does not say.
+
+    It is the guest's word: a guest that has broken out can set any number.
+    """
+    try:
+        fd = posix.open(f"/proc/{pid}/comm", posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        name = posix.read(fd, 16).strip()
+    finally:
+        posix.close(fd)
+    number = name.removeprefix(_EPITAPH)
+    return int(number) if number != name and number.isdigit() else -1

@@ -1,0 +1,1 @@
+"""WebAssembly engines, a folder each, behind the same verbs: prime, load, run."""

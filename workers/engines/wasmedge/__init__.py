@@ -1,0 +1,1 @@
+"""WasmEdge 0.14 through its C API."""
