@@ -129,7 +129,7 @@ class NewTask:
 
 
 @dataclass(frozen=True, slots=True)
-class NewProcess:
+class Preparation:
     """A container that is handed over before its Create (``exec_id`` ""), or an exec. ``spec`` is JSON: the OCI
     spec of the container, or the OCI process of the exec."""
 
@@ -162,7 +162,7 @@ class Connection:
     version: str
 
 
-class SandboxService(Protocol):
+class SandboxApi(Protocol):
     """The Sandbox API. Clients call create, start, wait and status once each, in this order; then
     platform before every container; stop and shutdown at the end, more than once at times."""
 
@@ -195,11 +195,11 @@ class SandboxService(Protocol):
         namespace: str,
         sandbox_id: str,
         labels: dict[str, str] | None,
-        prepared: Sequence[NewProcess] | None,
+        prepared: Sequence[Preparation] | None,
     ) -> None:
         """Replace its labels, and the whole list of what is prepared in it, where given."""
 
-    async def prepare(self, namespace: str, sandbox_id: str, new: NewProcess) -> str:
+    async def prepare(self, namespace: str, sandbox_id: str, new: Preparation) -> str:
         """Take a container's or an exec's spec, root file system and streams; the path of the container's bundle."""
 
     async def purge(self, namespace: str, sandbox_id: str, container_id: str, exec_id: str) -> None:
@@ -209,7 +209,7 @@ class SandboxService(Protocol):
         """Change the limits of a container. ``resources`` is OCI's LinuxResources as JSON."""
 
 
-class TaskService(Protocol):
+class TaskApi(Protocol):
     """The Task API: the containers of all sandboxes. ``exec_id`` "" is the container's init process."""
 
     async def create(self, namespace: str, new: NewTask) -> int:
@@ -242,7 +242,7 @@ class TaskService(Protocol):
     async def close_io(self, namespace: str, task_id: str, exec_id: str) -> None:
         """End its standard input, after what was written to it."""
 
-    async def exec(self, namespace: str, new: NewProcess) -> None:
+    async def exec(self, namespace: str, new: Preparation) -> None:
         """Prepare a process more in a running container."""
 
     async def resize_pty(self, namespace: str, task_id: str, exec_id: str, width: int, height: int) -> None:

@@ -20,7 +20,7 @@ from sandbox_api import calls, grpc_server
 from sandbox_api.dialects.dialect import Host
 from sandbox_api.errors import SandboxerError
 from sandbox_api.events import Publisher
-from sandbox_api.task_service import TaskMethods
+from sandbox_api.task_methods import TaskMethods
 from sandbox_api.ttrpc.server import Server
 
 from . import __version__, cgroups
@@ -30,12 +30,12 @@ from .aot.terms import Settings
 from .host import linux, sockets
 from .host.systemd import notify
 from .ipc.channel import HelperFailed
-from .ipc.forkserver import Launcher
-from .ipc.relay import Relay
+from .ipc.forkserver import ForkserverClient
+from .ipc.relay import RelayClient
 from .lifecycle import liveness
-from .lifecycle.containers import Containers
-from .lifecycle.events import Happenings
-from .lifecycle.exits import Reaper
+from .lifecycle.containers import ContainerManager
+from .lifecycle.events import TaskEvents
+from .lifecycle.exits import ExitRecorder
 from .lifecycle.preparations import Preparations
 from .lifecycle.recovery import Recovery
 from .lifecycle.signals import Signals
@@ -43,8 +43,8 @@ from .model.container import Container
 from .model.process import Process
 from .model.registry import Registry
 from .oci import seccomp
-from .services.sandboxes import Controller
-from .services.tasks import Tasks
+from .services.sandboxes import SandboxService
+from .services.tasks import TaskService
 from .state import file as state_file
 from .state.store import Store
 
@@ -97,14 +97,14 @@ class Daemon:
         folder = options.folder
         self._registry = Registry()
         self._publisher = Publisher(options.events) if options.events else None
-        self._happenings = Happenings(self._publisher)
-        self._launcher = Launcher(
+        self._events = TaskEvents(self._publisher)
+        self._forkserver = ForkserverClient(
             str(folder / "forkserver.sock"),
             _filters(options.require_confinement),
-            lambda exits: self._reaper.exits(exits),
+            lambda exits: self._exits.record(exits),
             self._lost,
         )
-        self._relay = Relay(str(folder / "relay.sock"))
+        self._relay = RelayClient(str(folder / "relay.sock"))
         self._aot = Aot(options.aot)
 
     async def run(self) -> None:
@@ -138,31 +138,31 @@ class Daemon:
         store = Store(str(options.folder / "state.db"))
         cleanup.callback(store.close)
         hierarchy = cgroups.detect()
-        self._signals = Signals(store, self._launcher)
-        self._reaper = Reaper(self._registry, store, self._launcher, self._ended)
-        loop.add_signal_handler(signal.SIGCHLD, self._reaper.adopted)
+        self._signals = Signals(store, self._forkserver)
+        self._exits = ExitRecorder(self._registry, store, self._forkserver, self._ended)
+        loop.add_signal_handler(signal.SIGCHLD, self._exits.collect_children)
         cleanup.callback(loop.remove_signal_handler, signal.SIGCHLD)
-        containers = Containers(str(options.folder), self._registry, store, hierarchy, self._aot)
+        containers = ContainerManager(str(options.folder), self._registry, store, hierarchy, self._aot)
         preparations = Preparations(str(options.folder), self._registry, store, containers)
-        tasks = Tasks(
+        tasks = TaskService(
             self._registry,
             store,
             containers,
             self._signals,
-            self._launcher,
+            self._forkserver,
             self._relay,
-            self._happenings,
+            self._events,
             self._aot,
         )
-        controller = Controller(
+        controller = SandboxService(
             self._registry, store, containers, preparations, self._signals, tasks, str(options.task_socket)
         )
 
-        cleanup.callback(self._launcher.close)
+        cleanup.callback(self._forkserver.close)
         cleanup.callback(self._relay.close)
-        recovery = Recovery(self._registry, store, hierarchy, containers, preparations, self._reaper, self._launcher)
+        recovery = Recovery(self._registry, store, hierarchy, containers, preparations, self._exits, self._forkserver)
         recovery.load()
-        inventory = await self._launcher.connect()
+        inventory = await self._forkserver.connect()
         if not inventory.landlock:
             self._lacking("this kernel has no Landlock: workers are not kept from the host's files by it")
         cleanup.push_async_callback(self._aot.close)
@@ -194,7 +194,7 @@ class Daemon:
             inventory.engine,
         )
         notify(f"READY=1\nSTATUS={liveness.status(self._registry)}")
-        self._spawn(liveness.tell(self._registry, self._launcher))
+        self._spawn(liveness.tell(self._registry, self._forkserver))
         await self._stopping.wait()
         notify("STOPPING=1")
         log.info("ending")
@@ -231,8 +231,8 @@ class Daemon:
             if kills > container.oom_kills:
                 container.oom_kills = kills
                 log.warning("%s was killed for memory", process.name)
-                self._happenings.out_of_memory(container)
-        self._happenings.ended(container, process)
+                self._events.out_of_memory(container)
+        self._events.ended(container, process)
         if not process.exec_id and container.execs:
             self._spawn(self._signals.end_execs(container))
 
@@ -240,17 +240,17 @@ class Daemon:
         """The forkserver died. What it ran goes on, as our children if we started it, or else as init's."""
         if self._ending:
             return
-        if self._launcher.answers():  # it only hung up on us: it still looks after its own
+        if self._forkserver.answers():  # it only hung up on us: it still looks after its own
             log.error("the forkserver hung up")
             self._reconnect_soon()
             return
         log.error("the forkserver died")
-        known = {self._relay.pid, *self._launcher.pids, *self._aot.pids}
+        known = {self._relay.pid, *self._forkserver.pids, *self._aot.pids}
         for container in self._registry.containers.values():
             for process in container.alive():
                 known.add(process.pid)
-                self._reaper.adopt(process)
-        self._reaper.adopt_starts()
+                self._exits.watch(process)
+        self._exits.watch_starts()
         for child in psutil.Process().children():
             if child.pid not in known:
                 log.warning("killing pid %d, whose start was lost with the forkserver", child.pid)
@@ -266,14 +266,14 @@ class Daemon:
         """A new forkserver in place of one that died."""
         while not self._stopping.is_set():
             try:
-                inventory = await self._launcher.connect()
-                self._launcher.exited(inventory.ended)
+                inventory = await self._forkserver.connect()
+                self._forkserver.exited(inventory.ended)
                 await self._aot.start(inventory.engine)
             except (CacheUnusable, HelperFailed, SandboxerError, OSError, TimeoutError, RuntimeError) as error:
                 log.error("no new forkserver: %s", error)
                 await asyncio.sleep(1)
                 continue
-            if self._launcher.connected:  # or it died again before we got to hear of it
+            if self._forkserver.connected:  # or it died again before we got to hear of it
                 log.info("a forkserver is up")
                 return
 
@@ -294,8 +294,8 @@ class Daemon:
             log.info("%d instances go on without us", running)
         else:
             self._ending = True
-            self._launcher.end()
-            self._relay.end()
+            self._forkserver.shut_down()
+            self._relay.shut_down()
 
 
 def _filters(required: bool) -> tuple[bytes, bytes, bytes]:
@@ -310,7 +310,7 @@ def _filters(required: bool) -> tuple[bytes, bytes, bytes]:
             raise CannotStart(f"{error} (or run without --require-confinement)") from None
         log.warning("workers run without seccomp: %s", error)
         return b"", b"", b""
-    return built.alone, built.networked, built.names
+    return built.without_network, built.with_network, built.names
 
 
 def _lock_folder(folder: Path, gid: int | None) -> int:

@@ -10,7 +10,7 @@ import time
 READY = b"ready\n"
 
 
-class Door:
+class ControlListener:
     """A listening Unix socket that only its owner may connect to, and one descriptor in reserve.
 
     With it a supervisor gets in although there is none left. Let nobody in, and it would take us for dead.

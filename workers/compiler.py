@@ -20,7 +20,7 @@ import select
 import time
 
 from . import linux
-from .calls.call_list import NEGATIVE, Plan, Runner
+from .calls.call_list import NEGATIVE, CallList, Runner
 from .compile_protocol import COMPILED, CRASHED, MADE, NO_MEMORY, REFUSED, TIMED_OUT, UNABLE, Request
 from .confinement import confinement
 from .confinement.landlock import Landlock
@@ -233,13 +233,13 @@ def _confine(request: Request, folder: int) -> None:
         (resource.RLIMIT_AS, mapped + request.memory),
     ):
         resource.setrlimit(kind, (limit, limit))
-    plan = Plan()
-    confinement.become(plan, NOBODY, NOBODY, [])
+    calls = CallList()
+    confinement.become(calls, NOBODY, NOBODY, [])
     # A change of user undoes it, so it comes after.
-    plan.libc("prctl", _PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0, fails=NEGATIVE)
-    landlock.restrict(plan, [(folder, False)], [], False)
-    filter_.install(plan, plan.table([os.getpid()]))
-    runner.perform(plan)
+    calls.libc("prctl", _PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0, fails=NEGATIVE)
+    landlock.restrict(calls, [(folder, False)], [], False)
+    filter_.install(calls, calls.table([os.getpid()]))
+    runner.perform(calls)
 
 
 def _compile(library: ctypes.PyDLL, level: int, code: bytes) -> bytes:

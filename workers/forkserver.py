@@ -48,7 +48,7 @@ IDLE_SECONDS = 30
 """How long it stays with no supervisor, no instance and no exit to tell."""
 DRAWN, LONGEST_DRAWN = 32, 64 << 10
 """How many plans are kept, and of how many bytes at most each."""
-SWEEP_SECONDS = 1
+RECHECK_SECONDS = 1
 """How long after the last exit it looks for any whose signal was lost (RLIMIT_SIGPENDING)."""
 _ENDS = (_signal.SIGCHLD, linux.EXIT_SIGNAL)
 
@@ -56,12 +56,12 @@ _ENDS = (_signal.SIGCHLD, linux.EXIT_SIGNAL)
 class Forkserver:
     """The loop and its two tables: what runs, and what has ended and was not acknowledged yet."""
 
-    def __init__(self, door: boot.Door, engine: Engine) -> None:
-        self._door = door
+    def __init__(self, listener: boot.ControlListener, engine: Engine) -> None:
+        self._listener = listener
         self._engine = engine
         self._zygote = Zygote(engine)
-        self._cell = confinement.Cell()
-        self._drawn: dict[bytes, bytes] = {}  # plans by their requests, the one used last at the end
+        self._confinement = confinement.Confinement()
+        self._built: dict[bytes, bytes] = {}  # plans by their requests, the one used last at the end
         self._running: dict[int, int] = {}  # pid to instance
         self._pids: dict[int, int] = {}  # instance to pid
         self._exits: dict[int, tuple[int, int, int, int]] = {}
@@ -69,12 +69,12 @@ class Forkserver:
         self._supervisor: _socket.socket | None = None
         self._reader: Reader | None = None
         self._ending = False
-        self._swept = True
+        self._rechecked = True
         self._mask = linux.signals(*_ENDS)
         linux.sigprocmask(linux.SIG_BLOCK, self._mask)
         self._children = linux.signalfd(self._mask)
         self._poll = select.poll()
-        for fd in (door.fileno(), self._children):
+        for fd in (listener.fileno(), self._children):
             self._poll.register(fd, select.POLLIN)
 
     def run(self) -> None:
@@ -82,25 +82,25 @@ class Forkserver:
         gc.disable()  # nothing here makes cycles, and its passes write to every object
         while not (self._ending and not self._running):
             needed = self._supervisor is not None or self._running or self._exits
-            seconds = SWEEP_SECONDS if not self._swept else None if needed else IDLE_SECONDS
+            seconds = RECHECK_SECONDS if not self._rechecked else None if needed else IDLE_SECONDS
             events = self._poll.poll(None if seconds is None else seconds * 1000)
-            if not events and not self._swept:
-                self._swept = True
-                self._sweep()
+            if not events and not self._rechecked:
+                self._rechecked = True
+                self._collect_all()
             elif not events and not needed:
                 return
             for fd, _ in events:
                 if fd == self._children:
-                    self._reap()
-                elif fd == self._door.fileno():
+                    self._collect_signalled()
+                elif fd == self._listener.fileno():
                     self._accept()
                 else:
-                    self._hear()
+                    self._receive()
 
     def _accept(self) -> None:
         """A new supervisor takes the place of the one before."""
         self._hang_up()
-        self._supervisor = self._door.accept()
+        self._supervisor = self._listener.accept()
         if self._supervisor is None:
             return
         self._reader = Reader(self._supervisor)
@@ -110,17 +110,17 @@ class Forkserver:
         if self._supervisor is not None and self._reader is not None:
             self._poll.unregister(self._supervisor.fileno())
             self._reader.close()
-            self._door.left()
+            self._listener.left()
         self._supervisor = self._reader = None
 
-    def _tell(self, kind: int, body: bytes) -> None:
+    def _send(self, kind: int, body: bytes) -> None:
         if self._supervisor is not None:
             try:
                 send(self._supervisor, kind, body)
             except OSError:
                 self._hang_up()
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         if self._reader is None:
             return
         try:
@@ -128,28 +128,28 @@ class Forkserver:
                 self._hang_up()
                 return
             for frame in self._reader.frames():
-                self._obey(frame)
+                self._handle(frame)
         except (ProtocolError, OSError, ValueError, MemoryError) as error:  # ValueError: too few numbers, or too many
             print(f"forkserver: supervisor dropped: {error}", file=sys.stderr)
             self._hang_up()
 
-    def _obey(self, frame: Frame) -> None:
+    def _handle(self, frame: Frame) -> None:
         try:
             if frame.kind == START:
                 self._start(frame)
             elif frame.kind == KILL:
                 serial, instance, number = unpack_numbers(frame.body)
-                self._tell(KILLED, pack_numbers(serial, self._kill(instance, number)))
+                self._send(KILLED, pack_numbers(serial, self._kill(instance, number)))
             elif frame.kind == ACK:
                 for instance in unpack_numbers(frame.body):
                     self._exits.pop(instance, None)
             elif frame.kind == HELLO:
-                self._cell = confinement.Cell(*unpack(frame.body))
-                self._drawn.clear()
+                self._confinement = confinement.Confinement(*unpack(frame.body))
+                self._built.clear()
                 self._prepare()
                 self._welcome()
             elif frame.kind == PING:
-                self._tell(PONG, b"")
+                self._send(PONG, b"")
             elif frame.kind == END:
                 self._ending = True
                 for pid in self._running:
@@ -169,48 +169,44 @@ class Forkserver:
         running = [number for pair in self._pids.items() for number in pair]
         exits = [number for instance, ended in self._exits.items() for number in (instance, *ended)]
         version = self._engine.version.encode()
-        self._tell(
-            WELCOME,
-            pack(
-                [pack_numbers(VERSION, self._cell.landlock_abi), version, pack_numbers(*running), pack_numbers(*exits)]
-            ),
-        )
+        versions = pack_numbers(VERSION, self._confinement.landlock_abi)
+        self._send(WELCOME, pack([versions, version, pack_numbers(*running), pack_numbers(*exits)]))
 
     def _start(self, frame: Frame) -> None:
         request = StartRequest.decode(frame.body)
         if frame.lost:
-            self._tell(FORKED, pack_numbers(request.instance, 0, 24))  # EMFILE
+            self._send(FORKED, pack_numbers(request.instance, 0, 24))  # EMFILE
             return
         if len(frame.fds) != request.fd_count():
             raise ProtocolError(f"instance {request.instance}: {len(frame.fds)} descriptors do not fit it")
         try:
-            pid = self._zygote.fork(self._draw(request, frame.body), frame.fds)
+            pid = self._zygote.fork(self._build(request, frame.body), frame.fds)
         except OSError as error:
-            self._tell(FORKED, pack_numbers(request.instance, 0, error.errno or 0))
+            self._send(FORKED, pack_numbers(request.instance, 0, error.errno or 0))
             return
         except ZygoteDied:
-            self._tell(FORKED, pack_numbers(request.instance, 0, 0))
-            self._end_strays()
+            self._send(FORKED, pack_numbers(request.instance, 0, 0))
+            self._kill_unreported()
             return
         self._running[pid] = request.instance
         self._pids[request.instance] = pid
-        self._tell(FORKED, pack_numbers(request.instance, pid, 0))
+        self._send(FORKED, pack_numbers(request.instance, pid, 0))
 
-    def _draw(self, request: StartRequest, body: bytes) -> bytes:
+    def _build(self, request: StartRequest, body: bytes) -> bytes:
         """The worker's plan. Probes, retries and replicas ask for the same again: those drawn last are at hand."""
         rest = request.besides_instance(body)
-        drawn = self._drawn.pop(rest, None)
-        if drawn is None:
-            plan = self._zygote.plan()
-            worker.draw(plan, request, self._engine, self._cell, bytes(self._mask))
-            drawn = self._zygote.finish(plan)
-            if len(self._drawn) >= DRAWN:
-                del self._drawn[next(iter(self._drawn))]
-        if len(drawn) <= LONGEST_DRAWN:
-            self._drawn[rest] = drawn
-        return drawn
+        built = self._built.pop(rest, None)
+        if built is None:
+            calls = self._zygote.calls()
+            worker.build(calls, request, self._engine, self._confinement, bytes(self._mask))
+            built = self._zygote.finish(calls)
+            if len(self._built) >= DRAWN:
+                del self._built[next(iter(self._built))]
+        if len(built) <= LONGEST_DRAWN:
+            self._built[rest] = built
+        return built
 
-    def _end_strays(self) -> None:
+    def _kill_unreported(self) -> None:
         """Kill the worker, if there is one, of whose fork a zygote did not live to tell."""
         with open(f"/proc/self/task/{posix.getpid()}/children", "rb") as file:
             for pid in map(int, file.read().split()):
@@ -228,28 +224,28 @@ class Forkserver:
             return error.errno or 0
         return 0
 
-    def _reap(self) -> None:
+    def _collect_signalled(self) -> None:
         """Collect the children that have ended: each has sent a signal of its own, which says who it was.
 
         So it costs the same however many live. To ask for any that has ended is to look at all of them, 0.7 ms with
         20,000, and only where there is no clone3(2), and one SIGCHLD may stand for many (signal(7)), it is done.
         """
-        self._swept = False
+        self._rechecked = False
         pids = []
         # Not read from the descriptor: that knows pids with SIGCHLD alone.
         while (said := _signal.sigtimedwait(_ENDS, 0)) is not None:
             pids.append(said.si_pid)
         if linux.EXIT_SIGNAL == _signal.SIGCHLD:
-            self._sweep()
+            self._collect_all()
         else:
-            self._bury(pids)
+            self._report(pids)
 
-    def _sweep(self) -> None:
+    def _collect_all(self) -> None:
         """Collect every child that has ended."""
         while (found := _ended(posix.P_ALL, 0)) is not None:
-            self._bury([found.si_pid])
+            self._report([found.si_pid])
 
-    def _bury(self, pids: list[int]) -> None:
+    def _report(self, pids: list[int]) -> None:
         """Note and tell these ends, many in one message.
 
         Looked at before they are buried: a worker that died of a forbidden system call left its number. And told
@@ -270,7 +266,7 @@ class Forkserver:
                 self._exits[instance] = ended = (pid, status, time.time_ns(), call)
                 told += (instance, *ended)
         if told:
-            self._tell(EXITED, pack_numbers(*told))
+            self._send(EXITED, pack_numbers(*told))
         for pid in dead:
             posix.waitpid(pid, linux.WALL)
 
@@ -283,7 +279,7 @@ def _ended(kind: int, pid: int) -> posix.waitid_result | None:
         return None
 
 
-def _spare_llvm() -> None:
+def _load_llvm_standin() -> None:
     try:
         llvm_standin.load(LIBRARY)
     except OSError:  # where the library itself cannot be loaded, the engine says so
@@ -294,17 +290,17 @@ def main() -> None:
     """Serve on the path that is the last argument: the entry point of a fresh interpreter."""
     path = sys.argv[-1]
     try:
-        _spare_llvm()
+        _load_llvm_standin()
         engine = Engine()
         engine.prime()
         confinement.drop_bounding_set()
         boot.default_signals()
-        door = boot.Door(path)
+        listener = boot.ControlListener(path)
     except (EngineMissing, OSError) as error:
         boot.say_failed(error)
         sys.exit(1)
     boot.say_ready()
     try:
-        Forkserver(door, engine).run()
+        Forkserver(listener, engine).run()
     finally:
         posix.unlink(path)

@@ -109,8 +109,8 @@ class Kept:
 class Relay:
     """The loop over all pumps."""
 
-    def __init__(self, door: boot.Door) -> None:
-        self._door = door
+    def __init__(self, listener: boot.ControlListener) -> None:
+        self._listener = listener
         self._readers: dict[int, Reader] = {}
         self._pumps: dict[int, Pump] = {}  # by each of its descriptors
         self._inputs: dict[int, Pump] = {}  # by instance
@@ -125,7 +125,7 @@ class Relay:
         self._full = False  # with pumps alone
         self._files: set[int] = set()  # what epoll does not take: regular files, always ready
         self._poll = select.epoll()  # and not poll: there may be tens of thousands to look at
-        self._poll.register(door.fileno(), select.EPOLLIN)
+        self._poll.register(listener.fileno(), select.EPOLLIN)
 
     def run(self) -> None:
         """Serve until told to end, or until idle for long with nobody connected."""
@@ -136,8 +136,8 @@ class Relay:
                 return
             events += [(fd, select.EPOLLIN) for fd in self._files]
             for fd, event in events:
-                if fd == self._door.fileno():
-                    connection = self._door.accept()
+                if fd == self._listener.fileno():
+                    connection = self._listener.accept()
                     if connection is not None:
                         self._readers[connection.fileno()] = Reader(connection)
                         self._poll.register(connection.fileno(), select.EPOLLIN)
@@ -166,7 +166,7 @@ class Relay:
         self._poll.unregister(fd)
         del self._readers[fd]
         reader.close()
-        self._door.left()
+        self._listener.left()
 
     def _obey(self, frame: Frame, reader: Reader) -> None:
         try:
@@ -315,12 +315,12 @@ def main() -> None:
     path = sys.argv[-1]
     try:
         boot.default_signals()
-        door = boot.Door(path)
+        listener = boot.ControlListener(path)
     except OSError as error:
         boot.say_failed(error)
         sys.exit(1)
     boot.say_ready()
     try:
-        Relay(door).run()
+        Relay(listener).run()
     finally:
         posix.unlink(path)

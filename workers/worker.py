@@ -1,6 +1,6 @@
 """One WASM instance, told in order: descriptors, places, privileges, and only then the guest's module.
 
-``draw`` draws this up as a plan, which the zygote's fork carries out. The worker resolves no path: all it needs came
+``build`` draws this up as a plan, which the zygote's fork carries out. The worker resolves no path: all it needs came
 as descriptors, opened by the supervisor. Until it has dropped every privilege it reads no byte of the guest's.
 """
 
@@ -10,14 +10,14 @@ import posix
 import struct
 
 from . import linux
-from .calls.call_list import NEGATIVE, NONZERO, At, Mark
+from .calls.call_list import NEGATIVE, NONZERO, At, Label
 from .confinement import confinement
 from .engines.wasmedge.engine import TRAP, TRAPPED
 from .protocol import FAILED, READY, REFUSED, WASM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .calls.call_list import Plan, Step
+    from .calls.call_list import CallList, Step
     from .engines.wasmedge.engine import Engine
     from .protocol import StartRequest
 
@@ -41,104 +41,104 @@ _WASM_MAGIC = b"\0asm"
 _SIGPIPE = 13
 
 
-def draw(plan: Plan, request: StartRequest, engine: Engine, cell: confinement.Cell, mask: bytes) -> None:
+def build(calls: CallList, request: StartRequest, engine: Engine, cell: confinement.Confinement, mask: bytes) -> None:
     """Add the life of a worker, which ends with the guest's exit status. ``mask`` are the signals to let in."""
     report, module = FIRST_FD, FIRST_FD + 1
     places = FIRST_FD + 5
     first = places + request.cgroups + int(request.netns)
     preopens = [first + i for i in range(len(request.preopens))]
-    pid = plan.slot()
-    plan.libc("prctl", linux.PR_SET_NAME, b"wasm-worker", 0, 0, 0)
+    pid = calls.slot()
+    calls.libc("prctl", linux.PR_SET_NAME, b"wasm-worker", 0, 0, 0)
     # Before a byte of the guest's is looked at: later this process might say anybody's pid.
-    plan.libc("getpid", out=pid)
-    plan.libc("write", report, pid, 4)
-    plan.libc("sigprocmask", linux.SIG_UNBLOCK, mask, None)
-    _take_streams(plan)
-    plan.libc("setsid")
+    calls.libc("getpid", out=pid)
+    calls.libc("write", report, pid, 4)
+    calls.libc("sigprocmask", linux.SIG_UNBLOCK, mask, None)
+    _take_streams(calls)
+    calls.libc("setsid")
     if request.terminal:
-        plan.libc("ioctl", 0, linux.TIOCSCTTY, 0, fails=NEGATIVE, label=TERMINAL)
+        calls.libc("ioctl", 0, linux.TIOCSCTTY, 0, fails=NEGATIVE, stage=TERMINAL)
     for fd in range(places, places + request.cgroups):
-        plan.libc("write", fd, b"0", 1, fails=NEGATIVE, label=CGROUP)  # the writing process (cgroups(7))
+        calls.libc("write", fd, b"0", 1, fails=NEGATIVE, stage=CGROUP)  # the writing process (cgroups(7))
     if request.netns:
-        plan.libc("setns", first - 1, linux.CLONE_NEWNET, fails=NEGATIVE, label=NETNS)
-    _limit(plan, request)
-    confinement.become(plan, request.uid, request.gid, request.groups, USER)
+        calls.libc("setns", first - 1, linux.CLONE_NEWNET, fails=NEGATIVE, stage=NETNS)
+    _limit(calls, request)
+    confinement.become(calls, request.uid, request.gid, request.groups, USER)
     if first > places:
-        plan.libc("close_range", places, first - 1, 0)
-    cell.shut(plan, request, module, preopens, pid, WALLS)
+        calls.libc("close_range", places, first - 1, 0)
+    cell.shut(calls, request, module, preopens, pid, WALLS)
 
     path = b"/proc/self/fd/%d" % module
-    _look_at(plan, module, path, request.module_kind)
-    guest = engine.load(plan, path, request, preopens)
+    _look_at(calls, module, path, request.module_kind)
+    guest = engine.load(calls, path, request, preopens)
     for fd in (module, *preopens):  # WasmEdge opened its own
-        plan.libc("close", fd)
-    _tell_ready(plan, report)
-    engine.run(plan, guest, request.function == b"_start")
+        calls.libc("close", fd)
+    _tell_ready(calls, report)
+    engine.run(calls, guest, request.function == b"_start")
 
 
 def end(engine: Engine, step: Step, result: int, number: int) -> None:
     """Say why a worker's plan has ended at this step, with this result and errno, and end the process."""
     try:
-        if step.label == TRAP:
+        if step.stage == TRAP:
             posix.write(2, b"wasm trap: %s\n" % engine.explain(step, result).encode())
         else:
             verdict, text = _explain(engine, step, result, number)
             posix.write(FIRST_FD, verdict + text.encode(errors="replace")[:4000])
     except OSError:  # nobody listens
         pass
-    posix._exit(TRAPPED if step.label == TRAP else SETUP_FAILED)
+    posix._exit(TRAPPED if step.stage == TRAP else SETUP_FAILED)
 
 
 def _explain(engine: Engine, step: Step, result: int, number: int) -> tuple[bytes, str]:
     reason = posix.strerror(number)
-    if step.label in _WHAT:
-        return FAILED, f"{_WHAT[step.label]}: {reason}"
-    if step.label == UNREADABLE:
+    if step.stage in _WHAT:
+        return FAILED, f"{_WHAT[step.stage]}: {reason}"
+    if step.stage == UNREADABLE:
         return REFUSED, f"the container's user may not read the module: {reason}"
-    if step.label == NOT_WASM:
+    if step.stage == NOT_WASM:
         return REFUSED, "not a WebAssembly module: it does not begin with \\0asm"
     return REFUSED, engine.explain(step, result)
 
 
-def _take_streams(plan: Plan) -> None:
+def _take_streams(calls: CallList) -> None:
     """Take the streams, leave the zygote's socket behind."""
     streams = FIRST_FD + 2
     for number in range(3):
-        plan.libc("dup2", streams + number, number, fails=NEGATIVE, label=STREAMS)
-    plan.libc("close_range", streams, streams + 2, 0)
-    plan.libc("close", FIRST_FD - 1)
+        calls.libc("dup2", streams + number, number, fails=NEGATIVE, stage=STREAMS)
+    calls.libc("close_range", streams, streams + 2, 0)
+    calls.libc("close", FIRST_FD - 1)
 
 
-def _limit(plan: Plan, request: StartRequest) -> None:
+def _limit(calls: CallList, request: StartRequest) -> None:
     """Resource limits, and the score for the kernel's out-of-memory choice."""
     for kind, soft, hard in request.rlimits:
-        plan.libc("setrlimit", kind, struct.pack("<qq", soft, hard), fails=NEGATIVE, label=LIMITS)
+        calls.libc("setrlimit", kind, struct.pack("<qq", soft, hard), fails=NEGATIVE, stage=LIMITS)
     if request.oom_score_adj is not None:
-        fd, score = plan.slot(), b"%d" % request.oom_score_adj
+        fd, score = calls.slot(), b"%d" % request.oom_score_adj
         flags = posix.O_WRONLY | posix.O_CLOEXEC
-        plan.libc("open", b"/proc/self/oom_score_adj", flags, out=fd, fails=NEGATIVE, label=LIMITS)
-        plan.libc("write", At(fd), score, len(score), fails=NEGATIVE, label=LIMITS)
-        plan.libc("close", At(fd))
+        calls.libc("open", b"/proc/self/oom_score_adj", flags, out=fd, fails=NEGATIVE, stage=LIMITS)
+        calls.libc("write", At(fd), score, len(score), fails=NEGATIVE, stage=LIMITS)
+        calls.libc("close", At(fd))
 
 
-def _look_at(plan: Plan, module: int, path: bytes, kind: int) -> None:
+def _look_at(calls: CallList, module: int, path: bytes, kind: int) -> None:
     if kind == WASM:  # WasmEdge's loader would run an ELF file as it comes, whoever made it
-        magic = plan.slot()
-        plan.libc("pread", module, magic, len(_WASM_MAGIC), 0)
-        plan.libc("memcmp", magic, _WASM_MAGIC, len(_WASM_MAGIC), fails=NONZERO, label=NOT_WASM)
+        magic = calls.slot()
+        calls.libc("pread", module, magic, len(_WASM_MAGIC), 0)
+        calls.libc("memcmp", magic, _WASM_MAGIC, len(_WASM_MAGIC), fails=NONZERO, stage=NOT_WASM)
     # WasmEdge 0.14 dies of SIGSEGV where it may not open what it has seen with stat.
-    fd = plan.slot()
-    plan.libc("open", path, posix.O_RDONLY | posix.O_CLOEXEC, out=fd, fails=NEGATIVE, label=UNREADABLE)
-    plan.libc("close", At(fd))
+    fd = calls.slot()
+    calls.libc("open", path, posix.O_RDONLY | posix.O_CLOEXEC, out=fd, fails=NEGATIVE, stage=UNREADABLE)
+    calls.libc("close", At(fd))
 
 
-def _tell_ready(plan: Plan, report: int) -> None:
+def _tell_ready(calls: CallList, report: int) -> None:
     """Answer the pending Task Start. Where nobody waits for it any more, the start is undone: no guest runs unseen."""
-    unseen, seen = Mark(), Mark()
-    plan.libc("write", report, READY, 1, fails=NEGATIVE, orelse=unseen)
-    plan.libc("close", report)
-    plan.libc("signal", _SIGPIPE, None)  # SIG_DFL
-    plan.go(seen)
-    plan.place(unseen)
-    plan.libc("_exit", SETUP_FAILED)
-    plan.place(seen)
+    unseen, seen = Label(), Label()
+    calls.libc("write", report, READY, 1, fails=NEGATIVE, orelse=unseen)
+    calls.libc("close", report)
+    calls.libc("signal", _SIGPIPE, None)  # SIG_DFL
+    calls.go(seen)
+    calls.bind(unseen)
+    calls.libc("_exit", SETUP_FAILED)
+    calls.bind(seen)

@@ -17,7 +17,7 @@ import struct
 import sys
 
 from . import linux, worker
-from .calls.call_list import ANY, NONZERO, At, Mark, Plan, Runner
+from .calls.call_list import ANY, NONZERO, At, CallList, Label, Runner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ class Zygote:
         self._engine = engine
         self._base = linux.map_memory(_BYTES)
         self._runner = Runner(self._base + _RESULT)
-        self._first: _socket.socket | None = None
-        self._present: _socket.socket | None = None
-        self._loop, self._forked = self._draw()
+        self._root: _socket.socket | None = None
+        self._worker_zygote: _socket.socket | None = None
+        self._loop, self._forked = self._build()
 
     def prepare(self) -> None:
         """Fork the first, if there is none. Raises ``OSError``."""
-        if self._first is not None:
+        if self._root is not None:
             return
         ours, theirs = _pair()
         try:
@@ -69,18 +69,20 @@ class Zygote:
             raise
         finally:
             theirs.close()
-        self._first = ours
+        self._root = ours
 
-    def plan(self) -> Plan:
+    def calls(self) -> CallList:
         """A plan that begins with the fork; what is added to it is the worker's."""
-        plan = Plan()
+        calls = CallList()
         flags = _CLONE_PARENT | _SIGCHLD
-        plan.libc("syscall", _CLONE, flags, 0, 0, 0, 0, out=self._base + _ANSWER, fails=ANY, orelse=Mark(self._forked))
-        return plan
+        calls.libc(
+            "syscall", _CLONE, flags, 0, 0, 0, 0, out=self._base + _ANSWER, fails=ANY, orelse=Label(self._forked)
+        )
+        return calls
 
-    def finish(self, plan: Plan) -> bytes:
+    def finish(self, calls: CallList) -> bytes:
         """The plan as ``fork`` takes it. Raises ``OSError`` where it is too long."""
-        code = plan.finish(self._base + _PLAN)
+        code = calls.finish(self._base + _PLAN)
         if _PLAN + len(code) > _BYTES:
             raise OSError(errno.E2BIG, posix.strerror(errno.E2BIG))
         return code
@@ -98,38 +100,38 @@ class Zygote:
                 return pid
             if number != errno.EMFILE:
                 break
-            self._leave_present()  # it has the open-file limit of when it was forked
+            self._drop_worker_zygote()  # it has the open-file limit of when it was forked
             if attempt:
-                self._leave_first()
+                self._drop_root()
         raise OSError(number, posix.strerror(number))
 
     def _fork(self, code: bytes, fds: list[int]) -> tuple[int, int]:
         """The worker's pid, or -1 and errno."""
         try:
-            answer = _ask(self._present, code, fds)
+            answer = _ask(self._worker_zygote, code, fds)
         except ZygoteDied:
-            self._leave_present()
+            self._drop_worker_zygote()
             raise
         if answer is None:  # there is none, or it had died before: nothing was begun
-            self._leave_present()
-            self._present = self._begin()
-            answer = _ask(self._present, code, fds)
+            self._drop_worker_zygote()
+            self._worker_zygote = self._begin()
+            answer = _ask(self._worker_zygote, code, fds)
         return answer or (-1, errno.ESRCH)
 
     def _begin(self) -> _socket.socket:
         """A new zygote, forked by the first. Raises ``OSError``."""
-        plan = self.plan()
-        plan.libc("dup2", worker.FIRST_FD, _SOCKET)
-        plan.libc("close_range", _SOCKET + 1, linux.LAST_FD, 0)
-        plan.libc("prctl", linux.PR_SET_NAME, b"wasm-zygote", 0, 0, 0)
-        plan.go(Mark(self._base + _LOOP))
-        code = self.finish(plan)
+        calls = self.calls()
+        calls.libc("dup2", worker.FIRST_FD, _SOCKET)
+        calls.libc("close_range", _SOCKET + 1, linux.LAST_FD, 0)
+        calls.libc("prctl", linux.PR_SET_NAME, b"wasm-zygote", 0, 0, 0)
+        calls.go(Label(self._base + _LOOP))
+        code = self.finish(calls)
         ours, theirs = _pair()
         try:
             for _ in range(2):
                 self.prepare()
                 try:
-                    answer = _ask(self._first, code, [theirs.fileno()])
+                    answer = _ask(self._root, code, [theirs.fileno()])
                 except ZygoteDied:
                     answer = None
                 if answer is not None:
@@ -137,7 +139,7 @@ class Zygote:
                         raise OSError(answer[1], posix.strerror(answer[1]))
                     return ours
                 print("forkserver: the first zygote died: the next knows what we know by now", file=sys.stderr)
-                self._leave_first()
+                self._drop_root()
             raise OSError(errno.ESRCH, posix.strerror(errno.ESRCH))
         except OSError:
             ours.close()
@@ -145,17 +147,17 @@ class Zygote:
         finally:
             theirs.close()
 
-    def _leave_present(self) -> None:
+    def _drop_worker_zygote(self) -> None:
         """Let go of it: it ends then."""
-        if self._present is not None:
-            self._present.close()
-            self._present = None
+        if self._worker_zygote is not None:
+            self._worker_zygote.close()
+            self._worker_zygote = None
 
-    def _leave_first(self) -> None:
+    def _drop_root(self) -> None:
         """Let go of it, too."""
-        if self._first is not None:
-            self._first.close()
-            self._first = None
+        if self._root is not None:
+            self._root.close()
+            self._root = None
 
     def _serve(self, sock: int) -> None:
         """Be the first zygote. Never returns."""
@@ -170,38 +172,38 @@ class Zygote:
         finally:
             posix._exit(worker.SETUP_FAILED)
 
-    def _draw(self) -> tuple[bytes, int]:
+    def _build(self) -> tuple[bytes, int]:
         """The zygote's own plan, and where it goes on after a fork."""
         base = self._base
         length, answer = base + _LENGTH, base + _ANSWER
-        plan = Plan()
-        again, forked, told, lost, gone = Mark(), Mark(), Mark(), Mark(), Mark()
-        message, got, where = plan.data(bytes(56)), plan.slot(), plan.slot()
-        buffers = plan.table([length, 8])  # struct iovec; the message is a struct msghdr (recvmsg(2))
-        whole = plan.table([0, 0, buffers, 1, base + _CONTROL, _CONTROL_BYTES, 0])
-        plan.place(again)
-        plan.libc("memcpy", message, whole, 56)
+        calls = CallList()
+        again, forked, told, lost, gone = Label(), Label(), Label(), Label(), Label()
+        message, got, where = calls.data(bytes(56)), calls.slot(), calls.slot()
+        buffers = calls.table([length, 8])  # struct iovec; the message is a struct msghdr (recvmsg(2))
+        whole = calls.table([0, 0, buffers, 1, base + _CONTROL, _CONTROL_BYTES, 0])
+        calls.bind(again)
+        calls.libc("memcpy", message, whole, 56)
         flags = _socket.MSG_WAITALL
-        plan.libc("recvmsg", _SOCKET, message, flags | _socket.MSG_CMSG_CLOEXEC, out=got)
-        plan.libc("memcmp", got, (8).to_bytes(8, "little"), 8, fails=NONZERO, orelse=gone)
-        plan.libc("recv", _SOCKET, base + _PLAN, At(length), flags, out=got)
-        plan.libc("memcmp", got, length, 8, fails=NONZERO, orelse=gone)
-        plan.libc("memcmp", message + _FLAGS, b"", 1, fails=NONZERO, orelse=lost)
-        plan.go(Mark(base + _PLAN))
-        plan.place(lost)
-        plan.libc("memcpy", answer, struct.pack("<qq", -1, errno.EMFILE), 16)
-        plan.go(told)
-        plan.place(forked)
-        plan.libc("__errno_location", out=where)
-        plan.libc("memcpy", answer + 8, At(where), 4)
-        plan.place(told)
-        plan.libc("send", _SOCKET, answer, 16, _socket.MSG_NOSIGNAL)
-        plan.libc("memset", base + _PLAN, 0, At(length))  # it is no business of the next worker's
-        plan.libc("close_range", _SOCKET + 1, linux.LAST_FD, 0)
-        plan.go(again)
-        plan.place(gone)
-        plan.libc("_exit", 0)
-        code = plan.finish(base + _LOOP)
+        calls.libc("recvmsg", _SOCKET, message, flags | _socket.MSG_CMSG_CLOEXEC, out=got)
+        calls.libc("memcmp", got, (8).to_bytes(8, "little"), 8, fails=NONZERO, orelse=gone)
+        calls.libc("recv", _SOCKET, base + _PLAN, At(length), flags, out=got)
+        calls.libc("memcmp", got, length, 8, fails=NONZERO, orelse=gone)
+        calls.libc("memcmp", message + _FLAGS, b"", 1, fails=NONZERO, orelse=lost)
+        calls.go(Label(base + _PLAN))
+        calls.bind(lost)
+        calls.libc("memcpy", answer, struct.pack("<qq", -1, errno.EMFILE), 16)
+        calls.go(told)
+        calls.bind(forked)
+        calls.libc("__errno_location", out=where)
+        calls.libc("memcpy", answer + 8, At(where), 4)
+        calls.bind(told)
+        calls.libc("send", _SOCKET, answer, 16, _socket.MSG_NOSIGNAL)
+        calls.libc("memset", base + _PLAN, 0, At(length))  # it is no business of the next worker's
+        calls.libc("close_range", _SOCKET + 1, linux.LAST_FD, 0)
+        calls.go(again)
+        calls.bind(gone)
+        calls.libc("_exit", 0)
+        code = calls.finish(base + _LOOP)
         assert _LOOP + len(code) <= _CONTROL, len(code)
         return code, base + _LOOP + forked.offset
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..interface import SandboxService
+from ..interface import SandboxApi
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """What a dialect's methods work on."""
 
-    sandboxes: SandboxService
+    sandboxes: SandboxApi
     cgroup_version: int
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..convert import decode, mounts, timestamp
-from ..interface import NewProcess, NewSandbox, Stdio
+from ..interface import NewSandbox, Preparation, Stdio
 from ..proto import controller_2023_pb2 as pb
 from ..proto import types_pb2
 from .dialect import Dialect, Host
@@ -37,7 +37,7 @@ async def _platform(host: Host, namespace: str, payload: bytes) -> bytes:
 
 async def _prepare(host: Host, namespace: str, payload: bytes) -> bytes:
     request = decode(pb.PrepareRequest, payload)
-    new = NewProcess(
+    new = Preparation(
         container_id=request.container_id,
         exec_id=request.exec_id,
         spec=request.spec.value,

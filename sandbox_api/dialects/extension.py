@@ -9,26 +9,26 @@ import json
 from typing import Any
 
 from ..errors import InvalidArgument
-from ..interface import Mount, NewProcess, Stdio
+from ..interface import Mount, Preparation, Stdio
 
 FIELD = "extensions.tasks"
 KEY = "tasks"
 
 
-def parse(value: bytes) -> list[NewProcess]:
+def parse(value: bytes) -> list[Preparation]:
     """The containers and processes of the list, containers before their processes. Raises ``InvalidArgument``."""
     try:
         root = json.loads(value)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"{FIELD} is not JSON: {error}") from None
-    found: list[NewProcess] = []
+    found: list[Preparation] = []
     for task in _list(root, "tasks"):
         name = _text(task, "task_id")
         found.append(
-            NewProcess(name, "", _spec(task), _stdio(task), tuple(_mount(each) for each in _list(task, "rootfs")))
+            Preparation(name, "", _spec(task), _stdio(task), tuple(_mount(each) for each in _list(task, "rootfs")))
         )
         found += [
-            NewProcess(name, _text(process, "exec_id"), _spec(process), _stdio(process))
+            Preparation(name, _text(process, "exec_id"), _spec(process), _stdio(process))
             for process in _list(task, "processes")
         ]
     seen: set[tuple[str, str]] = set()

@@ -35,7 +35,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class CompilerProcess:
     """What every compile of a sandboxer has in common."""
 
     engine: str

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..oci import seccomp
 from .cache import Cache, Unverified
-from .compiler_process import Cell
+from .compiler_process import CompilerProcess
 from .compiling import Compiling
 from .digests import Digests
 from .terms import BEST_FIRST, Failure, Level, Mode, Settings, Verdict
@@ -65,7 +65,7 @@ class Aot:
             return
         await self._stop()
         cache = Cache(self._settings.cache_dir, self._settings.cache_size, engine)
-        cell = Cell(engine, self._settings.limits, cache.workshop, _filter(), self.pids)
+        cell = CompilerProcess(engine, self._settings.limits, cache.workshop, _filter(), self.pids)
         self._works = _Works(engine, cache, Compiling(cache, cell, self._threads, self._eager))
 
     @property

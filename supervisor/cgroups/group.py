@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sandbox_api.errors import FailedPrecondition
 from sandbox_api.interface import Usage
 
-from ..host.errors import error_for
+from ..host.errors import for_errno
 from .layout import Layout
 from .path import GroupPath
 from .resources import Resources
@@ -148,7 +148,7 @@ class Cgroup:
         with self._explained("read"):
             return self._layout.frozen(self._path)
 
-    async def settled(self, frozen: bool, seconds: float) -> bool:
+    async def wait_frozen(self, frozen: bool, seconds: float) -> bool:
         """Poll until ``frozen`` is as asked; false where ``seconds`` were not enough."""
         deadline = time.monotonic() + seconds
         pause = 0.0005
@@ -226,7 +226,7 @@ class Cgroup:
         try:
             yield
         except OSError as error:
-            raise error_for(error, FailedPrecondition)(f"{self}: cannot be {verb}: {error}") from error
+            raise for_errno(error, FailedPrecondition)(f"{self}: cannot be {verb}: {error}") from error
 
     def __str__(self) -> str:
         return f"control group /{'/'.join(self._path)}"

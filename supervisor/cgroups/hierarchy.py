@@ -7,7 +7,7 @@ from collections import Counter
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 
-from ..host.errors import error_for
+from ..host.errors import for_errno
 from .group import Cgroup
 from .layout import Layout
 from .path import GroupPath, parse_path
@@ -66,7 +66,7 @@ class Hierarchy:
                 self.layout.trees[tree].remove(path)
             self.release(held)
             if isinstance(error, OSError):
-                raise error_for(error, FailedPrecondition)(
+                raise for_errno(error, FailedPrecondition)(
                     f"control group {cgroups_path}: cannot be made: {error}"
                 ) from error
             raise

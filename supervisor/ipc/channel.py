@@ -92,7 +92,7 @@ class _Outgoing:
                     os.close(fd)
 
 
-class Helper:
+class HelperChannel:
     """A connection to a helper process. Frames that arrive go to ``on_frame``; its loss to ``on_lost``."""
 
     def __init__(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from sandbox_api.errors import Internal, InvalidArgument, NotFound, ResourceExhausted, SandboxerError, Unavailable
 from workers import protocol
 
-from .channel import Helper, HelperFailed
+from .channel import HelperChannel, HelperFailed
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class _Start:
     ended: Ended | None = None
 
 
-class Launcher:
+class ForkserverClient:
     """Starts instances through the forkserver. Exits of running ones go to ``on_exits``."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Launcher:
         """``filters`` are seccomp programs for workers without and with a network, and names of system calls."""
         self._filters = filters
         self._path = path
-        self._helper = Helper("forkserver", path, self._frame, self._lost)
+        self._helper = HelperChannel("forkserver", path, self._frame, self._lost)
         self._on_exits = on_exits
         self._on_lost = on_lost
         self._starts: dict[int, _Start] = {}
@@ -231,7 +231,7 @@ class Launcher:
         except Unavailable:  # then it has no exits to forget
             pass
 
-    def end(self) -> None:
+    def shut_down(self) -> None:
         """Tell the forkserver to kill what runs and go."""
         if self._helper.connected:
             self._helper.send(protocol.END, b"")

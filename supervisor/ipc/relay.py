@@ -12,7 +12,7 @@ from workers import protocol
 
 from ..oci.streams import Pump
 from .board import Board
-from .channel import Helper, HelperFailed
+from .channel import HelperChannel, HelperFailed
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,11 @@ class Kept:
     """Streams and methods that were under way."""
 
 
-class Relay:
+class RelayClient:
     """Hands pumps and connections to the relay process."""
 
     def __init__(self, path: str) -> None:
-        self._helper = Helper("relay", path, self._frame, self._lost)
+        self._helper = HelperChannel("relay", path, self._frame, self._lost)
         self._connecting = asyncio.Lock()
         self._board: Board | None = None
         self._keys = 0  # numbers above this were never given to a connection,
@@ -151,7 +151,7 @@ class Relay:
         self._tell(protocol.DROP, protocol.pack_numbers(key), [])
         self._free.append(key)
 
-    def end(self) -> None:
+    def shut_down(self) -> None:
         """Tell the relay, if there is one, to go."""
         self._ending = True
         if self._helper.connected:

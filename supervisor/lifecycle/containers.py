@@ -32,14 +32,14 @@ _LONGEST_REMEMBERED = 64 << 10  # bytes of a config.json
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ContainerSource:
     """What a container was made from, read."""
 
     spec: oci.Spec
-    plan: rootfs.Plan
+    plan: rootfs.MountPlan
 
 
-class Containers:
+class ContainerManager:
     """Makes and removes containers."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Containers:
         self._hierarchy = hierarchy
         self._aot = aot
         self._told_of_capabilities = False
-        self._remembered: OrderedDict[int, Origin] = OrderedDict()  # by instance of the init process
+        self._remembered: OrderedDict[int, ContainerSource] = OrderedDict()  # by instance of the init process
 
     def make(self, namespace: str, new: NewTask) -> Container:
         """Prepare a container in a ready sandbox: record it, then mount what it needs and make its control group.
@@ -94,31 +94,31 @@ class Containers:
             raise
         self._registry.add(sandbox, container)
         if len(config) <= _LONGEST_REMEMBERED:
-            self._remembered[container.init.instance] = Origin(spec, plan)
+            self._remembered[container.init.instance] = ContainerSource(spec, plan)
             if len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
         self._foresee(spec, plan)
         return container
 
-    def _foresee(self, spec: oci.Spec, plan: rootfs.Plan) -> None:
+    def _foresee(self, spec: oci.Spec, plan: rootfs.MountPlan) -> None:
         """Have the module compiled before it is started."""
         if self._aot is None or not self._aot.active:
             return
         args = (posixpath.join(spec.process.cwd, spec.process.args[0]),)
         try:
-            world = wasi.assemble(spec, replace(spec.process, args=args, cwd="/"), plan)
+            context = wasi.assemble(spec, replace(spec.process, args=args, cwd="/"), plan)
         except SandboxerError:  # Start will say so
             return
-        self._aot.seen(world.module)
-        world.close()
+        self._aot.seen(context.module)
+        context.close()
 
-    def origin(self, container: Container) -> Origin:
+    def source(self, container: Container) -> ContainerSource:
         """What a container was made from."""
         remembered = self._remembered.get(container.init.instance)
         if remembered is not None:
             return remembered
         recorded = self._store.recorded(container)
-        return Origin(oci.parse(recorded.config), recorded.plan)
+        return ContainerSource(oci.parse(recorded.config), recorded.plan)
 
     def unmake(self, container: Container) -> None:
         """Undo a ``make`` that a supervisor did not live to finish."""
@@ -162,7 +162,7 @@ class Containers:
         cgroup.ensure_own([process.pid for process in container.alive()])
         return cgroup
 
-    def settled(self, container: Container) -> None:
+    def record_cgroup(self, container: Container) -> None:
         """The container's control group is as its processes' states on record say."""
         try:
             self._store.update_container(container)

@@ -17,7 +17,7 @@ from ..model.container import Container
 from ..model.process import Process
 
 
-class Happenings:
+class TaskEvents:
     """One method an event. Without a publisher nothing is told."""
 
     def __init__(self, publisher: Publisher | None) -> None:

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 
 from sandbox_api.interface import Exit
 
-from ..host import birth
-from ..ipc.forkserver import Ended, Launcher
+from ..host import proc
+from ..ipc.forkserver import Ended, ForkserverClient
 from ..model.container import Container
 from ..model.process import Process, ProcessState
 from ..model.registry import Registry
@@ -46,25 +46,25 @@ def exit_status(wait_status: int) -> int:
     return 128 - code if code < 0 else code
 
 
-class Reaper:
+class ExitRecorder:
     """Turns exits into ends of processes."""
 
     def __init__(
         self,
         registry: Registry,
         store: Store,
-        launcher: Launcher,
+        forkserver: ForkserverClient,
         on_end: Callable[[Container, Process], None],
     ) -> None:
         self._registry = registry
         self._store = store
-        self._launcher = launcher
+        self._forkserver = forkserver
         self._on_end = on_end
         self._adopted: dict[int, int] = {}  # workers that are our children by now: instance by pid
         self._watched = 0
         self._most_watched = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
-    def exits(self, exits: Sequence[Ended]) -> None:
+    def record(self, exits: Sequence[Ended]) -> None:
         """These instances have ended. Many at once cost one transaction."""
         told: list[tuple[Process, ProcessState]] = []
         for ended in exits:
@@ -79,20 +79,20 @@ class Reaper:
             log.error("%d exits are not on record yet: %s", len(told), error)
             for process, before in told:
                 process.exit, process.state = None, before
-            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.exits, exits)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.record, exits)
             return
-        self._launcher.acknowledge([ended.instance for ended in exits])
+        self._forkserver.acknowledge([ended.instance for ended in exits])
         calls = {ended.instance: ended.call for ended in exits if ended.call >= 0}
         for process, _ in told:
             if process.instance in calls:
                 log.warning("%s: forbidden system call %s", process.name, call_name(calls[process.instance]))
             assert process.exit is not None
-            process.end(process.exit)
+            process.mark_exited(process.exit)
             container, _ = self._registry.processes[process.instance]
             log.info("ended %s pid=%d status=%d", process.name, process.pid, process.exit.status)
             self._on_end(container, process)
 
-    def adopted(self) -> None:
+    def collect_children(self) -> None:
         """Collect children of our own: helpers, and workers whose forkserver died."""
         ended = []
         while True:
@@ -102,61 +102,61 @@ class Reaper:
                 break
             if pid == 0:
                 break
-            instance = self._launcher.starting(pid) or self._adopted.pop(pid, 0) or self._instance_of(pid)
+            instance = self._forkserver.starting(pid) or self._adopted.pop(pid, 0) or self._instance_of(pid)
             if instance:
                 ended.append(Ended(instance, pid, status, time.time_ns()))
         if ended:
-            self._launcher.exited(ended)
+            self._forkserver.exited(ended)
 
-    def adopt(self, process: Process) -> None:
+    def watch(self, process: Process) -> None:
         """Look after a process whose forkserver died. Where it is our child now, the kernel tells us its end."""
-        self._adopt(process.instance, process.pid, process.born)
+        self._watch(process.instance, process.pid, process.start_time)
 
-    def adopt_starts(self) -> None:
+    def watch_starts(self) -> None:
         """The same for processes whose start is under way."""
-        for instance, pid in self._launcher.starts().items():
-            self._adopt(instance, pid, birth.of(pid))
+        for instance, pid in self._forkserver.starts().items():
+            self._watch(instance, pid, proc.start_time(pid))
 
-    def _adopt(self, instance: int, pid: int, born: int) -> None:
+    def _watch(self, instance: int, pid: int, start_time: int) -> None:
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            self._watch(instance, pid, born)
+            self._watch_pidfd(instance, pid, start_time)
         else:
             self._adopted[pid] = instance
 
-    def _watch(self, instance: int, pid: int, born: int) -> None:
+    def _watch_pidfd(self, instance: int, pid: int, start_time: int) -> None:
         """Look after a process that is nobody's child of ours: by a pidfd, while they leave descriptors for others."""
         loop = asyncio.get_running_loop()
-        if not born or birth.of(pid) != born:
+        if not start_time or proc.start_time(pid) != start_time:
             log.warning("instance %d, pid %d: ended while nobody watched: its status is not known", instance, pid)
-            self._launcher.exited([Ended(instance, pid, UNKNOWN, time.time_ns())])
+            self._forkserver.exited([Ended(instance, pid, UNKNOWN, time.time_ns())])
             return
         try:
             if self._watched >= self._most_watched:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             pidfd = os.pidfd_open(pid)
         except OSError:
-            loop.call_later(LOOK_SECONDS, self._watch, instance, pid, born)
+            loop.call_later(LOOK_SECONDS, self._watch_pidfd, instance, pid, start_time)
             return
         self._watched += 1
-        loop.add_reader(pidfd, self._watched_ended, instance, pid, born, pidfd)
+        loop.add_reader(pidfd, self._pidfd_ended, instance, pid, start_time, pidfd)
 
-    def _watched_ended(self, instance: int, pid: int, born: int, pidfd: int, tries: int = 100) -> None:
+    def _pidfd_ended(self, instance: int, pid: int, start_time: int, pidfd: int, tries: int = 100) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(pidfd)
-        status = birth.status_left(pid, born)
+        status = proc.status_left(pid, start_time)
         if status is None:
             status = _pidfd_status(pidfd)
         if status is None and tries:  # it is told once its parent, init, has reaped it
-            loop.call_later(0.01, self._watched_ended, instance, pid, born, pidfd, tries - 1)
+            loop.call_later(0.01, self._pidfd_ended, instance, pid, start_time, pidfd, tries - 1)
             return
         os.close(pidfd)
         self._watched -= 1
         if status is None:
             status = UNKNOWN
             log.warning("instance %d, pid %d: nobody knows its status: 255 stands for it", instance, pid)
-        self._launcher.exited([Ended(instance, pid, status, time.time_ns())])
+        self._forkserver.exited([Ended(instance, pid, status, time.time_ns())])
 
     def _instance_of(self, pid: int) -> int:
         """Of one that ended before we heard that its forkserver had."""

@@ -9,7 +9,7 @@ import os
 from sandbox_api.errors import Unavailable
 
 from ..host.systemd import notify
-from ..ipc.forkserver import Launcher
+from ..ipc.forkserver import ForkserverClient
 from ..model.process import ALIVE
 from ..model.registry import Registry
 
@@ -34,7 +34,7 @@ def status(registry: Registry) -> str:
     return f"{len(registry.sandboxes)} sandboxes, {len(registry.containers)} containers, {alive} instances running"
 
 
-async def tell(registry: Registry, launcher: Launcher) -> None:
+async def tell(registry: Registry, forkserver: ForkserverClient) -> None:
     """Tell the service manager until cancelled. Without one, only look."""
     watchdog = watchdog_seconds()
     pause = min(watchdog / 3, STATUS_SECONDS) if watchdog else STATUS_SECONDS
@@ -42,7 +42,7 @@ async def tell(registry: Registry, launcher: Launcher) -> None:
         told = f"STATUS={status(registry)}"
         try:
             async with asyncio.timeout(pause):
-                await launcher.ping()
+                await forkserver.ping()
         except (Unavailable, TimeoutError) as error:
             log.warning("the forkserver does not answer: %s", error or f"nothing within {pause:g} s")
             told += "; the forkserver does not answer"

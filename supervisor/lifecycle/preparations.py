@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Iterable
 
 from sandbox_api.errors import AlreadyExists, FailedPrecondition, NotFound
-from sandbox_api.interface import NewProcess
+from sandbox_api.interface import Preparation
 
-from ..host.errors import error_for
+from ..host.errors import for_errno
 from ..model.prepared import Prepared
 from ..model.process import ProcessState
 from ..model.registry import Registry, check_id
@@ -22,7 +22,7 @@ from ..model.sandbox import Sandbox, SandboxState
 from ..oci import spec as oci
 from ..oci import streams
 from ..state.store import Store
-from .containers import Containers
+from .containers import ContainerManager
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 class Preparations:
     """Records what is handed over, and undoes it."""
 
-    def __init__(self, folder: str, registry: Registry, store: Store, containers: Containers) -> None:
+    def __init__(self, folder: str, registry: Registry, store: Store, containers: ContainerManager) -> None:
         self._folder = folder
         self._registry = registry
         self._store = store
         self._containers = containers
 
-    def prepare(self, sandbox: Sandbox, new: NewProcess) -> str:
+    def prepare(self, sandbox: Sandbox, new: Preparation) -> str:
         """Record a container, or an exec in one; the path of the container's bundle. Raises a ``SandboxerError``."""
         sandbox.require("prepare a container in it", SandboxState.READY)
         check_id("container", new.container_id)
@@ -60,7 +60,7 @@ class Preparations:
                 os.rename(f"{bundle}/config.json.new", f"{bundle}/config.json")  # whole, or not there
             except OSError as error:
                 self._forget(sandbox.namespace, prepared)
-                raise error_for(error, FailedPrecondition)(f"{what}: {error.filename}: {error.strerror}") from None
+                raise for_errno(error, FailedPrecondition)(f"{what}: {error.filename}: {error.strerror}") from None
         log.info("prepared %s sandbox=%s", what, sandbox.id)
         return bundle
 
@@ -86,7 +86,7 @@ class Preparations:
                     self._forget(sandbox.namespace, each)
         log.info("purged %s", what)
 
-    async def replace(self, sandbox: Sandbox, wanted: Iterable[NewProcess]) -> None:
+    async def replace(self, sandbox: Sandbox, wanted: Iterable[Preparation]) -> None:
         """Make the sandbox's preparations this whole list: what is new is prepared, what is gone is purged."""
         names = {(new.container_id, new.exec_id): new for new in wanted}
         known = {(each.container_id, each.exec_id) for each in self._store.all_prepared(sandbox.namespace, sandbox.id)}

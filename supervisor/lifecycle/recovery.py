@@ -11,14 +11,14 @@ import os
 import signal
 
 from ..cgroups import Hierarchy
-from ..host import birth
-from ..ipc.forkserver import Inventory, Launcher
+from ..host import proc
+from ..ipc.forkserver import ForkserverClient, Inventory
 from ..model.container import Container
 from ..model.process import ALIVE, Process, ProcessState
 from ..model.registry import Registry
 from ..state.store import Made, Store
-from .containers import Containers
-from .exits import Reaper
+from .containers import ContainerManager
+from .exits import ExitRecorder
 from .preparations import Preparations
 
 log = logging.getLogger(__name__)
@@ -35,18 +35,18 @@ class Recovery:
         registry: Registry,
         store: Store,
         hierarchy: Hierarchy,
-        containers: Containers,
+        containers: ContainerManager,
         preparations: Preparations,
-        reaper: Reaper,
-        launcher: Launcher,
+        reaper: ExitRecorder,
+        forkserver: ForkserverClient,
     ) -> None:
         self._registry = registry
         self._store = store
         self._hierarchy = hierarchy
         self._containers = containers
         self._preparations = preparations
-        self._reaper = reaper
-        self._launcher = launcher
+        self._exits = reaper
+        self._forkserver = forkserver
         self._changing: list[Container] = []
 
     def load(self) -> None:
@@ -78,7 +78,7 @@ class Recovery:
             if instance in inventory.running:
                 process.pid = inventory.running[instance]
                 if process.state not in ALIVE:  # its start was under way, and came out well
-                    process.state, process.born = ProcessState.RUNNING, birth.of(process.pid)
+                    process.state, process.start_time = ProcessState.RUNNING, proc.start_time(process.pid)
                     changed.append(process)
             elif instance in ended:
                 if process.state not in ALIVE and ended[instance].status == NEVER_RAN:
@@ -88,17 +88,17 @@ class Recovery:
             elif process.state in ALIVE:
                 orphans.append(process)
         self._store.update_processes(changed)
-        self._reaper.exits(list(ended.values()))
-        self._launcher.acknowledge([each.instance for each in inventory.ended])
+        self._exits.record(list(ended.values()))
+        self._forkserver.acknowledge([each.instance for each in inventory.ended])
         for process in orphans:  # their forkserver died, too; they may still run
-            self._reaper.adopt(process)
+            self._exits.watch(process)
         for container in self._changing:
             self._containers.repair(container)
-        if self._launcher.fresh:
+        if self._forkserver.fresh:
             self._end_strays()
         for instance in inventory.running.keys() - self._registry.processes.keys():
             log.warning("killing instance %d, of which nothing is on record", instance)
-            await self._launcher.kill(instance, signal.SIGKILL)
+            await self._forkserver.kill(instance, signal.SIGKILL)
         if self._registry.sandboxes:
             log.info(
                 "recovered %d sandboxes, %d containers, %d instances that run, %d exits",
@@ -111,7 +111,7 @@ class Recovery:
     def _end_strays(self) -> None:
         """End workers of a forkserver that died, with its supervisor, in the middle of their start."""
         known = {process.pid for _, process in self._registry.processes.values() if process.exit is None}
-        for pid in self._launcher.workers():
+        for pid in self._forkserver.workers():
             if pid not in known:
                 log.warning("killing pid %d, whose start was lost with its forkserver", pid)
                 try:

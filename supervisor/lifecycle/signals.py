@@ -13,8 +13,8 @@ from typing import Any
 from sandbox_api.errors import Internal, InvalidArgument, NotFound, Unavailable
 from sandbox_api.interface import Exit
 
-from ..host import birth
-from ..ipc.forkserver import Launcher
+from ..host import proc
+from ..ipc.forkserver import ForkserverClient
 from ..model.container import Container
 from ..model.process import Process, ProcessState
 from ..state.store import Store
@@ -39,9 +39,9 @@ _ENDS_NOTHING = frozenset(
 class Signals:
     """Sends signals. Takes no container's lock: a signal must get through to a process that hangs in its start."""
 
-    def __init__(self, store: Store, launcher: Launcher) -> None:
+    def __init__(self, store: Store, forkserver: ForkserverClient) -> None:
         self._store = store
-        self._launcher = launcher
+        self._forkserver = forkserver
 
     async def send(self, container: Container, process: Process, number: int) -> bool:
         """Send a signal; false where the process has ended. One that never ran ends by a signal that would end it.
@@ -56,10 +56,10 @@ class Signals:
             if number not in _ENDS_NOTHING:
                 ended = Exit(128 + number, time.time_ns())
                 self._store.update_process(replace(process, exit=ended, state=ProcessState.STOPPED))
-                process.end(ended)
+                process.mark_exited(ended)
             return True
         try:
-            await self._launcher.kill(process.instance, number)
+            await self._forkserver.kill(process.instance, number)
         except (NotFound, Unavailable):
             if not _send_directly(process, number):
                 return False
@@ -72,7 +72,7 @@ class Signals:
         told = [await self.send(container, process, number) for process in container.processes()]
         return any(told)
 
-    async def end(self, containers: Iterable[Container], timeout: float) -> None:
+    async def terminate(self, containers: Iterable[Container], timeout: float) -> None:
         """End every process of these: SIGTERM, and SIGKILL after ``timeout`` seconds.
 
         Raises ``Internal`` where one does not end even so.
@@ -99,14 +99,14 @@ class Signals:
 
 def _send_directly(process: Process, number: int) -> bool:
     """Signal a process that no forkserver answers for; false where it is gone. A pidfd makes sure it is that one."""
-    if not process.born:
+    if not process.start_time:
         return False
     try:
         pidfd = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return False
     try:
-        if birth.of(process.pid) != process.born:
+        if proc.start_time(process.pid) != process.start_time:
             return False
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:

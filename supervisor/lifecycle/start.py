@@ -8,9 +8,9 @@ from sandbox_api.errors import FailedPrecondition, InvalidArgument
 
 from ..aot.policy import Aot
 from ..cgroups import Resources
-from ..host.errors import error_for
-from ..ipc.forkserver import Launcher
-from ..ipc.relay import Relay
+from ..host.errors import for_errno
+from ..ipc.forkserver import ForkserverClient
+from ..ipc.relay import RelayClient
 from ..model.container import Container
 from ..model.process import Process
 from ..model.sandbox import Sandbox
@@ -18,38 +18,43 @@ from ..oci import seccomp, streams, wasi
 from ..oci import spec as oci
 from ..oci.netns import open_netns
 from ..state.store import Store
-from .containers import Containers
+from .containers import ContainerManager
 
 
 class Starter:
     """Turns created processes into workers."""
 
     def __init__(
-        self, store: Store, containers: Containers, launcher: Launcher, relay: Relay, aot: Aot | None = None
+        self,
+        store: Store,
+        containers: ContainerManager,
+        forkserver: ForkserverClient,
+        relay: RelayClient,
+        aot: Aot | None = None,
     ) -> None:
         self._store = store
         self._containers = containers
-        self._launcher = launcher
+        self._forkserver = forkserver
         self._relay = relay
         self._aot = aot
 
     async def start(self, sandbox: Sandbox, container: Container, process: Process) -> int:
         """Run a process; its pid. Raises a ``SandboxerError``, and leaves nothing open or running then."""
-        origin = self._containers.origin(container)
-        spec = origin.spec
+        source = self._containers.source(container)
+        spec = source.spec
         what = oci.parse_exec(self._store.exec_spec(process)) if process.exec_id else spec.process
         netns = sandbox.netns or spec.netns
         opened = streams.Streams()
-        world = wasi.World()
+        context = wasi.WasiContext()
         places: list[int] = []
         try:
             opened = streams.open_streams(process.stdio)
-            world = wasi.assemble(spec, what, origin.plan)
+            context = wasi.assemble(spec, what, source.plan)
             product = None
-            if self._aot and not wasi.has_access_list(world.module):
-                product = await self._aot.best(world.module)
+            if self._aot and not wasi.has_access_list(context.module):
+                product = await self._aot.best(context.module)
                 if product is not None:
-                    world.run_product(product.fd)
+                    context.run_product(product.fd)
             for path in container.cgroup.entrances() if container.cgroup else ():
                 places.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
             cgroups = len(places)
@@ -59,28 +64,28 @@ class Starter:
             profile = seccomp.from_oci(spec.seccomp) if spec.seccomp else b""
             limit = Resources.parse(spec.resources).memory_limit or 0
             request = wasi.request(
-                process.instance, what, world, limit, cgroups, bool(netns), process.stdio.terminal, network, profile
+                process.instance, what, context, limit, cgroups, bool(netns), process.stdio.terminal, network, profile
             )
             for pump in opened.pumps:
                 await self._relay.pump(process.instance, pump)
                 process.pumped = True
-            others = [opened.stdin, opened.stdout, opened.stderr, *places, *world.folders]
+            others = [opened.stdin, opened.stdout, opened.stderr, *places, *context.folders]
             try:
-                return await self._launcher.start(request, [world.module, *others])
+                return await self._forkserver.start(request, [context.module, *others])
             except InvalidArgument as error:
                 if self._aot is None or product is None:
                     raise
                 # The product may be at fault, and so our compiler: the module itself has the last word.
-                world.run_guest()
-                request.module_kind = world.kind
-                pid = await self._launcher.start(request, [world.module, *others])
+                context.run_guest()
+                request.module_kind = context.kind
+                pid = await self._forkserver.start(request, [context.module, *others])
                 self._aot.condemn(product, str(error))
                 return pid
         except OSError as error:
             what_for = error.filename or "its descriptors"
-            raise error_for(error, FailedPrecondition)(f"{what_for}: {error.strerror}") from None
+            raise for_errno(error, FailedPrecondition)(f"{what_for}: {error.strerror}") from None
         finally:
             opened.close()
-            world.close()
+            context.close()
             for fd in places:
                 os.close(fd)

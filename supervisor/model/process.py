@@ -37,7 +37,7 @@ class Process:
     stdio: Stdio
     state: ProcessState = ProcessState.CREATED
     pid: int = 0
-    born: int = 0
+    start_time: int = 0
     """When the process was started, in clock ticks since boot (proc_pid_stat(5)): with the pid it names it for good."""
     exit: Exit | None = None
     pumped: bool = False
@@ -59,7 +59,7 @@ class Process:
         self._waiters.append(waiter)
         return await waiter
 
-    def end(self, ended: Exit) -> None:
+    def mark_exited(self, ended: Exit) -> None:
         """It has ended: tell everybody who waits."""
         self.state = ProcessState.STOPPED
         self.exit = ended

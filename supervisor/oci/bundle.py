@@ -7,7 +7,7 @@ import stat
 
 from sandbox_api.errors import InvalidArgument, NotFound
 
-from ..host.errors import error_for
+from ..host.errors import for_errno
 
 MAX_CONFIG = 8 << 20
 _SANDBOX_KEYS = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID", "cri.sandbox.id")
@@ -44,7 +44,7 @@ def _read(path: str, most: int) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise error_for(error, InvalidArgument)(f"{path}: {error.strerror}") from None
+        raise for_errno(error, InvalidArgument)(f"{path}: {error.strerror}") from None
     with open(fd, "rb") as file:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

@@ -7,7 +7,7 @@ import os
 
 from sandbox_api.errors import InvalidArgument
 
-from ..host.errors import error_for
+from ..host.errors import for_errno
 
 _NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
 _CLONE_NEWNET = 0x40000000
@@ -21,7 +21,7 @@ def open_netns(path: str) -> int:
         # Non-blocking: a FIFO in its place must hold nobody up.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise error_for(error, InvalidArgument)(f"network namespace {path}: {error.strerror}") from None
+        raise for_errno(error, InvalidArgument)(f"network namespace {path}: {error.strerror}") from None
     try:
         kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
     except OSError:

@@ -17,7 +17,7 @@ from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from sandbox_api.interface import Mount
 
 from ..host import linux
-from ..host.errors import error_for
+from ..host.errors import for_errno
 from .spec import Bind, Spec, Tmpfs
 
 _FLAGS = {
@@ -35,7 +35,7 @@ _SAYS_NOTHING = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MountPlan:
     """The mounts a container needs, in order. Recorded before the first is made, so that all can be undone."""
 
     root: str
@@ -70,7 +70,7 @@ class Plan:
         return f"{self.tmpfs_folder}/{number}"
 
 
-def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str) -> Plan:
+def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str) -> MountPlan:
     """What must be mounted for this container, whose root is the folder ``root``.
 
     Raises ``InvalidArgument`` where that cannot be.
@@ -101,11 +101,11 @@ def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str) -> Plan:
             )
             for paths in (masked, readonly)
         )
-    made = Plan(root, tuple(rootfs), tuple(binds), spec.tmpfs, folder if spec.tmpfs else "", masked, readonly)
+    made = MountPlan(root, tuple(rootfs), tuple(binds), spec.tmpfs, folder if spec.tmpfs else "", masked, readonly)
     return replace(made, mount_id=_mount_id(root)) if made.touches_root else made
 
 
-def mount(todo: Plan) -> None:
+def mount(todo: MountPlan) -> None:
     """Make the planned mounts. On failure all that was made is undone; raises a ``SandboxerError``."""
     try:
         for each in todo.rootfs:
@@ -127,7 +127,7 @@ def mount(todo: Plan) -> None:
             _cover(todo.root, path, masked=True)
     except OSError as error:
         unmount(todo)
-        raise error_for(error, FailedPrecondition)(
+        raise for_errno(error, FailedPrecondition)(
             f"mounting {error.filename or todo.root}: {error.strerror}"
         ) from None
     except BaseException:
@@ -135,7 +135,7 @@ def mount(todo: Plan) -> None:
         raise
 
 
-def unmount(done: Plan) -> None:
+def unmount(done: MountPlan) -> None:
     """Take down what ``mount`` made, or the part of it that was made. Idempotent."""
     for number in range(len(done.tmpfs)):
         _detach_all(done.tmpfs_path(number), 1)
@@ -146,7 +146,7 @@ def unmount(done: Plan) -> None:
         _detach_all(done.root, max(len(done.rootfs), 1), done.mount_id)
 
 
-def _place(plan: Plan, destination: str) -> tuple[str, str]:
+def _place(plan: MountPlan, destination: str) -> tuple[str, str]:
     """Where in the host something is mounted for a place in the guest: a folder, and the path below it."""
     for number, tmpfs in enumerate(plan.tmpfs):
         if _within(destination, tmpfs.destination):
@@ -249,7 +249,7 @@ def _mount_bind(root: str, inside: str, bind: Bind) -> None:
             os.close(mounted)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise error_for(error, FailedPrecondition)(f"mounting {bind.source} on {bind.destination}: {reason}") from None
+        raise for_errno(error, FailedPrecondition)(f"mounting {bind.source} on {bind.destination}: {reason}") from None
     finally:
         os.close(base)
 

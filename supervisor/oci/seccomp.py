@@ -133,8 +133,8 @@ class SeccompMissing(Exception):
 class Filters:
     """What the forkserver is given once: a filter for workers without a network, one for those with, and names."""
 
-    alone: bytes
-    networked: bytes
+    without_network: bytes
+    with_network: bytes
     names: bytes
     """Of all system calls, by number, a line each; an empty line where there is none."""
 

@@ -13,7 +13,7 @@ from sandbox_api.errors import InvalidArgument
 from sandbox_api.interface import Stdio
 from workers import protocol
 
-from ..host.errors import error_for
+from ..host.errors import for_errno
 
 _FLAGS = os.O_CLOEXEC | os.O_NOCTTY
 
@@ -135,4 +135,4 @@ def _open(name: str, path: str, flags: int) -> int:
     try:
         return os.open(path, flags, 0o600)
     except OSError as error:
-        raise error_for(error, InvalidArgument)(f"{name}: {path}: {error.strerror}") from None
+        raise for_errno(error, InvalidArgument)(f"{name}: {path}: {error.strerror}") from None

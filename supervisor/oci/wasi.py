@@ -14,8 +14,8 @@ from sandbox_api.errors import InvalidArgument
 from workers.protocol import NATIVE, WASM, Preopen, StartRequest
 
 from ..host import linux
-from ..host.errors import error_for
-from .rootfs import Plan, make_folders
+from ..host.errors import for_errno
+from .rootfs import MountPlan, make_folders
 from .spec import ProcessSpec, Spec
 
 PAGE = 65536
@@ -25,7 +25,7 @@ _MAX_TOP_FOLDERS = 64
 
 
 @dataclass(slots=True)
-class World:
+class WasiContext:
     """A worker's module and preopens, opened. ``close`` it once they are handed over."""
 
     module: int = -1
@@ -76,7 +76,7 @@ def max_pages(memory_limit: int) -> int:
 def request(
     instance: int,
     spec: ProcessSpec,
-    world: World,
+    context: WasiContext,
     memory_limit: int,
     cgroups: int,
     netns: bool,
@@ -93,9 +93,9 @@ def request(
         instance=instance,
         args=[os.fsencode(arg) for arg in (module, *spec.args[1:])],
         env=[os.fsencode(each) for each in env],
-        preopens=world.preopens,
+        preopens=context.preopens,
         function=os.fsencode(function),
-        module_kind=world.kind,
+        module_kind=context.kind,
         uid=spec.uid,
         gid=spec.gid,
         groups=list(spec.groups),
@@ -110,13 +110,13 @@ def request(
     )
 
 
-def assemble(spec: Spec, process: ProcessSpec, plan: Plan) -> World:
+def assemble(spec: Spec, process: ProcessSpec, plan: MountPlan) -> WasiContext:
     """Open the module and every folder the guest gets. Raises ``InvalidArgument``; nothing stays open then."""
-    world = World()
+    context = WasiContext()
     try:
         root = os.open(plan.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        world.add("/", root, spec.root_readonly)
-        top = len(world.folders)
+        context.add("/", root, spec.root_readonly)
+        top = len(context.folders)
         for bind in spec.binds:
             if bind in plan.binds:
                 fd = linux.open_in_root(root, bind.destination, os.O_PATH)
@@ -125,42 +125,42 @@ def assemble(spec: Spec, process: ProcessSpec, plan: Plan) -> World:
                     continue
             else:
                 fd = os.open(bind.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            world.add(bind.destination, fd, bind.readonly)
+            context.add(bind.destination, fd, bind.readonly)
         for number, tmpfs in enumerate(plan.tmpfs):
             fd = os.open(plan.tmpfs_path(number), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            world.add(tmpfs.destination, fd, tmpfs.readonly)
-        world.module = _open_module(world, process)
+            context.add(tmpfs.destination, fd, tmpfs.readonly)
+        context.module = _open_module(context, process)
         if process.cwd != "/":
-            _add_cwd(world, top, process.cwd, spec.root_readonly)
+            _add_cwd(context, top, process.cwd, spec.root_readonly)
     except OSError as error:
-        world.close()
-        raise error_for(error, InvalidArgument)(f"{error.filename or plan.root}: {error.strerror}") from None
+        context.close()
+        raise for_errno(error, InvalidArgument)(f"{error.filename or plan.root}: {error.strerror}") from None
     except BaseException:
-        world.close()
+        context.close()
         raise
-    return world
+    return context
 
 
-def _holder(world: World, path: str) -> tuple[int, str, bool]:
+def _holder(context: WasiContext, path: str) -> tuple[int, str, bool]:
     """The preopen that holds an absolute guest path: its folder, the path inside it, and if it is read-only."""
     best = 0
-    for number, preopen in enumerate(world.preopens):
+    for number, preopen in enumerate(context.preopens):
         prefix = os.fsdecode(preopen.path)
-        if (path == prefix or path.startswith(prefix + "/")) and len(preopen.path) >= len(world.preopens[best].path):
+        if (path == prefix or path.startswith(prefix + "/")) and len(preopen.path) >= len(context.preopens[best].path):
             best = number
-    prefix = os.fsdecode(world.preopens[best].path)
-    return world.folders[best], path[len(prefix) :].lstrip("/") or ".", world.preopens[best].readonly
+    prefix = os.fsdecode(context.preopens[best].path)
+    return context.folders[best], path[len(prefix) :].lstrip("/") or ".", context.preopens[best].readonly
 
 
-def _open_module(world: World, process: ProcessSpec) -> int:
+def _open_module(context: WasiContext, process: ProcessSpec) -> int:
     name, _ = module_and_function(process.args[0])
     path = "/" + posixpath.normpath(posixpath.join(process.cwd, name)).lstrip("/")
-    folder, inside, _ = _holder(world, path)
+    folder, inside, _ = _holder(context, path)
     try:
         # Non-blocking: a FIFO in the module's place must hold nobody up.
         fd = linux.open_in_root(folder, inside, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise error_for(error, InvalidArgument)(f"module {path}: {error.strerror}") from None
+        raise for_errno(error, InvalidArgument)(f"module {path}: {error.strerror}") from None
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)
@@ -190,7 +190,7 @@ def _may_read(status: os.stat_result, process: ProcessSpec) -> bool:
     return bool(status.st_mode & stat.S_IROTH)
 
 
-def _add_cwd(world: World, top: int, cwd: str, root_readonly: bool) -> None:
+def _add_cwd(context: WasiContext, top: int, cwd: str, root_readonly: bool) -> None:
     """Let relative paths start at ``cwd``.
 
     WASI has no working directory. C libraries look a path, relative or absolute, up in the preopen with
@@ -198,9 +198,9 @@ def _add_cwd(world: World, top: int, cwd: str, root_readonly: bool) -> None:
     So "." takes the place of "/", and absolute paths are kept right by a preopen for each folder in the
     root. What is lost: a file that lies in the root itself is not found by its absolute path.
     """
-    folder, inside, readonly = _holder(world, cwd)  # before the root's own folders: a link in it may lead to another
-    root = world.folders[0]
-    taken = {preopen.path for preopen in world.preopens}
+    folder, inside, readonly = _holder(context, cwd)  # before the root's own folders: a link in it may lead to another
+    root = context.folders[0]
+    taken = {preopen.path for preopen in context.preopens}
     listing = linux.open_in_root(root, ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
         names = sorted(entry.name for entry in os.scandir(listing))
@@ -214,14 +214,14 @@ def _add_cwd(world: World, top: int, cwd: str, root_readonly: bool) -> None:
             fd = linux.open_in_root(root, name, os.O_PATH | os.O_DIRECTORY)
         except OSError:  # not a folder, or a link to nowhere
             continue
-        world.preopens.insert(top, Preopen(os.fsencode(path), root_readonly))
-        world.folders.insert(top, fd)
+        context.preopens.insert(top, Preopen(os.fsencode(path), root_readonly))
+        context.folders.insert(top, fd)
     try:
         fd = linux.open_in_root(folder, inside, os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
         if readonly:
             raise InvalidArgument(f"config.json: process.cwd {cwd}: no such folder in a read-only root") from None
         fd = make_folders(folder, inside)
-    world.preopens[0] = Preopen(b".", readonly)
-    world.folders[0] = fd
+    context.preopens[0] = Preopen(b".", readonly)
+    context.folders[0] = fd
     os.close(root)

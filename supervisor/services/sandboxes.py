@@ -9,35 +9,35 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sandbox_api.errors import NotFound
-from sandbox_api.interface import Exit, NewProcess, NewSandbox, Platform, SandboxInfo, Usage
+from sandbox_api.interface import Exit, NewSandbox, Platform, Preparation, SandboxInfo, Usage
 
 from .. import __version__
 from ..lifecycle import usage
-from ..lifecycle.containers import Containers
+from ..lifecycle.containers import ContainerManager
 from ..lifecycle.preparations import Preparations
 from ..lifecycle.signals import Signals
 from ..model.registry import Registry
 from ..model.sandbox import Sandbox, SandboxState
 from ..oci.netns import open_netns
 from ..state.store import Store
-from .tasks import Tasks
+from .tasks import TaskService
 
 log = logging.getLogger(__name__)
 
 _GOARCH = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm", "loongarch64": "loong64"}
 
 
-class Controller:
+class SandboxService:
     """Implements ``sandbox_api.interface.SandboxService``."""
 
     def __init__(
         self,
         registry: Registry,
         store: Store,
-        containers: Containers,
+        containers: ContainerManager,
         preparations: Preparations,
         signals: Signals,
-        tasks: Tasks,
+        tasks: TaskService,
         task_socket: str,
     ) -> None:
         self._registry = registry
@@ -113,7 +113,7 @@ class Controller:
         namespace: str,
         sandbox_id: str,
         labels: dict[str, str] | None,
-        prepared: Sequence[NewProcess] | None,
+        prepared: Sequence[Preparation] | None,
     ) -> None:
         """Replace its labels, and the list of what is prepared in it, where given."""
         sandbox = self._registry.sandbox(namespace, sandbox_id)
@@ -124,7 +124,7 @@ class Controller:
                 self._store.update_sandbox(replace(sandbox, labels=labels))
                 sandbox.labels = labels
 
-    async def prepare(self, namespace: str, sandbox_id: str, new: NewProcess) -> str:
+    async def prepare(self, namespace: str, sandbox_id: str, new: Preparation) -> str:
         """Take a container, or an exec, before it is created."""
         sandbox = self._registry.sandbox(namespace, sandbox_id)
         async with sandbox.lock:
@@ -148,7 +148,7 @@ class Controller:
             return
         sandbox.stopping = True  # nothing new is created or started in it from here on
         try:
-            await self._signals.end(list(sandbox.containers.values()), timeout)
+            await self._signals.terminate(list(sandbox.containers.values()), timeout)
             at = time.time_ns()
             self._store.update_sandbox(replace(sandbox, state=SandboxState.NOTREADY, exited_at=at))
         finally:

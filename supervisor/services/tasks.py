@@ -18,16 +18,16 @@ from sandbox_api.errors import (
     ResourceExhausted,
     SandboxerError,
 )
-from sandbox_api.interface import Connection, Exit, NewProcess, NewTask, Stdio, TaskInfo, TaskStatus, Usage
+from sandbox_api.interface import Connection, Exit, NewTask, Preparation, Stdio, TaskInfo, TaskStatus, Usage
 
 from .. import __version__
 from ..aot.policy import Aot
 from ..cgroups import Resources
-from ..host import birth
-from ..ipc.forkserver import Launcher
-from ..ipc.relay import Relay
-from ..lifecycle.containers import Containers
-from ..lifecycle.events import Happenings
+from ..host import proc
+from ..ipc.forkserver import ForkserverClient
+from ..ipc.relay import RelayClient
+from ..lifecycle.containers import ContainerManager
+from ..lifecycle.events import TaskEvents
 from ..lifecycle.signals import Signals
 from ..lifecycle.start import Starter
 from ..model.container import Container
@@ -56,28 +56,28 @@ _STATUS = {
 }
 
 
-class Tasks:
+class TaskService:
     """Implements ``sandbox_api.interface.TaskService``."""
 
     def __init__(
         self,
         registry: Registry,
         store: Store,
-        containers: Containers,
+        containers: ContainerManager,
         signals: Signals,
-        launcher: Launcher,
-        relay: Relay,
-        happenings: Happenings,
+        forkserver: ForkserverClient,
+        relay: RelayClient,
+        events: TaskEvents,
         aot: Aot | None = None,
     ) -> None:
         self._registry = registry
         self._store = store
         self._containers = containers
         self._signals = signals
-        self._launcher = launcher
+        self._forkserver = forkserver
         self._relay = relay
-        self._happenings = happenings
-        self._starter = Starter(store, containers, launcher, relay, aot)
+        self._events = events
+        self._starter = Starter(store, containers, forkserver, relay, aot)
         self._starts = 0
 
     async def create(self, namespace: str, new: NewTask) -> int:
@@ -86,10 +86,10 @@ class Tasks:
         with _about(new.id):
             container = self._containers.make(namespace, new)
         log.info("created %s sandbox=%s bundle=%s", new.id, container.sandbox_id, new.bundle)
-        self._happenings.created(container, new.rootfs)
+        self._events.created(container, new.rootfs)
         return 0
 
-    async def exec(self, namespace: str, new: NewProcess) -> None:
+    async def exec(self, namespace: str, new: Preparation) -> None:
         """Prepare a process in a running container."""
         container = self._registry.container(namespace, new.container_id)
         check_id("exec", new.exec_id)
@@ -112,7 +112,7 @@ class Tasks:
             self._store.add_process(container, process, spec)
             self._registry.add_exec(container, process)
         log.info("added %s", name)
-        self._happenings.exec_added(container, process)
+        self._events.exec_added(container, process)
 
     async def start(self, namespace: str, task_id: str, exec_id: str) -> int:
         """Run a created process. Raises ``ResourceExhausted`` at once where too many starts are under way."""
@@ -139,13 +139,13 @@ class Tasks:
             except BaseException:
                 process.state, process.pumped = ProcessState.CREATED, False
                 raise
-            process.state, process.born = ProcessState.RUNNING, birth.of(process.pid)
+            process.state, process.start_time = ProcessState.RUNNING, proc.start_time(process.pid)
             try:
                 self._store.update_process(process)
             except StoreFailed as error:
-                await self._launcher.kill(process.instance, signal.SIGKILL)
+                await self._forkserver.kill(process.instance, signal.SIGKILL)
                 raise Internal(f"container {process.name}: started, but not recorded ({error}): killed") from None
-            self._happenings.started(container, process)
+            self._events.started(container, process)
         log.info("started %s pid=%d", process.name, process.pid)
         return process.pid
 
@@ -182,7 +182,7 @@ class Tasks:
                 await self._signals.end_execs(container)
                 await self._containers.remove(container)
         log.info("deleted %s", process.name)
-        self._happenings.deleted(container, process)
+        self._events.deleted(container, process)
         return _info(container, process)
 
     async def pids(self, namespace: str, task_id: str) -> Sequence[int]:
@@ -228,14 +228,14 @@ class Tasks:
                 cgroup = self._containers.own_cgroup(container)
                 cgroup.freeze()
                 try:
-                    if not await cgroup.settled(True, FREEZE_SECONDS):
+                    if not await cgroup.wait_frozen(True, FREEZE_SECONDS):
                         raise Internal(f"it does not freeze within {FREEZE_SECONDS:g} s")
                     self._set_state(container, ProcessState.PAUSED)
                 except BaseException:
                     cgroup.thaw()
                     raise
-                self._containers.settled(container)
-            self._happenings.paused(container)
+                self._containers.record_cgroup(container)
+            self._events.paused(container)
 
     async def resume(self, namespace: str, task_id: str) -> None:
         """Let a paused container go on."""
@@ -245,11 +245,11 @@ class Tasks:
             with _about(task_id):
                 cgroup = self._containers.own_cgroup(container)
                 cgroup.thaw()
-                if not await cgroup.settled(False, FREEZE_SECONDS):
+                if not await cgroup.wait_frozen(False, FREEZE_SECONDS):
                     raise Internal(f"it does not thaw within {FREEZE_SECONDS:g} s")
                 self._set_state(container, ProcessState.RUNNING)
-                self._containers.settled(container)
-            self._happenings.resumed(container)
+                self._containers.record_cgroup(container)
+            self._events.resumed(container)
 
     async def update(self, namespace: str, task_id: str, resources: bytes) -> None:
         """Change the limits of a container that has not ended."""

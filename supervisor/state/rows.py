@@ -8,7 +8,7 @@ from typing import Any
 from sandbox_api.interface import Mount, Stdio
 
 from ..model.prepared import Prepared
-from ..oci.rootfs import Plan
+from ..oci.rootfs import MountPlan
 from ..oci.spec import Bind, Tmpfs
 
 
@@ -17,10 +17,10 @@ def members(value: Any) -> dict[str, object]:
     return {name: getattr(value, name) for name in value.__slots__}
 
 
-def plan_of(text: str) -> Plan:
+def plan_of(text: str) -> MountPlan:
     """A plan from its JSON."""
     values = json.loads(text)
-    return Plan(
+    return MountPlan(
         root=values["root"],
         rootfs=_mounts(values["rootfs"]),
         binds=tuple(Bind(**each) for each in values["binds"]),

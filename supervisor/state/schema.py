@@ -28,7 +28,7 @@ CREATE TABLE containers (
 CREATE TABLE processes (
     instance INTEGER PRIMARY KEY AUTOINCREMENT,     -- never given twice
     namespace TEXT NOT NULL, container_id TEXT NOT NULL, exec_id TEXT NOT NULL,
-    state TEXT NOT NULL, pid INTEGER NOT NULL, born INTEGER NOT NULL,
+    state TEXT NOT NULL, pid INTEGER NOT NULL, start_time INTEGER NOT NULL,
     stdin TEXT NOT NULL, stdout TEXT NOT NULL, stderr TEXT NOT NULL, terminal INTEGER NOT NULL,
     spec BLOB NOT NULL,         -- of an exec: its OCI process
     pumped INTEGER NOT NULL, exit_status INTEGER, exited_at INTEGER,

@@ -22,7 +22,7 @@ from ..model.container import Container
 from ..model.prepared import Prepared
 from ..model.process import Process, ProcessState
 from ..model.sandbox import Sandbox, SandboxState
-from ..oci.rootfs import Plan
+from ..oci.rootfs import MountPlan
 from . import file as state_file
 from . import rows
 from .spare import Spare, Statement
@@ -35,7 +35,7 @@ class Recorded:
     """What a container was made from; kept here only, since a node has many."""
 
     config: bytes
-    plan: Plan
+    plan: MountPlan
 
 
 class Made(IntEnum):
@@ -232,10 +232,10 @@ class Store:
         """Every container on record with its processes; its control group's state ("": none); how far it was made."""
         execs: dict[tuple[str, str], dict[str, Process]] = {}
         found = self._run(
-            "SELECT namespace, container_id, instance, exec_id, state, pid, born, stdin, stdout, stderr, terminal,"
-            " pumped, exit_status, exited_at FROM processes"
+            "SELECT namespace, container_id, instance, exec_id, state, pid, start_time, stdin, stdout, stderr,"
+            " terminal, pumped, exit_status, exited_at FROM processes"
         )
-        for namespace, container_id, instance, exec_id, state, pid, born, *rest in found:
+        for namespace, container_id, instance, exec_id, state, pid, start_time, *rest in found:
             stdin, stdout, stderr, terminal, pumped, status, at = rest
             process = Process(
                 instance,
@@ -244,7 +244,7 @@ class Store:
                 Stdio(stdin, stdout, stderr, bool(terminal)),
                 ProcessState(state),
                 pid,
-                born,
+                start_time,
                 None if status is None else Exit(status, at),
                 bool(pumped),
             )
@@ -284,12 +284,12 @@ class Store:
         with self._transaction():
             for process in processes:
                 self._run(
-                    "UPDATE processes SET state = ?, pid = ?, born = ?, pumped = ?, exit_status = ?, exited_at = ?"
-                    " WHERE instance = ?",
+                    "UPDATE processes SET state = ?, pid = ?, start_time = ?, pumped = ?, exit_status = ?,"
+                    " exited_at = ? WHERE instance = ?",
                     (
                         process.state,
                         process.pid,
-                        process.born,
+                        process.start_time,
                         process.pumped,
                         process.exit.status if process.exit else None,
                         process.exit.at if process.exit else None,
@@ -346,7 +346,7 @@ class Store:
     def _insert_process(self, container: Container, process: Process, spec: bytes = b"") -> None:
         stdio = process.stdio
         cursor = self._run(
-            "INSERT INTO processes (namespace, container_id, exec_id, state, pid, born, stdin, stdout, stderr,"
+            "INSERT INTO processes (namespace, container_id, exec_id, state, pid, start_time, stdin, stdout, stderr,"
             " terminal, spec, pumped, checksum) VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, 0, crc32(?9))",
             (
                 container.namespace,

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workers import forkserver, protocol
-from workers.calls.call_list import Plan, Step, address
+from workers.calls.call_list import CallList, Step, address
 from workers.confinement import seccomp
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -45,15 +45,15 @@ class BrokenOut:
         self._load_call = ctypes.PYFUNCTYPE(None, *[ctypes.c_size_t] * 5)(self._load)
         self._run_call = ctypes.PYFUNCTYPE(None)(self._run)
 
-    def load(self, plan: Plan, path: bytes, request: protocol.StartRequest, folders: list[int]) -> None:
+    def load(self, calls: CallList, path: bytes, request: protocol.StartRequest, folders: list[int]) -> None:
         """Open the preopens as WasmEdge does, and the module that would be parsed."""
-        lists = (plan.table(request.args), len(request.args), plan.table(folders), len(folders))
-        plan.call(address(self._load_call), *lists, path)
+        lists = (calls.table(request.args), len(request.args), calls.table(folders), len(folders))
+        calls.call(address(self._load_call), *lists, path)
 
-    def run(self, plan: Plan, guest: None, command: bool) -> None:
+    def run(self, calls: CallList, guest: None, command: bool) -> None:
         """Make the try."""
-        plan.call(address(self._run_call))
-        plan.libc("_exit", 0)
+        calls.call(address(self._run_call))
+        calls.libc("_exit", 0)
 
     def explain(self, step: Step, result: int) -> str:
         """As ``Engine``'s: none of the above can fail."""

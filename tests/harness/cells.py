@@ -161,7 +161,7 @@ class Worker:
 def shut(broken_out: bool = True) -> Cells:
     """Cells with both walls."""
     filters = seccomp.build()
-    return Cells((filters.alone, filters.networked, filters.names), broken_out)
+    return Cells((filters.without_network, filters.with_network, filters.names), broken_out)
 
 
 def refused(outcome: Outcome) -> str:

@@ -162,7 +162,7 @@ def test_native_code_in_an_image_is_never_run(start: Callable[..., Node], tmp_pa
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); from workers.engines.wasmedge.engine import *;"
         " from workers.protocol import *\n"
-        "from workers.calls.call_list import *; plan = Plan(); engine = Engine(); engine.prime()\n"
+        "from workers.calls.call_list import *; plan = CallList(); engine = Engine(); engine.prime()\n"
         "request = StartRequest(instance=1, args=[], env=[], preopens=[], module_kind=NATIVE)\n"
         "engine.run(plan, engine.load(plan, sys.argv[2].encode(), request, []), True); Runner().perform(plan)"
     )

@@ -315,11 +315,11 @@ def test_pause_and_resume(v1: Hierarchy, join: Join) -> None:
     guest = join(group)
     assert guest.answers(within=10)
     group.freeze()
-    assert asyncio.run(group.settled(True, seconds=10))
+    assert asyncio.run(group.wait_frozen(True, seconds=10))
     assert not guest.answers(within=0.1)
-    assert not asyncio.run(group.settled(False, seconds=0.01))
+    assert not asyncio.run(group.wait_frozen(False, seconds=0.01))
     group.thaw()
-    assert asyncio.run(group.settled(False, seconds=10))
+    assert asyncio.run(group.wait_frozen(False, seconds=10))
     assert guest.heard(within=10)
 
 
@@ -332,7 +332,7 @@ def test_pause_of_a_shared_container_stops_it_alone(v1: Hierarchy, join: Join) -
     group.ensure_own([guest.pid, 1 << 22])
     assert {group for group in groups() if group.endswith("abc")} == {"freezer/pod/abc"}
     group.freeze()
-    assert asyncio.run(group.settled(True, seconds=10))
+    assert asyncio.run(group.wait_frozen(True, seconds=10))
     assert beside.answers(within=10)
     assert not guest.answers(within=0.1)
     assert group.pids() == [guest.pid]
@@ -431,7 +431,7 @@ def test_v2_pause_of_a_shared_container_stops_it_alone(v2: Hierarchy, join: Join
     guest, beside = join(group), join(other)
     group.ensure_own([guest.pid])
     group.freeze()
-    assert asyncio.run(group.settled(True, seconds=10))
+    assert asyncio.run(group.wait_frozen(True, seconds=10))
     assert beside.answers(within=10)
     assert not guest.answers(within=0.1)
     group.thaw()

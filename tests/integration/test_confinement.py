@@ -125,13 +125,15 @@ def test_a_module_that_is_on_no_mount(cells: Cells) -> None:
 
 OLDER_KERNEL = """
 import os, sys
-from workers import landlock, linux, plan
+from workers import linux
+from workers.calls.call_list import CallList, Runner
+from workers.confinement import landlock
 landlock.abi = lambda: int(sys.argv[1])
 folder = os.open(sys.argv[2], os.O_PATH)
 linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-shut = plan.Plan()
+shut = CallList()
 landlock.Landlock().restrict(shut, [(folder, False)], [], False)
-plan.Runner().perform(shut)
+Runner().perform(shut)
 for attempt in (
     lambda: os.close(os.open("/etc/passwd", os.O_RDONLY)),
     lambda: os.close(os.open("file", os.O_RDWR | os.O_TRUNC, dir_fd=folder)),

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from sandbox_api.interface import NewSandbox, NewTask
 from supervisor import cgroups
-from supervisor.ipc.forkserver import Launcher
-from supervisor.ipc.relay import Relay
-from supervisor.lifecycle.containers import Containers
-from supervisor.lifecycle.events import Happenings
+from supervisor.ipc.forkserver import ForkserverClient
+from supervisor.ipc.relay import RelayClient
+from supervisor.lifecycle.containers import ContainerManager
+from supervisor.lifecycle.events import TaskEvents
 from supervisor.lifecycle.preparations import Preparations
 from supervisor.lifecycle.signals import Signals
 from supervisor.model.registry import Registry
-from supervisor.services.sandboxes import Controller
-from supervisor.services.tasks import Tasks
+from supervisor.services.sandboxes import SandboxService
+from supervisor.services.tasks import TaskService
 from supervisor.state.store import Store
 
 from .specs import LEAST
@@ -30,13 +30,13 @@ class Parts:
         self.folder = folder
         self.registry = Registry()
         self.store = Store(str((state or folder) / "state.db"))
-        launcher = Launcher(str(folder / "forkserver.sock"), [], lambda exits: None, lambda: None)
-        relay = Relay(str(folder / "relay.sock"))
-        signals = Signals(self.store, launcher)
-        containers = Containers(str(folder), self.registry, self.store, cgroups.detect())
+        forkserver = ForkserverClient(str(folder / "forkserver.sock"), [], lambda exits: None, lambda: None)
+        relay = RelayClient(str(folder / "relay.sock"))
+        signals = Signals(self.store, forkserver)
+        containers = ContainerManager(str(folder), self.registry, self.store, cgroups.detect())
         preparations = Preparations(str(folder), self.registry, self.store, containers)
-        self.tasks = Tasks(self.registry, self.store, containers, signals, launcher, relay, Happenings(None))
-        self.sandboxes = Controller(
+        self.tasks = TaskService(self.registry, self.store, containers, signals, forkserver, relay, TaskEvents(None))
+        self.sandboxes = SandboxService(
             self.registry, self.store, containers, preparations, signals, self.tasks, str(folder / "task.sock")
         )
 

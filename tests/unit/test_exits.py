@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from sandbox_api.interface import Exit, NewSandbox, Stdio
-from supervisor.host import birth
-from supervisor.ipc.forkserver import Ended, Launcher
+from supervisor.host import proc
+from supervisor.ipc.forkserver import Ended, ForkserverClient
 from supervisor.lifecycle import exits as module
-from supervisor.lifecycle.exits import Reaper, exit_status
+from supervisor.lifecycle.exits import ExitRecorder, exit_status
 from supervisor.model.container import Container
 from supervisor.model.process import Process, ProcessState
 from supervisor.model.registry import Registry
 from supervisor.model.sandbox import Sandbox
-from supervisor.oci.rootfs import Plan
+from supervisor.oci.rootfs import MountPlan
 from supervisor.state.store import Recorded, Store
 
 from .disk import Disk, disk
@@ -59,29 +59,29 @@ class Scene:
         self.store.add_sandbox(sandbox, NewSandbox("pod"))
         for name in ("a", "b"):
             container = Container("ns", name, "pod", "/bundle", Process(0, name, "", Stdio()))
-            self.store.add_container(container, Recorded(b"", Plan("/")), "")
+            self.store.add_container(container, Recorded(b"", MountPlan("/")), "")
             container.init.state = ProcessState.RUNNING
             self.store.update_process(container.init)
             self.registry.add(sandbox, container)
         self.ended: list[str] = []
-        self.forkserver = StandIn()
-        self.launcher = Launcher(
-            f"{small.folder}/forkserver.sock", [], lambda exits: self.reaper.exits(exits), lambda: None
+        self.standin = StandIn()
+        self.forkserver = ForkserverClient(
+            f"{small.folder}/forkserver.sock", [], lambda exits: self.exits.record(exits), lambda: None
         )
-        self.reaper = Reaper(
-            self.registry, self.store, self.launcher, lambda container, process: self.ended.append(process.name)
+        self.exits = ExitRecorder(
+            self.registry, self.store, self.forkserver, lambda container, process: self.ended.append(process.name)
         )
 
     async def join(self) -> None:
-        await self.forkserver.listen(f"{self.disk.folder}/forkserver.sock")
-        await self.launcher.connect()
+        await self.standin.listen(f"{self.disk.folder}/forkserver.sock")
+        await self.forkserver.connect()
 
     def process(self, name: str) -> Process:
         return self.registry.container("ns", name).init
 
     async def acknowledged(self) -> list[int]:
         """The next exits that the forkserver may forget."""
-        return list(await self.forkserver.acknowledged.get())
+        return list(await self.standin.acknowledged.get())
 
     def on_record(self) -> dict[int, Exit | None]:
         """As a supervisor that begins just now would read it."""
@@ -98,7 +98,7 @@ def run(folder: Path, test: Callable[[Scene], Awaitable[None]]) -> None:
         async with asyncio.timeout(20):
             await scene.join()
             await test(scene)
-        scene.launcher.close()
+        scene.forkserver.close()
         scene.store.close()
 
     with disk(folder / "disk") as small:
@@ -159,10 +159,10 @@ def test_an_exit_that_cannot_be_recorded_is_kept_back_and_tried_again(
     async def test(scene: Scene) -> None:
         waiting = asyncio.create_task(scene.process("a").wait())
         with scene.disk.full():
-            scene.reaper.exits([Ended(1, 70, 3 << 8, AT)])
+            scene.exits.record([Ended(1, 70, 3 << 8, AT)])
             assert scene.process("a").state is ProcessState.RUNNING
             assert scene.process("a").exit is None
-            scene.launcher.acknowledge([12345])
+            scene.forkserver.acknowledge([12345])
             assert await scene.acknowledged() == [12345]  # and not the exit's, which would have come first
             assert not waiting.done()
         assert await scene.acknowledged() == [1]
@@ -185,10 +185,10 @@ def test_an_orphan_s_end_is_told_with_and_without_a_descriptor_to_watch_it_by(
         found = subprocess.run(["sh", "-c", "sleep 100 >/dev/null & echo $!"], stdout=subprocess.PIPE, check=True)
         orphan = scene.process("b")
         orphan.pid = int(found.stdout)
-        orphan.born = birth.of(orphan.pid)
+        orphan.start_time = proc.start_time(orphan.pid)
         waiting = asyncio.create_task(orphan.wait())
-        scene.reaper.adopt(orphan)
-        scene.reaper.adopted()
+        scene.exits.watch(orphan)
+        scene.exits.collect_children()
         assert not scene.ended
         os.kill(orphan.pid, signal.SIGKILL)
         assert (await waiting).status in (137, 255)  # before Linux 6.15 nobody tells
@@ -205,12 +205,12 @@ def test_a_worker_whose_forkserver_died_is_reaped_as_a_child(tmp_path: Path) -> 
             os._exit(7)
         scene.process("b").pid = pid
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        scene.reaper.adopted()
+        scene.exits.collect_children()
         assert await scene.acknowledged() == [2]
         recorded = scene.on_record()[2]
         assert recorded is not None
         assert recorded.status == 7
-        scene.reaper.adopted()
+        scene.exits.collect_children()
         assert scene.ended == ["b"]
 
     run(tmp_path, test)

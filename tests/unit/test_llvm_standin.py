@@ -30,7 +30,8 @@ def test_the_library_is_found_without_being_loaded() -> None:
 
 def test_with_it_libllvm_and_what_that_needs_stay_away() -> None:
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from workers.engines.wasmedge import capi, llvm_standin; llvm_standin.load(capi.LIBRARY)\n"
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from workers.engines.wasmedge import capi, llvm_standin; llvm_standin.load(capi.LIBRARY)\n"
         "library = capi.load(); print(library.WasmEdge_VersionGet().decode()); print(open('/proc/self/maps').read())"
     )
     said = subprocess.run([sys.executable, "-c", script, str(ROOT)], capture_output=True, text=True, check=True).stdout

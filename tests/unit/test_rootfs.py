@@ -13,7 +13,7 @@ from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from sandbox_api.interface import Mount
 from supervisor.host import linux
 from supervisor.oci import bundle
-from supervisor.oci.rootfs import Plan, make_folders, mount, plan, unmount
+from supervisor.oci.rootfs import MountPlan, make_folders, mount, plan, unmount
 from supervisor.oci.spec import Bind, ProcessSpec, Spec, Tmpfs
 from supervisor.oci.wasi import assemble
 
@@ -49,7 +49,7 @@ def take_down(folder: Path) -> list[str]:
 
 def planned(
     folder: Path, *binds: Bind, rootfs: Sequence[Mount] = (), tmpfs: Sequence[Tmpfs] = (), **members: Any
-) -> Plan:
+) -> MountPlan:
     """The plan for a container with these mounts, and other members of its spec."""
     spec = Spec(ProcessSpec(("a",)), "rootfs", binds=binds, tmpfs=tuple(tmpfs), **members)
     return plan(spec, str(folder / "rootfs"), rootfs, str(folder / "tmpfs"))

@@ -57,7 +57,7 @@ def test_what_is_on_the_list_is_allowed_and_nothing_else(machine: str) -> None:
     filters = seccomp.build(machine)
     calls = numbers(machine)
     assert len(calls) > 300
-    for network, program in ((False, filters.alone), (True, filters.networked)):
+    for network, program in ((False, filters.without_network), (True, filters.with_network)):
         by_argument = {"rt_sigaction": (11,), "tgkill": (OWN_PID,), "ioctl": (0, 0x541B), "prctl": (15,)}
         by_argument |= {"socket": (2, 1), "rt_sigprocmask": (1,)}
         allowed = {
@@ -69,11 +69,11 @@ def test_what_is_on_the_list_is_allowed_and_nothing_else(machine: str) -> None:
 
 
 def test_the_other_abis_of_a_machine_trap() -> None:
-    program = seccomp.build("x86_64").alone
+    program = seccomp.build("x86_64").without_network
     assert verdict(program, 3, arch=I386) == TRAP
     assert verdict(program, 0x40000000) == TRAP
     assert verdict(program, -1) == TRAP
-    assert verdict(seccomp.build("aarch64").alone, 63, arch=0x40000028) == TRAP
+    assert verdict(seccomp.build("aarch64").without_network, 63, arch=0x40000028) == TRAP
 
 
 def test_arguments_are_judged_by_what_the_kernel_looks_at(machine: str) -> None:
@@ -81,7 +81,7 @@ def test_arguments_are_judged_by_what_the_kernel_looks_at(machine: str) -> None:
     calls = numbers(machine)
 
     def says(name: str, *arguments: int, network: bool = False) -> int:
-        program = filters.networked if network else filters.alone
+        program = filters.with_network if network else filters.without_network
         return verdict(program, calls[name], *arguments, arch=MACHINES[machine])
 
     for sign in (7, 8, 11, 13):
@@ -106,7 +106,7 @@ def test_arguments_are_judged_by_what_the_kernel_looks_at(machine: str) -> None:
 
 
 def test_a_worker_puts_its_pid_in() -> None:
-    for program in (seccomp.build().alone, seccomp.build().networked):
+    for program in (seccomp.build().without_network, seccomp.build().with_network):
         assert program.count(OWN_PID.to_bytes(4, "little")) == 1
     with pytest.raises(ValueError, match="no seccomp filter"):
         Filter(b"12345")
@@ -197,7 +197,7 @@ def test_seccomp_itself_stays_allowed_for_the_filter_that_comes_after() -> None:
     assert verdict(profile({"names": ["seccomp"], "action": "SCMP_ACT_ERRNO"}), call) == ALLOW
     needed = {"names": seccomp.NEEDED.split(), "action": "SCMP_ACT_ALLOW"}
     assert verdict(profile(needed, default="SCMP_ACT_ERRNO"), call) == ALLOW
-    assert verdict(seccomp.build("x86_64").networked, call) == TRAP
+    assert verdict(seccomp.build("x86_64").with_network, call) == TRAP
 
 
 def test_architectures_and_flags_of_containerds_default_profile() -> None:

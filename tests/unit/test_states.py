@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandbox_api.errors import FailedPrecondition, NotFound, SandboxerError, Unavailable
-from sandbox_api.interface import Exit, NewProcess, NewSandbox, Stdio
+from sandbox_api.interface import Exit, NewSandbox, Preparation, Stdio
 from supervisor.model.process import Process, ProcessState
 from supervisor.model.sandbox import SandboxState
 
@@ -17,7 +17,7 @@ from .parts import NS, Parts
 
 CREATED, STARTING, RUNNING, PAUSED, STOPPED = ProcessState
 TERM, CHLD = 15, 17
-EXEC = NewProcess("c", "e", b'{"args": ["/app.wasm"]}')
+EXEC = Preparation("c", "e", b'{"args": ["/app.wasm"]}')
 
 Call = Callable[[Parts], Awaitable[object]]
 
@@ -97,7 +97,7 @@ def test_a_container_s_states(
         init = parts.registry.container(NS, "c").init
         init.state = state
         if state is STOPPED:
-            init.end(Exit(0, 1))
+            init.mark_exited(Exit(0, 1))
         call = TASK_CALLS[name][0](parts)
         if wanted is FailedPrecondition and name != "resize":
             with pytest.raises(FailedPrecondition, match=rf"^c: cannot .*: it is {state}$"):
@@ -161,7 +161,7 @@ SANDBOX_CALLS: dict[str, tuple[Call, dict[str, type[SandboxerError] | None]]] = 
         {"created": FailedPrecondition, "ready": None, "stopping": FailedPrecondition, "notready": FailedPrecondition},
     ),
     "prepare a container in it": (
-        lambda parts: parts.sandboxes.prepare(NS, "pod", NewProcess("c", "", b'{"process": 1}')),
+        lambda parts: parts.sandboxes.prepare(NS, "pod", Preparation("c", "", b'{"process": 1}')),
         {"created": FailedPrecondition, "stopping": FailedPrecondition, "notready": FailedPrecondition},
     ),
     "stop": (lambda parts: parts.sandboxes.stop(NS, "pod", 0), {"created": None, "ready": None, "notready": None}),
@@ -239,7 +239,7 @@ def test_everybody_who_waits_for_a_process_is_told() -> None:
         waiting = [asyncio.create_task(process.wait()) for _ in range(3)]
         await asyncio.wait(waiting, timeout=0)
         waiting.pop().cancel()
-        process.end(Exit(7, 5))
+        process.mark_exited(Exit(7, 5))
         assert await asyncio.gather(*waiting, process.wait()) == [Exit(7, 5)] * 3
 
     run(test())

@@ -18,7 +18,7 @@ from supervisor.model.container import Container
 from supervisor.model.prepared import Prepared
 from supervisor.model.process import Process, ProcessState
 from supervisor.model.sandbox import Sandbox, SandboxState
-from supervisor.oci.rootfs import Plan
+from supervisor.oci.rootfs import MountPlan
 from supervisor.oci.spec import Bind, Tmpfs
 from supervisor.state.file import Foreign
 from supervisor.state.store import Recorded, Store
@@ -26,7 +26,7 @@ from supervisor.state.store import Recorded, Store
 from .disk import disk
 
 STDIO = Stdio("/in", "/out é", "file:///err", terminal=True)
-PLAN = Plan(
+PLAN = MountPlan(
     "/bundle/rootfs",
     (Mount("overlay", "overlay", "", ("lowerdir=/a", "upperdir=/b")),),
     (Bind("/etc/hosts", "/hosts é", readonly=True),),
@@ -64,13 +64,13 @@ def fill(store: Store) -> None:
     exec_ = Process(0, "c/e", "e", STDIO)
     store.add_process(made, exec_, b"[]")
     made.init.state, made.init.pid, made.init.exit = ProcessState.STOPPED, 70, Exit(137, 1 << 60)
-    exec_.state, exec_.pid, exec_.born, exec_.pumped = ProcessState.RUNNING, 71, 1 << 40, True
+    exec_.state, exec_.pid, exec_.start_time, exec_.pumped = ProcessState.RUNNING, 71, 1 << 40, True
     store.update_processes([made.init, exec_])
     store.add_prepared("ns", PREPARED)
 
 
 def process_members(process: Process) -> tuple[Any, ...]:
-    return (process.name, process.state, process.pid, process.born, process.exit, process.pumped, process.stdio)
+    return (process.name, process.state, process.pid, process.start_time, process.exit, process.pumped, process.stdio)
 
 
 def check(store: Store) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from sandbox_api.errors import InvalidArgument
-from supervisor.oci.rootfs import Plan
+from supervisor.oci.rootfs import MountPlan
 from supervisor.oci.spec import Bind, ProcessSpec, Rlimit, Spec, Tmpfs
-from supervisor.oci.wasi import World, assemble, max_pages, module_and_function
+from supervisor.oci.wasi import WasiContext, assemble, max_pages, module_and_function
 
 from .leaks import nothing_left_open
 from .specs import start_request
@@ -116,7 +116,7 @@ class Tree:
         return made
 
     @contextmanager
-    def world(
+    def context(
         self,
         module: str = "/app.wasm",
         cwd: str = "/",
@@ -124,32 +124,32 @@ class Tree:
         tmpfs: Sequence[Tmpfs] = (),
         mounted: Sequence[Bind] = (),
         readonly: bool = False,
-    ) -> Iterator[World]:
+    ) -> Iterator[WasiContext]:
         """What is made of such a spec; nothing of it may be left afterwards."""
         process = ProcessSpec((module,), cwd=cwd)
         spec = Spec(process, "", readonly, tuple(binds), tuple(tmpfs))
-        plan = Plan(str(self.root), (), tuple(mounted), tuple(tmpfs), str(self.tmpfs_folder))
+        plan = MountPlan(str(self.root), (), tuple(mounted), tuple(tmpfs), str(self.tmpfs_folder))
         with nothing_left_open():
-            world = assemble(spec, process, plan)
+            context = assemble(spec, process, plan)
             try:
-                yield world
+                yield context
             finally:
-                world.close()
+                context.close()
 
     def refuses(self, match: str, **options: object) -> None:
-        with pytest.raises(InvalidArgument, match=match), self.world(**options):  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match=match), self.context(**options):  # type: ignore[arg-type]
             pass
 
-    def preopens(self, world: World) -> dict[str, tuple[Path, bool]]:
+    def preopens(self, context: WasiContext) -> dict[str, tuple[Path, bool]]:
         """Guest path to folder (relative to all) and whether it is read-only."""
-        assert len(world.preopens) == len(world.folders)
+        assert len(context.preopens) == len(context.folders)
         return {
             preopen.path.decode(): (where(fd).relative_to(self.root.parent), preopen.readonly)
-            for preopen, fd in zip(world.preopens, world.folders, strict=True)
+            for preopen, fd in zip(context.preopens, context.folders, strict=True)
         }
 
-    def module(self, world: World) -> str:
-        return str(where(world.module).relative_to(self.root.parent))
+    def module(self, context: WasiContext) -> str:
+        return str(where(context.module).relative_to(self.root.parent))
 
 
 def where(fd: int) -> Path:
@@ -163,15 +163,15 @@ def tree(tmp_path: Path) -> Tree:
 
 @pytest.mark.parametrize("readonly", [False, True])
 def test_the_root_is_a_preopen(tree: Tree, readonly: bool) -> None:
-    with tree.world(readonly=readonly) as world:
-        assert tree.preopens(world) == {"/": (Path("root"), readonly)}
+    with tree.context(readonly=readonly) as context:
+        assert tree.preopens(context) == {"/": (Path("root"), readonly)}
 
 
 def test_binds_and_tmpfs_are_preopens_at_their_places(tree: Tree) -> None:
     source = str(tree.outside)
     binds = [Bind("/data", source), Bind("/data/deep", source, readonly=True)]
-    with tree.world(binds=binds, tmpfs=[Tmpfs("/tmp", readonly=True)]) as world:
-        assert tree.preopens(world) == {
+    with tree.context(binds=binds, tmpfs=[Tmpfs("/tmp", readonly=True)]) as context:
+        assert tree.preopens(context) == {
             "/": (Path("root"), False),
             "/data": (Path("outside"), False),
             "/data/deep": (Path("outside"), True),
@@ -183,8 +183,8 @@ def test_of_what_is_mounted_only_folders_are_preopens(tree: Tree) -> None:
     """As they are inside the root, where the mounts are."""
     tree.file("root/etc/hosts")
     file, folder = Bind("/etc/hosts", "/host/hosts"), Bind("/etc", "/host/etc", readonly=True)
-    with tree.world(binds=[file, folder], mounted=[folder, file]) as world:
-        assert tree.preopens(world) == {"/": (Path("root"), False), "/etc": (Path("root/etc"), True)}
+    with tree.context(binds=[file, folder], mounted=[folder, file]) as context:
+        assert tree.preopens(context) == {"/": (Path("root"), False), "/etc": (Path("root/etc"), True)}
 
 
 def test_a_bind_that_has_gone_away(tree: Tree) -> None:
@@ -214,13 +214,13 @@ def test_the_module_is_found_where_the_guest_would_see_it(tree: Tree, module: st
     tree.file("root/bin/app.wasm")
     tree.file("root/datax/app.wasm")
     (tree.root / "link.wasm").symlink_to("/app.wasm")
-    with tree.world(module, cwd, [Bind("/data", str(tree.outside))]) as world:
-        assert tree.module(world) == found
+    with tree.context(module, cwd, [Bind("/data", str(tree.outside))]) as context:
+        assert tree.module(context) == found
 
 
 def test_a_module_s_path_with_two_slashes(tree: Tree) -> None:
-    with tree.world("//data/out.wasm", binds=[Bind("/data", str(tree.outside))]) as world:
-        assert tree.module(world) == "outside/out.wasm"
+    with tree.context("//data/out.wasm", binds=[Bind("/data", str(tree.outside))]) as context:
+        assert tree.module(context) == "outside/out.wasm"
 
 
 @pytest.mark.parametrize("target", ["{outside}/out.wasm", "../outside/out.wasm", "../../../../../etc/passwd"])
@@ -251,9 +251,9 @@ def test_a_module_that_is_none(tree: Tree) -> None:
 
 
 def test_relative_paths_start_at_cwd_and_absolute_ones_still_work(tree: Tree) -> None:
-    with tree.world(cwd="/bin") as world:
-        assert world.preopens[0].path == b"."
-        assert tree.preopens(world) == {
+    with tree.context(cwd="/bin") as context:
+        assert context.preopens[0].path == b"."
+        assert tree.preopens(context) == {
             ".": (Path("root/bin"), False),
             "/bin": (Path("root/bin"), False),
             "/lib": (Path("root/lib"), False),
@@ -262,19 +262,19 @@ def test_relative_paths_start_at_cwd_and_absolute_ones_still_work(tree: Tree) ->
 
 def test_cwd_in_a_bind(tree: Tree) -> None:
     (tree.outside / "deep").mkdir()
-    with tree.world(cwd="/data/deep", binds=[Bind("/data", str(tree.outside), readonly=True)]) as world:
-        assert tree.preopens(world)["."] == (Path("outside/deep"), True)
-        assert tree.preopens(world)["/data"] == (Path("outside"), True)
+    with tree.context(cwd="/data/deep", binds=[Bind("/data", str(tree.outside), readonly=True)]) as context:
+        assert tree.preopens(context)["."] == (Path("outside/deep"), True)
+        assert tree.preopens(context)["/data"] == (Path("outside"), True)
 
 
 def test_a_bind_is_not_covered_by_the_folder_beneath(tree: Tree) -> None:
-    with tree.world(cwd="/lib", binds=[Bind("/bin", str(tree.outside))]) as world:
-        assert tree.preopens(world)["/bin"] == (Path("outside"), False)
+    with tree.context(cwd="/lib", binds=[Bind("/bin", str(tree.outside))]) as context:
+        assert tree.preopens(context)["/bin"] == (Path("outside"), False)
 
 
 def test_cwd_is_made_where_it_is_missing(tree: Tree) -> None:
-    with tree.world(cwd="/lib/new/deep") as world:
-        assert tree.preopens(world)["."] == (Path("root/lib/new/deep"), False)
+    with tree.context(cwd="/lib/new/deep") as context:
+        assert tree.preopens(context)["."] == (Path("root/lib/new/deep"), False)
 
 
 def test_cwd_is_not_made_in_a_read_only_root(tree: Tree) -> None:
@@ -291,8 +291,8 @@ def test_folders_of_the_root_that_are_links(tree: Tree) -> None:
     (tree.root / "usrbin").symlink_to("usr")
     (tree.root / "nowhere").symlink_to("/gone")
     (tree.root / "out").symlink_to(tree.outside)
-    with tree.world(cwd="/lib") as world:
-        preopens = tree.preopens(world)
+    with tree.context(cwd="/lib") as context:
+        preopens = tree.preopens(context)
         assert preopens["/usrbin"] == (Path("root/usr"), False)
         assert not {"/nowhere", "/out", "/app.wasm"} & preopens.keys()
 
@@ -302,14 +302,14 @@ def test_cwd_behind_a_link_to_another_folder(tree: Tree, target: str) -> None:
     """As in an image with /var/run -> /run."""
     (tree.root / "lib/v1").mkdir()
     (tree.root / "bin/current").symlink_to(target)
-    with tree.world(cwd="/bin/current") as world:
-        assert tree.preopens(world)["."] == (Path("root/lib/v1"), False)
+    with tree.context(cwd="/bin/current") as context:
+        assert tree.preopens(context)["."] == (Path("root/lib/v1"), False)
 
 
 def test_a_root_with_very_many_folders(tree: Tree) -> None:
     """A worker can be handed only so many descriptors (SCM_RIGHTS)."""
     for number in range(500):
         (tree.root / f"folder{number}").mkdir()
-    with tree.world(cwd="/lib") as world:
-        assert len(world.folders) < 100
-        assert tree.preopens(world)["."] == (Path("root/lib"), False)
+    with tree.context(cwd="/lib") as context:
+        assert len(context.folders) < 100
+        assert tree.preopens(context)["."] == (Path("root/lib"), False)

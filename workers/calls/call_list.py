@@ -1,6 +1,6 @@
 """A list of C calls, drawn up before a fork so that the fork can make them without Python.
 
-A ``Plan`` is bytes that are valid at one address only: steps (their layout is in ``machine``), then the data
+A ``CallList`` is bytes that are valid at one address only: steps (their layout is in ``machine``), then the data
 that the steps point to. It is drawn up in the forkserver, sent to the zygote and run in the worker.
 """
 
@@ -54,7 +54,7 @@ class Data:
         return Data(self.offset + bytes_)
 
 
-class Mark:
+class Label:
     """A place among a plan's steps, to go on at."""
 
     __slots__ = ("address", "offset")
@@ -65,7 +65,7 @@ class Mark:
         self.offset = 0
 
 
-class Plan:
+class CallList:
     """Calls in their order, with what they point to."""
 
     __slots__ = ("_data", "_fixed", "_marked", "_steps")
@@ -74,22 +74,22 @@ class Plan:
         self._steps = bytearray()
         self._data = bytearray()
         self._fixed: list[tuple[bytearray, int, int]] = []  # where the address of which data goes
-        self._marked: list[tuple[int, Mark]] = []
+        self._marked: list[tuple[int, Label]] = []
 
     def call(
         self,
         function: int,
         *arguments: int | bytes | At | Data | None,
         fails: int = NEVER,
-        label: int = 0,
+        stage: int = 0,
         out: int | Data = 0,
-        orelse: Mark | None = None,
+        orelse: Label | None = None,
     ) -> None:
         """Add a step: call the function at this address, with numbers, bytes (as a pointer to them, followed by a
         zero) and what else may stand for an argument; None is 0.
 
         ``fails`` says which results are failures: the plan then goes on at ``orelse`` or, without one, ends. The
-        ``label`` is for whoever explains that. The result is stored at ``out``, where that is not 0.
+        ``stage`` is for whoever explains that. The result is stored at ``out``, where that is not 0.
         """
         steps = self._steps
         begin = len(steps)
@@ -105,21 +105,21 @@ class Plan:
         if orelse is not None:
             self._marked.append((begin + 32, orelse))
         where = self._word(steps, begin + 16, out)
-        steps += _HEAD.pack(function, indirect, _GOOD_VERDICTS[fails], at - begin, label, where, _MASKS[fails], 0)
+        steps += _HEAD.pack(function, indirect, _GOOD_VERDICTS[fails], at - begin, stage, where, _MASKS[fails], 0)
         steps += struct.pack(f"<{len(values)}Q", *values)
 
     def libc(self, name: str, *arguments: int | bytes | At | Data | None, **more: Any) -> None:
         """Add a call of the C library's function of this name, as ``call`` does."""
         self.call(_LIBC[name], *arguments, **more)
 
-    def go(self, mark: Mark) -> None:
+    def go(self, label: Label) -> None:
         """Go on there."""
         # Any call whose result is a failure will do: the length of a text that is not empty.
-        self.libc("strlen", b"go", fails=ANY, orelse=mark)
+        self.libc("strlen", b"go", fails=ANY, orelse=label)
 
-    def place(self, mark: Mark) -> None:
+    def bind(self, label: Label) -> None:
         """Here is that place: before the next step."""
-        mark.offset = len(self._steps)
+        label.offset = len(self._steps)
 
     def data(self, content: bytes) -> Data:
         """Add data, followed by at least one zero byte, at a multiple of 8 bytes."""
@@ -136,7 +136,7 @@ class Plan:
         """Add a row of 64-bit numbers and pointers."""
         places = [self.data(word) if isinstance(word, bytes) else word for word in words]
         offset = len(self._data)
-        values = [self._word(self._data, offset + 8 * i, place) for i, place in enumerate(places)]
+        values = [self._word(self._data, offset + 8 * i, bind) for i, bind in enumerate(places)]
         self._data += struct.pack(f"<{len(values)}Q", *values)
         return Data(offset)
 
@@ -145,8 +145,8 @@ class Plan:
         data = base + len(self._steps) + _MAX_ARGUMENTS * 8  # that many are read at every step, however few it has
         for where, at, offset in self._fixed:
             where[at : at + 8] = (data + offset).to_bytes(8, "little")
-        for at, mark in self._marked:
-            self._steps[at : at + 8] = (mark.address or base + mark.offset).to_bytes(8, "little")
+        for at, label in self._marked:
+            self._steps[at : at + 8] = (label.address or base + label.offset).to_bytes(8, "little")
         return bytes(self._steps) + bytes(_MAX_ARGUMENTS * 8) + bytes(self._data)
 
     def _word(self, where: bytearray, at: int, value: int | bytes | Data | None) -> int:
@@ -162,10 +162,10 @@ class Plan:
 class Step:
     """A step as it lies in memory, for whoever explains its failure."""
 
-    __slots__ = ("arguments", "label")
+    __slots__ = ("arguments", "stage")
 
     def __init__(self, address: int) -> None:
-        _, indirect, _, length, self.label, _, _, _ = _HEAD.unpack(ctypes.string_at(address, STEP_BYTES))
+        _, indirect, _, length, self.stage, _, _, _ = _HEAD.unpack(ctypes.string_at(address, STEP_BYTES))
         words = ctypes.string_at(address + STEP_BYTES, length - STEP_BYTES)
         values = struct.unpack(f"<{len(words) // 8}Q", words)
         self.arguments = [_peek(value) if indirect >> i & 1 else value for i, value in enumerate(values)]
@@ -198,13 +198,13 @@ class Runner:
         """Make the calls of the plan at this address: the step that failed and ended it. Its errno is ctypes'."""
         return Step(self._run(address))
 
-    def perform(self, plan: Plan) -> None:
+    def perform(self, calls: CallList) -> None:
         """Make the calls of a plan here and now. Raises ``OSError``."""
-        plan.libc("strlen", b"done", fails=ANY, label=_DONE)
-        size = len(plan.finish(0))
+        calls.libc("strlen", b"done", fails=ANY, stage=_DONE)
+        size = len(calls.finish(0))
         memory = ctypes.create_string_buffer(size)
-        memory.raw = plan.finish(ctypes.addressof(memory))
-        if self.run(ctypes.addressof(memory)).label != _DONE:
+        memory.raw = calls.finish(ctypes.addressof(memory))
+        if self.run(ctypes.addressof(memory)).stage != _DONE:
             number = ctypes.get_errno()
             raise OSError(number, posix.strerror(number))
 
@@ -239,8 +239,8 @@ def _function(address: int, result: type, *arguments: type) -> Callable[..., int
     return function
 
 
-def _peek(place: int) -> int:
-    value: int = c_uint64.from_address(place).value
+def _peek(bind: int) -> int:
+    value: int = c_uint64.from_address(bind).value
     return value
 
 

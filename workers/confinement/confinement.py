@@ -11,7 +11,7 @@ from .seccomp import Filter, Reporter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..calls.call_list import Data, Plan
+    from ..calls.call_list import CallList, Data
     from ..protocol import StartRequest
 
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -29,7 +29,7 @@ def drop_bounding_set() -> None:
         linux.prctl(linux.PR_CAPBSET_DROP, capability)
 
 
-def become(plan: Plan, uid: int, gid: int, groups: list[int], label: int = 0) -> None:
+def become(calls: CallList, uid: int, gid: int, groups: list[int], stage: int = 0) -> None:
     """Become the container's user, with no capability in any set and no way to gain one.
 
     no_new_privs bars exec from giving any back; who is not dumpable cannot be traced by the same user's
@@ -44,10 +44,10 @@ def become(plan: Plan, uid: int, gid: int, groups: list[int], label: int = 0) ->
         ("prctl", (linux.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)),
         ("prctl", (linux.PR_SET_DUMPABLE, 0, 0, 0, 0)),
     ):
-        plan.libc(name, *arguments, fails=NEGATIVE, label=label)
+        calls.libc(name, *arguments, fails=NEGATIVE, stage=stage)
 
 
-class Cell:
+class Confinement:
     """What a worker is shut into, once for all the workers of a forkserver."""
 
     __slots__ = ("_alone", "_landlock", "_networked", "_reporter")
@@ -64,12 +64,14 @@ class Cell:
         """Landlock's ABI on this kernel; 0 where there is none."""
         return self._landlock.abi
 
-    def shut(self, plan: Plan, request: StartRequest, module: int, preopens: list[int], pid: Data, label: int) -> None:
+    def shut(
+        self, calls: CallList, request: StartRequest, module: int, preopens: list[int], pid: Data, stage: int
+    ) -> None:
         """Leave the process the module, its preopens and the system calls of a guest, for good. Its ``pid`` lies there.
 
         The spec's own filter goes first: the worker's would not let another be installed.
         """
         folders = [(fd, preopen.readonly) for preopen, fd in zip(request.preopens, preopens, strict=True)]
-        self._landlock.restrict(plan, folders, [module], request.network, label)
-        Filter(request.seccomp).install(plan, pid, label)
-        (self._networked if request.network else self._alone).install(plan, pid, label)
+        self._landlock.restrict(calls, folders, [module], request.network, stage)
+        Filter(request.seccomp).install(calls, pid, stage)
+        (self._networked if request.network else self._alone).install(calls, pid, stage)

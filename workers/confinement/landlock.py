@@ -14,7 +14,7 @@ from ..calls.call_list import NEGATIVE, At
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..calls.call_list import Plan
+    from ..calls.call_list import CallList
 
 # System call numbers, the same on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -59,7 +59,7 @@ class Landlock:
         self._writable = _READ | _CHANGE & files
 
     def restrict(
-        self, plan: Plan, folders: list[tuple[int, bool]], files: list[int], network: bool, label: int = 0
+        self, calls: CallList, folders: list[tuple[int, bool]], files: list[int], network: bool, stage: int = 0
     ) -> None:
         """Give up everything but reading ``files`` and using ``folders``, for good.
 
@@ -70,15 +70,15 @@ class Landlock:
         if not self.abi:
             return
         handled = self._networked if network else self._alone
-        ruleset = plan.slot()
-        plan.libc("syscall", _CREATE_RULESET, handled, len(handled), 0, fails=NEGATIVE, label=label, out=ruleset)
+        ruleset = calls.slot()
+        calls.libc("syscall", _CREATE_RULESET, handled, len(handled), 0, fails=NEGATIVE, stage=stage, out=ruleset)
         # struct landlock_path_beneath_attr is packed: rights, then the descriptor.
         for fd, readonly in folders:
             rule = struct.pack("<Qi", self._readable if readonly else self._writable, fd)
-            plan.libc("syscall", _ADD_RULE, At(ruleset), _RULE_PATH_BENEATH, rule, 0, fails=NEGATIVE, label=label)
+            calls.libc("syscall", _ADD_RULE, At(ruleset), _RULE_PATH_BENEATH, rule, 0, fails=NEGATIVE, stage=stage)
         for fd in files:
             # A memfd or the like is on no mount: Landlock takes no rule for it, and leaves it open (EBADFD).
             rule = struct.pack("<Qi", _READ_FILE, fd)
-            plan.libc("syscall", _ADD_RULE, At(ruleset), _RULE_PATH_BENEATH, rule, 0)
-        plan.libc("syscall", _RESTRICT_SELF, At(ruleset), 0, fails=NEGATIVE, label=label)
-        plan.libc("close", At(ruleset))
+            calls.libc("syscall", _ADD_RULE, At(ruleset), _RULE_PATH_BENEATH, rule, 0)
+        calls.libc("syscall", _RESTRICT_SELF, At(ruleset), 0, fails=NEGATIVE, stage=stage)
+        calls.libc("close", At(ruleset))

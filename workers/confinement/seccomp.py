@@ -25,7 +25,7 @@ from ..protocol import OWN_PID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..calls.call_list import Data, Plan
+    from ..calls.call_list import CallList, Data
 
 _SET_MODE_FILTER = 1
 _SIGSYS = 31
@@ -61,15 +61,15 @@ class Filter:
         self._code = code
         self._pid = code.find(OWN_PID.to_bytes(4, sys.byteorder))  # -1 where it is not there
 
-    def install(self, plan: Plan, pid: Data, label: int = 0) -> None:
+    def install(self, calls: CallList, pid: Data, stage: int = 0) -> None:
         """Confine the process, whose pid lies there, for good. Needs no_new_privs."""
         if not self._code:
             return
-        code = plan.data(self._code)
+        code = calls.data(self._code)
         if self._pid >= 0:
-            plan.libc("memcpy", code + self._pid, pid, 4)
-        program = plan.table([len(self._code) // _INSTRUCTION_BYTES, code])  # struct sock_fprog
-        plan.libc("syscall", _SECCOMP, _SET_MODE_FILTER, 0, program, fails=NEGATIVE, label=label)
+            calls.libc("memcpy", code + self._pid, pid, 4)
+        program = calls.table([len(self._code) // _INSTRUCTION_BYTES, code])  # struct sock_fprog
+        calls.libc("syscall", _SECCOMP, _SET_MODE_FILTER, 0, program, fails=NEGATIVE, stage=stage)
 
 
 class Reporter:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ctypes import c_void_p, string_at
 
-from ...calls.call_list import FALSE, NONZERO, ZERO, At, Mark, address
+from ...calls.call_list import FALSE, NONZERO, ZERO, At, Label, address
 from ...protocol import NATIVE
 from . import altstack, capi
 
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ...calls.call_list import Data, Plan, Step
+    from ...calls.call_list import CallList, Data, Step
     from ...protocol import StartRequest
 
 VERSION = b"0.14."
@@ -55,57 +55,57 @@ class Engine:
         # Costly (about 0.5 MiB), and the same for all until ModuleInstanceInitWASI.
         self._wasi = lib.WasmEdge_ModuleInstanceCreateWASI(None, 0, None, 0, None, 0)
 
-    def load(self, plan: Plan, path: bytes, request: StartRequest, folders: list[int]) -> Guest:
+    def load(self, calls: CallList, path: bytes, request: StartRequest, folders: list[int]) -> Guest:
         """Parse, validate and instantiate the module file at ``path``, with its WASI world.
 
         ``folders`` are the descriptors of the request's preopens.
         """
-        guest = Guest(plan)
-        conf, loader, validator, store = (plan.slot() for _ in range(4))
-        self._call(plan, "ConfigureCreate", out=conf)
+        guest = Guest(calls)
+        conf, loader, validator, store = (calls.slot() for _ in range(4))
+        self._call(calls, "ConfigureCreate", out=conf)
         # A guest's file is only ever interpreted: native code in it would run as it comes.
-        self._call(plan, "ConfigureSetForceInterpreter", At(conf), int(request.module_kind != NATIVE))
+        self._call(calls, "ConfigureSetForceInterpreter", At(conf), int(request.module_kind != NATIVE))
         if request.max_pages:
-            self._call(plan, "ConfigureSetMaxMemoryPage", At(conf), request.max_pages)
-        self._init_wasi(plan, request, folders)
+            self._call(calls, "ConfigureSetMaxMemoryPage", At(conf), request.max_pages)
+        self._init_wasi(calls, request, folders)
         tree, module = At(guest.tree), At(guest.module)
-        self._call(plan, "LoaderCreate", At(conf), out=loader)
-        self._call(plan, "LoaderParseFromFile", At(loader), guest.tree, path, fails=NONZERO, label=PARSE)
-        self._call(plan, "ValidatorCreate", At(conf), out=validator)
-        self._call(plan, "ValidatorValidate", At(validator), tree, fails=NONZERO, label=VALIDATE)
-        self._call(plan, "ExecutorCreate", At(conf), None, out=guest.executor)
-        self._call(plan, "StoreCreate", out=store)
+        self._call(calls, "LoaderCreate", At(conf), out=loader)
+        self._call(calls, "LoaderParseFromFile", At(loader), guest.tree, path, fails=NONZERO, stage=PARSE)
+        self._call(calls, "ValidatorCreate", At(conf), out=validator)
+        self._call(calls, "ValidatorValidate", At(validator), tree, fails=NONZERO, stage=VALIDATE)
+        self._call(calls, "ExecutorCreate", At(conf), None, out=guest.executor)
+        self._call(calls, "StoreCreate", out=store)
         executor = At(guest.executor)
-        self._call(plan, "ExecutorRegisterImport", executor, At(store), self._wasi, fails=NONZERO, label=INSTANTIATE)
+        self._call(calls, "ExecutorRegisterImport", executor, At(store), self._wasi, fails=NONZERO, stage=INSTANTIATE)
         self._call(
-            plan, "ExecutorInstantiate", executor, guest.module, At(store), tree, fails=NONZERO, label=INSTANTIATE
+            calls, "ExecutorInstantiate", executor, guest.module, At(store), tree, fails=NONZERO, stage=INSTANTIATE
         )
         if request.module_kind != NATIVE:  # the instance has copies of the functions: hand the originals back
-            self._call(plan, "ASTModuleDelete", tree)
-            plan.libc("malloc_trim", 0)
+            self._call(calls, "ASTModuleDelete", tree)
+            calls.libc("malloc_trim", 0)
         name = request.function
         string = (len(name), name)  # a WasmEdge_String, passed by value: both ABIs put it into two registers
-        signature = plan.slot()
+        signature = calls.slot()
         self._call(
-            plan, "ModuleInstanceFindFunction", module, *string, out=guest.function, fails=ZERO, label=NO_FUNCTION
+            calls, "ModuleInstanceFindFunction", module, *string, out=guest.function, fails=ZERO, stage=NO_FUNCTION
         )
-        self._call(plan, "FunctionInstanceGetFunctionType", At(guest.function), out=signature)
-        self._call(plan, "FunctionTypeGetParametersLength", At(signature), fails=NONZERO, label=PARAMETERS)
+        self._call(calls, "FunctionInstanceGetFunctionType", At(guest.function), out=signature)
+        self._call(calls, "FunctionTypeGetParametersLength", At(signature), fails=NONZERO, stage=PARAMETERS)
         return guest
 
-    def run(self, plan: Plan, guest: Guest, command: bool) -> None:
+    def run(self, calls: CallList, guest: Guest, command: bool) -> None:
         """Run the chosen function and end the process with its exit status.
 
         A module that is no ``command`` (a function of it was asked for by name) is initialised first
         where it exports ``_initialize``, as WASI's application ABI wants.
         """
-        result, status = plan.slot(), plan.slot()
+        result, status = calls.slot(), calls.slot()
         if not command:
-            uninitialised = Mark()
-            initialize, name = plan.slot(), b"_initialize"
+            uninitialised = Label()
+            initialize, name = calls.slot(), b"_initialize"
             module = At(guest.module)
             self._call(
-                plan,
+                calls,
                 "ModuleInstanceFindFunction",
                 module,
                 len(name),
@@ -114,40 +114,40 @@ class Engine:
                 fails=ZERO,
                 orelse=uninitialised,
             )
-            self._invoke(plan, guest, initialize, result)
-            plan.place(uninitialised)
-        self._invoke(plan, guest, guest.function, result)
-        self._call(plan, "ModuleInstanceWASIGetExitCode", self._wasi, out=status)
-        plan.libc("_exit", At(status))  # of which the lowest 8 bits count
+            self._invoke(calls, guest, initialize, result)
+            calls.bind(uninitialised)
+        self._invoke(calls, guest, guest.function, result)
+        self._call(calls, "ModuleInstanceWASIGetExitCode", self._wasi, out=status)
+        calls.libc("_exit", At(status))  # of which the lowest 8 bits count
 
-    def _invoke(self, plan: Plan, guest: Guest, function: Data, result: Data) -> None:
-        self._call(plan, "ExecutorInvoke", At(guest.executor), At(function), None, 0, None, 0, out=result)
-        self._call(plan, "ResultOK", At(result), fails=FALSE, label=TRAP)
+    def _invoke(self, calls: CallList, guest: Guest, function: Data, result: Data) -> None:
+        self._call(calls, "ExecutorInvoke", At(guest.executor), At(function), None, 0, None, 0, out=result)
+        self._call(calls, "ResultOK", At(result), fails=FALSE, stage=TRAP)
 
     def explain(self, step: Step, result: int) -> str:
         """Why a step of these failed, or what trapped."""
-        if step.label == NO_FUNCTION:
+        if step.stage == NO_FUNCTION:
             return f"the module exports no function {_name(step)!r}"
-        if step.label == PARAMETERS:
+        if step.stage == PARAMETERS:
             return "the function takes parameters, and there are none to give"
-        code = step.arguments[0] if step.label == TRAP else result
+        code = step.arguments[0] if step.stage == TRAP else result
         message: str = self._lib.WasmEdge_ResultGetMessage(capi.Result(code & 0xFFFFFFFF)).decode(errors="replace")
-        if step.label == TRAP:
+        if step.stage == TRAP:
             return message
         wanted = self._foreign_imports(step.arguments[3]) if message == "unknown import" else ""
-        return f"{_WHAT[step.label]}: {message}{wanted}"
+        return f"{_WHAT[step.stage]}: {message}{wanted}"
 
-    def _init_wasi(self, plan: Plan, request: StartRequest, folders: list[int]) -> None:
+    def _init_wasi(self, calls: CallList, request: StartRequest, folders: list[int]) -> None:
         # Without "/." WasmEdge does not get in: it opens with O_NOFOLLOW, and /proc/self/fd/N is a link.
         preopens = [
             b"%s:/proc/self/fd/%d/.%s" % (preopen.path, fd, b":readonly" if preopen.readonly else b"")
             for preopen, fd in zip(request.preopens, folders, strict=True)
         ]
-        lists = [(plan.table(texts), len(texts)) for texts in (request.args, request.env, preopens)]
-        self._call(plan, "ModuleInstanceInitWASI", self._wasi, *(each for pair in lists for each in pair))
+        lists = [(calls.table(texts), len(texts)) for texts in (request.args, request.env, preopens)]
+        self._call(calls, "ModuleInstanceInitWASI", self._wasi, *(each for pair in lists for each in pair))
 
-    def _call(self, plan: Plan, name: str, *arguments: int | bytes | At | Data | None, **more: Any) -> None:
-        plan.call(self._calls[name], *arguments, **more)
+    def _call(self, calls: CallList, name: str, *arguments: int | bytes | At | Data | None, **more: Any) -> None:
+        calls.call(self._calls[name], *arguments, **more)
 
     def _foreign_imports(self, tree: int) -> str:
         lib = self._lib
@@ -168,11 +168,11 @@ class Guest:
 
     __slots__ = ("executor", "function", "module", "tree")
 
-    def __init__(self, plan: Plan) -> None:
-        self.tree = plan.slot()
-        self.executor = plan.slot()
-        self.module = plan.slot()
-        self.function = plan.slot()
+    def __init__(self, calls: CallList) -> None:
+        self.tree = calls.slot()
+        self.executor = calls.slot()
+        self.module = calls.slot()
+        self.function = calls.slot()
 
 
 def _name(step: Step) -> str:

@@ -5,19 +5,19 @@ from __future__ import annotations
 _PTRACE = 19  # CAP_SYS_PTRACE (capabilities(7))
 
 
-def of(pid: int) -> int:
+def start_time(pid: int) -> int:
     """Start time of a process in clock ticks since boot (proc_pid_stat(5)); 0 where there is no such process."""
     fields = _stat(pid)
     return int(fields[19]) if fields else 0
 
 
-def status_left(pid: int, born: int) -> int | None:
+def status_left(pid: int, start_time: int) -> int | None:
     """The wait status of a process that has ended and whose parent has not collected it yet (proc_pid_stat(5)).
 
     None where that is not so, or not for us to see: then the kernel shows 0, which would be a made-up status.
     """
     fields = _stat(pid)
-    if not fields or fields[0] != b"Z" or int(fields[19]) != born or not _may_look():
+    if not fields or fields[0] != b"Z" or int(fields[19]) != start_time or not _may_look():
         return None
     return int(fields[49])
 

@@ -7,7 +7,7 @@ from google.protobuf.empty_pb2 import Empty
 from . import calls
 from .convert import decode, mounts, timestamp, usage
 from .errors import Unimplemented
-from .interface import NewProcess, NewTask, Stdio, TaskService
+from .interface import NewTask, Preparation, Stdio, TaskApi
 from .proto import task_pb2 as pb
 
 SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
@@ -19,7 +19,7 @@ _EMPTY = Empty().SerializeToString()
 class TaskMethods:
     """Each method of the Task API from encoded request to encoded response."""
 
-    def __init__(self, tasks: TaskService, cgroup_version: int) -> None:
+    def __init__(self, tasks: TaskApi, cgroup_version: int) -> None:
         self._tasks = tasks
         self._cgroup_version = cgroup_version
 
@@ -134,7 +134,7 @@ class TaskMethods:
         """Exec."""
         request = decode(pb.ExecProcessRequest, payload)
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
-        await self._tasks.exec(namespace, NewProcess(request.id, request.exec_id, request.spec.value, stdio))
+        await self._tasks.exec(namespace, Preparation(request.id, request.exec_id, request.spec.value, stdio))
         return _EMPTY
 
     async def resize_pty(self, namespace: str, payload: bytes) -> bytes:
