@@ -139,7 +139,8 @@ def test_arguments_that_are_too_long_are_refused(pod: Pod) -> None:
 
 def test_where_no_machine_code_can_be_had_python_does_it(tmp_path: Path) -> None:
     (tmp_path / "pythonic.py").write_text(
-        "from workers import forkserver\nfrom workers.calls import machine\ndef main(): machine.run_code = lambda: b''; forkserver.main()\n"
+        "from workers import forkserver\nfrom workers.calls import machine\n"
+        "def main(): machine.run_code = lambda: b''; forkserver.main()\n"
     )
     cells = Cells(broken_out=False, program="pythonic", path=tmp_path)
     try:
