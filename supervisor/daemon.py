@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from sandbox_api import calls, grpc_server
 from sandbox_api.dialects.dialect import Host
 from sandbox_api.errors import SandboxerError
@@ -36,11 +34,10 @@ from .lifecycle import liveness
 from .lifecycle.containers import ContainerManager
 from .lifecycle.events import TaskEvents
 from .lifecycle.exits import ExitRecorder
+from .lifecycle.forkserver import ForkserverManager
 from .lifecycle.preparations import Preparations
 from .lifecycle.recovery import Recovery
 from .lifecycle.signals import Signals
-from .model.container import Container
-from .model.process import Process
 from .model.registry import Registry
 from .oci import seccomp
 from .services.sandboxes import SandboxService
@@ -82,6 +79,19 @@ class Options:
         return self.folder / "task-grpc.sock"
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The parts of a daemon that its three phases share."""
+
+    forkserver: ForkserverManager
+    relay: RelayClient
+    aot: Aot
+    tasks: TaskService
+    sandboxes: SandboxService
+    recovery: Recovery
+    cgroup_version: int
+
+
 class Daemon:
     """One sandboxer."""
 
@@ -89,23 +99,9 @@ class Daemon:
         self._options = options
         self._stopping = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
-        self._reconnecting: asyncio.Task[None] | None = None
         self._grpc: list[grpc_server.Server] = []
-        self._ending = False
-        """The helpers were told to go."""
-
-        folder = options.folder
         self._registry = Registry()
         self._publisher = Publisher(options.events) if options.events else None
-        self._events = TaskEvents(self._publisher)
-        self._forkserver = ForkserverClient(
-            str(folder / "forkserver.sock"),
-            _filters(options.require_confinement),
-            lambda exits: self._exits.record(exits),
-            self._lost,
-        )
-        self._relay = RelayClient(str(folder / "relay.sock"))
-        self._aot = Aot(options.aot)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises ``CannotStart``."""
@@ -124,81 +120,92 @@ class Daemon:
             raise CannotStart(f"{error.filename or self._options.folder}: {error.strerror}") from None
 
     async def _run(self, cleanup: AsyncExitStack) -> None:
-        options = self._options
-        loop = asyncio.get_running_loop()
         cleanup.push_async_exit(self._leave)
+        self._claim(cleanup)
+        parts = self._build(cleanup)
+        engine = await self._recover(cleanup, parts)
+        await self._serve(cleanup, parts, engine)
+        notify("STOPPING=1")
+        log.info("ending")
+        await asyncio.gather(calls.all_done(), *(server.stop() for server in self._grpc))
+
+    def _claim(self, cleanup: AsyncExitStack) -> None:
+        """Take signals, folder and address: what two daemons cannot share. Raises ``CannotStart``."""
+        loop = asyncio.get_running_loop()
         os.umask(0o022)  # guests inherit it, and folders are made in their roots; what is ours says who may read it
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
             cleanup.callback(loop.remove_signal_handler, number)
-        cleanup.callback(os.close, _lock_folder(options.folder, options.socket_group))
-        sockets.claim(options.listen)
+        cleanup.callback(os.close, _lock_folder(self._options.folder, self._options.socket_group))
+        sockets.claim(self._options.listen)
         linux.become_subreaper()
 
-        store = Store(str(options.folder / "state.db"))
+    def _build(self, cleanup: AsyncExitStack) -> _Parts:
+        """Make the parts. Nothing runs yet. Raises ``CannotStart`` or a ``SandboxerError``."""
+        folder, registry = str(self._options.folder), self._registry
+        store = Store(f"{folder}/state.db")
         cleanup.callback(store.close)
         hierarchy = cgroups.detect()
-        self._signals = Signals(store, self._forkserver)
-        self._exits = ExitRecorder(self._registry, store, self._forkserver, self._ended)
-        loop.add_signal_handler(signal.SIGCHLD, self._exits.collect_children)
-        cleanup.callback(loop.remove_signal_handler, signal.SIGCHLD)
-        containers = ContainerManager(str(options.folder), self._registry, store, hierarchy, self._aot)
-        preparations = Preparations(str(options.folder), self._registry, store, containers)
-        tasks = TaskService(
-            self._registry,
-            store,
-            containers,
-            self._signals,
-            self._forkserver,
-            self._relay,
-            self._events,
-            self._aot,
+        relay = RelayClient(f"{folder}/relay.sock")
+        aot = Aot(self._options.aot)
+        events = TaskEvents(self._publisher)
+        client = ForkserverClient(f"{folder}/forkserver.sock", _filters(self._options.require_confinement))
+        signals = Signals(store, client)
+        exits = ExitRecorder(registry, store, client, events, signals)
+        forkserver = ForkserverManager(registry, client, exits, relay, aot)
+        containers = ContainerManager(folder, registry, store, hierarchy, aot)
+        preparations = Preparations(folder, registry, store, containers)
+        tasks = TaskService(registry, store, containers, signals, client, relay, events, aot)
+        sandboxes = SandboxService(
+            registry, store, containers, preparations, signals, tasks, str(self._options.task_socket)
         )
-        controller = SandboxService(
-            self._registry, store, containers, preparations, self._signals, tasks, str(options.task_socket)
-        )
+        recovery = Recovery(registry, store, hierarchy, containers, preparations, exits, forkserver)
+        return _Parts(forkserver, relay, aot, tasks, sandboxes, recovery, hierarchy.version)
 
-        cleanup.callback(self._forkserver.close)
-        cleanup.callback(self._relay.close)
-        recovery = Recovery(self._registry, store, hierarchy, containers, preparations, self._exits, self._forkserver)
-        recovery.load()
-        inventory = await self._forkserver.connect()
+    async def _recover(self, cleanup: AsyncExitStack, parts: _Parts) -> str:
+        """Join what an earlier daemon left, and start what is missing; the engine's version."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, parts.forkserver.orphans.collect_children)
+        cleanup.callback(loop.remove_signal_handler, signal.SIGCHLD)
+        cleanup.callback(parts.forkserver.close)
+        cleanup.callback(parts.relay.close)
+        parts.recovery.load()
+        inventory = await parts.forkserver.connect()
         if not inventory.landlock:
             self._lacking("this kernel has no Landlock: workers are not kept from the host's files by it")
-        cleanup.push_async_callback(self._aot.close)
-        await self._aot.start(inventory.engine)
-        await recovery.reconcile(inventory)
-        cleanup.push_async_callback(self._end)
+        cleanup.push_async_callback(parts.aot.close)
+        await parts.aot.start(inventory.engine)
+        await parts.recovery.reconcile(inventory)
+        cleanup.push_async_callback(self._disconnect, parts)
+        return inventory.engine
+
+    async def _serve(self, cleanup: AsyncExitStack, parts: _Parts, engine: str) -> None:
+        """Open the sockets, and serve until a signal says to stop."""
+        options = self._options
         if self._publisher is not None:
             self._spawn(self._publisher.run())
-
-        methods = TaskMethods(tasks, hierarchy.version).table()
-        ttrpc = Server(methods, self._relay)
-        self._relay.on_return = ttrpc.keep_again
+        methods = TaskMethods(parts.tasks, parts.cgroup_version).table()
+        ttrpc = Server(methods, parts.relay)
         cleanup.push_async_callback(ttrpc.close)
-        for kept in await self._relay.take():
+        for kept in await parts.relay.take(ttrpc.keep_again):
             ttrpc.resume(kept.key, socket.socket(fileno=kept.fd), kept.note, kept.calls)
         await ttrpc.start(sockets.listen(options.task_socket))
         sockets.give_to_group(options.task_socket, options.socket_group)
         cleanup.callback(options.task_socket.unlink, missing_ok=True)
         cleanup.push_async_callback(calls.all_done)
         await self._serve_grpc(cleanup, methods, options.grpc_task_socket)
-        await self._serve_grpc(
-            cleanup, grpc_server.sandbox_methods(Host(controller, hierarchy.version)), options.listen
-        )
+        sandbox_methods = grpc_server.sandbox_methods(Host(parts.sandboxes, parts.cgroup_version))
+        await self._serve_grpc(cleanup, sandbox_methods, options.listen)
         log.info(
             "wasm-sandboxer %s serves on %s, tasks on %s, WasmEdge %s",
             __version__,
             options.listen,
             options.task_socket,
-            inventory.engine,
+            engine,
         )
         notify(f"READY=1\nSTATUS={liveness.status(self._registry)}")
-        self._spawn(liveness.tell(self._registry, self._forkserver))
+        self._spawn(liveness.tell(self._registry, parts.forkserver.client))
         await self._stopping.wait()
-        notify("STOPPING=1")
-        log.info("ending")
-        await asyncio.gather(calls.all_done(), *(server.stop() for server in self._grpc))
 
     async def _serve_grpc(self, cleanup: AsyncExitStack, methods: grpc_server.Methods, path: Path) -> None:
         server = grpc_server.Server(methods)
@@ -211,7 +218,7 @@ class Daemon:
         await server.inner.start()
 
     async def _leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """The last thing of all: be gone, with all of gRPC's connections (see its ``Server.stop``)."""
+        """Exit at once, last of all, with all of gRPC's connections (see its ``Server.stop``)."""
         if error is None:
             logging.shutdown()
             os._exit(0)
@@ -224,67 +231,13 @@ class Daemon:
             raise CannotStart(f"{what}: boot one that has it, or run without --require-confinement")
         log.warning("%s", what)
 
-    def _ended(self, container: Container, process: Process) -> None:
-        """The reaper's word that a process has ended."""
-        if container.cgroup is not None and process.exit is not None and process.exit.status == 128 + signal.SIGKILL:
-            kills = container.cgroup.oom_kills()
-            if kills > container.oom_kills:
-                container.oom_kills = kills
-                log.warning("%s was killed for memory", process.name)
-                self._events.out_of_memory(container)
-        self._events.ended(container, process)
-        if not process.exec_id and container.execs:
-            self._spawn(self._signals.end_execs(container))
-
-    def _lost(self) -> None:
-        """The forkserver died. What it ran goes on, as our children if we started it, or else as init's."""
-        if self._ending:
-            return
-        if self._forkserver.answers():  # it only hung up on us: it still looks after its own
-            log.error("the forkserver hung up")
-            self._reconnect_soon()
-            return
-        log.error("the forkserver died")
-        known = {self._relay.pid, *self._forkserver.pids, *self._aot.pids}
-        for container in self._registry.containers.values():
-            for process in container.alive():
-                known.add(process.pid)
-                self._exits.watch(process)
-        self._exits.watch_starts()
-        for child in psutil.Process().children():
-            if child.pid not in known:
-                log.warning("killing pid %d, whose start was lost with the forkserver", child.pid)
-                child.kill()
-        self._reconnect_soon()
-
-    def _reconnect_soon(self) -> None:
-        """Begin to reconnect, unless that is under way: it tries again by itself."""
-        if self._reconnecting is None or self._reconnecting.done():
-            self._reconnecting = self._spawn(self._reconnect())
-
-    async def _reconnect(self) -> None:
-        """A new forkserver in place of one that died."""
-        while not self._stopping.is_set():
-            try:
-                inventory = await self._forkserver.connect()
-                self._forkserver.exited(inventory.ended)
-                await self._aot.start(inventory.engine)
-            except (CacheUnusable, HelperFailed, SandboxerError, OSError, TimeoutError, RuntimeError) as error:
-                log.error("no new forkserver: %s", error)
-                await asyncio.sleep(1)
-                continue
-            if self._forkserver.connected:  # or it died again before we got to hear of it
-                log.info("a forkserver is up")
-                return
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-        return task
 
-    async def _end(self) -> None:
-        """Let go. Instances go on, and so do the helpers while there are some; the next daemon finds them."""
+    async def _disconnect(self, parts: _Parts) -> None:
+        """Leave instances to run, and the helpers with them; without instances, end the helpers, too."""
         if self._publisher is not None:
             await self._publisher.drain(1.0)
         for task in list(self._background):
@@ -293,9 +246,8 @@ class Daemon:
         if running:
             log.info("%d instances go on without us", running)
         else:
-            self._ending = True
-            self._forkserver.shut_down()
-            self._relay.shut_down()
+            parts.forkserver.shut_down()
+            parts.relay.shut_down()
 
 
 def _filters(required: bool) -> tuple[bytes, bytes, bytes]:

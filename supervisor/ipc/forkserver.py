@@ -61,21 +61,15 @@ class _Start:
 
 
 class ForkserverClient:
-    """Starts instances through the forkserver. Exits of running ones go to ``on_exits``."""
+    """Starts instances through the forkserver."""
 
-    def __init__(
-        self,
-        path: str,
-        filters: Sequence[bytes],
-        on_exits: Callable[[list[Ended]], None],
-        on_lost: Callable[[], None],
-    ) -> None:
+    def __init__(self, path: str, filters: Sequence[bytes]) -> None:
         """``filters`` are seccomp programs for workers without and with a network, and names of system calls."""
         self._filters = filters
         self._path = path
         self._helper = HelperChannel("forkserver", path, self._frame, self._lost)
-        self._on_exits = on_exits
-        self._on_lost = on_lost
+        self._on_exits: Callable[[list[Ended]], None] | None = None
+        self._on_lost: Callable[[], None] | None = None
         self._starts: dict[int, _Start] = {}
         self._kills: dict[int, asyncio.Future[int]] = {}
         self._serial = 0
@@ -93,8 +87,12 @@ class ForkserverClient:
         """Of the forkserver, where we started it, and of starts under way."""
         return {self._helper.pid, *(start.pid for start in self._starts.values())}
 
-    async def connect(self) -> Inventory:
-        """Join the forkserver, or start one. Raises ``HelperFailed``."""
+    async def connect(self, on_exits: Callable[[list[Ended]], None], on_lost: Callable[[], None]) -> Inventory:
+        """Join the forkserver, or start one. From now on exits and the connection's loss go to these callbacks.
+
+        Raises ``HelperFailed``.
+        """
+        self._on_exits, self._on_lost = on_exits, on_lost
         frame = await self._greet()
         if frame is None:
             log.error("the forkserver does not answer within %g s: it is killed; what it ran goes on", HELLO_SECONDS)
@@ -165,7 +163,7 @@ class ForkserverClient:
             del self._starts[name]
             if start.ended is not None:
                 # It has run and ended already. The caller must first have noted that it ran.
-                asyncio.get_running_loop().call_soon(self._on_exits, [start.ended])
+                asyncio.get_running_loop().call_soon(self._tell, [start.ended])
 
     async def kill(self, instance: int, number: int) -> None:
         """Send a signal to an instance of this forkserver's.
@@ -284,8 +282,11 @@ class ForkserverClient:
             else:
                 start.ended = ended
                 start.exited.set()
-        if told:
-            self._on_exits(told)
+        self._tell(told)
+
+    def _tell(self, exits: list[Ended]) -> None:
+        if exits and self._on_exits is not None:
+            self._on_exits(exits)
 
     def _lost(self) -> None:
         error = Unavailable("the forkserver died: try again")
@@ -301,7 +302,8 @@ class ForkserverClient:
                 answer.set_exception(error)
         if self._welcome is not None and not self._welcome.done():
             self._welcome.set_exception(error)
-        self._on_lost()
+        if self._on_lost is not None:
+            self._on_lost()
 
 
 def _exits(body: bytes) -> list[Ended]:

@@ -49,9 +49,7 @@ class RelayClient:
         self._pumping: dict[tuple[int, int], asyncio.Future[bool]] = {}  # by instance and kind of pump
         self._ending = False
         self._returning: asyncio.Task[None] | None = None
-        self.on_return: Callable[[], None] = lambda: None
-        """Called when a relay is there again in place of one that was lost: it keeps no connection, and no number that
-        was given to one counts any more."""
+        self._on_return: Callable[[], None] | None = None
 
     @property
     def pid(self) -> int:
@@ -99,8 +97,13 @@ class RelayClient:
         await self.ready()
         self._helper.send(protocol.RESIZE, protocol.pack_numbers(instance, width, height))
 
-    async def take(self) -> list[Kept]:
-        """The connections that the supervisor before us left. They stay kept, too, until they are dropped."""
+    async def take(self, on_return: Callable[[], None]) -> list[Kept]:
+        """The connections that the supervisor before us left. They stay kept, too, until they are dropped.
+
+        ``on_return`` is called whenever a new relay has taken the place of one that was lost: it keeps no connection,
+        and the numbers given until then are void.
+        """
+        self._on_return = on_return
         await self.ready()
         self._taken = asyncio.get_running_loop().create_future()
         self._helper.send(protocol.TAKE, b"")
@@ -217,7 +220,8 @@ class RelayClient:
             self._tell(protocol.DROP, protocol.pack_numbers(protocol.ALL), [])  # it may only have hung up
             self._keys = 0
             self._free.clear()
-            self.on_return()
+            if self._on_return is not None:
+                self._on_return()
             if self._helper.connected:
                 log.info("a relay is up")
                 return

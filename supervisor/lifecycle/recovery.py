@@ -12,13 +12,14 @@ import signal
 
 from ..cgroups import Hierarchy
 from ..host import proc
-from ..ipc.forkserver import ForkserverClient, Inventory
+from ..ipc.forkserver import Inventory
 from ..model.container import Container
 from ..model.process import ALIVE, Process, ProcessState
 from ..model.registry import Registry
 from ..state.store import Made, Store
 from .containers import ContainerManager
 from .exits import ExitRecorder
+from .forkserver import ForkserverManager
 from .preparations import Preparations
 
 log = logging.getLogger(__name__)
@@ -37,16 +38,17 @@ class Recovery:
         hierarchy: Hierarchy,
         containers: ContainerManager,
         preparations: Preparations,
-        reaper: ExitRecorder,
-        forkserver: ForkserverClient,
+        exits: ExitRecorder,
+        forkserver: ForkserverManager,
     ) -> None:
         self._registry = registry
         self._store = store
         self._hierarchy = hierarchy
         self._containers = containers
         self._preparations = preparations
-        self._exits = reaper
-        self._forkserver = forkserver
+        self._exits = exits
+        self._forkserver = forkserver.client
+        self._orphans = forkserver.orphans
         self._changing: list[Container] = []
 
     def load(self) -> None:
@@ -91,7 +93,7 @@ class Recovery:
         self._exits.record(list(ended.values()))
         self._forkserver.acknowledge([each.instance for each in inventory.ended])
         for process in orphans:  # their forkserver died, too; they may still run
-            self._exits.watch(process)
+            self._orphans.watch(process)
         for container in self._changing:
             self._containers.repair(container)
         if self._forkserver.fresh:

@@ -30,7 +30,7 @@ class Parts:
         self.folder = folder
         self.registry = Registry()
         self.store = Store(str((state or folder) / "state.db"))
-        forkserver = ForkserverClient(str(folder / "forkserver.sock"), [], lambda exits: None, lambda: None)
+        forkserver = ForkserverClient(str(folder / "forkserver.sock"), [])
         relay = RelayClient(str(folder / "relay.sock"))
         signals = Signals(self.store, forkserver)
         containers = ContainerManager(str(folder), self.registry, self.store, cgroups.detect())

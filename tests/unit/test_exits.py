@@ -11,12 +11,18 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import Message
 
+from sandbox_api.events import Publisher
 from sandbox_api.interface import Exit, NewSandbox, Stdio
+from sandbox_api.proto import events_pb2
 from supervisor.host import proc
 from supervisor.ipc.forkserver import Ended, ForkserverClient
-from supervisor.lifecycle import exits as module
+from supervisor.lifecycle import exits, orphans
+from supervisor.lifecycle.events import TaskEvents
 from supervisor.lifecycle.exits import ExitRecorder, exit_status
+from supervisor.lifecycle.orphans import Orphans
+from supervisor.lifecycle.signals import Signals
 from supervisor.model.container import Container
 from supervisor.model.process import Process, ProcessState
 from supervisor.model.registry import Registry
@@ -47,8 +53,19 @@ def test_a_status_as_waitpid_tells_it(wait_status: int, status: int) -> None:
     assert exit_status(wait_status) == status
 
 
+class Published(Publisher):
+    """Keeps the events that would be forwarded."""
+
+    def __init__(self) -> None:
+        super().__init__("/nonexistent")
+        self.events: list[Message] = []
+
+    def publish(self, namespace: str, topic: str, event: Message, at: int) -> None:
+        self.events.append(event)
+
+
 class Scene:
-    """A reaper with two running processes, instances 1 and 2, and a forkserver."""
+    """An exit recorder with two running processes, instances 1 and 2, and a forkserver."""
 
     def __init__(self, small: Disk) -> None:
         self.disk = small
@@ -63,18 +80,21 @@ class Scene:
             container.init.state = ProcessState.RUNNING
             self.store.update_process(container.init)
             self.registry.add(sandbox, container)
-        self.ended: list[str] = []
         self.standin = StandIn()
-        self.forkserver = ForkserverClient(
-            f"{small.folder}/forkserver.sock", [], lambda exits: self.exits.record(exits), lambda: None
-        )
-        self.exits = ExitRecorder(
-            self.registry, self.store, self.forkserver, lambda container, process: self.ended.append(process.name)
-        )
+        self.published = Published()
+        self.forkserver = ForkserverClient(f"{small.folder}/forkserver.sock", [])
+        signals = Signals(self.store, self.forkserver)
+        self.exits = ExitRecorder(self.registry, self.store, self.forkserver, TaskEvents(self.published), signals)
+        self.orphans = Orphans(self.registry, self.forkserver)
 
     async def join(self) -> None:
         await self.standin.listen(f"{self.disk.folder}/forkserver.sock")
-        await self.forkserver.connect()
+        await self.forkserver.connect(self.exits.record, lambda: None)
+
+    @property
+    def ended(self) -> list[str]:
+        """Containers whose exits were published, in order."""
+        return [event.container_id for event in self.published.events if isinstance(event, events_pb2.TaskExit)]
 
     def process(self, name: str) -> Process:
         return self.registry.container("ns", name).init
@@ -131,8 +151,8 @@ def test_many_at_once(tmp_path: Path) -> None:
 
 def test_the_first_exit_told_is_the_one(tmp_path: Path) -> None:
     async def test(scene: Scene) -> None:
-        for exits in ([Ended(1, 70, 0, AT), Ended(1, 70, 9, AT + 1)], [Ended(1, 70, 9, AT + 2)]):
-            scene.forkserver.exited(exits)
+        for told in ([Ended(1, 70, 0, AT), Ended(1, 70, 9, AT + 1)], [Ended(1, 70, 9, AT + 2)]):
+            scene.forkserver.exited(told)
             assert set(await scene.acknowledged()) == {1}
         assert scene.ended == ["a"]
         assert scene.on_record()[1] == Exit(0, AT)
@@ -154,7 +174,7 @@ def test_an_exit_of_nobody_s_is_acknowledged(tmp_path: Path) -> None:
 def test_an_exit_that_cannot_be_recorded_is_kept_back_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(exits, "RETRY_SECONDS", 0)
 
     async def test(scene: Scene) -> None:
         waiting = asyncio.create_task(scene.process("a").wait())
@@ -177,7 +197,7 @@ def test_an_exit_that_cannot_be_recorded_is_kept_back_and_tried_again(
 def test_an_orphan_s_end_is_told_with_and_without_a_descriptor_to_watch_it_by(
     tmp_path: Path, descriptors: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(orphans, "LOOK_SECONDS", 0.01)
     if not descriptors:
         monkeypatch.setattr(resource, "getrlimit", lambda _: (0, 0))
 
@@ -187,8 +207,8 @@ def test_an_orphan_s_end_is_told_with_and_without_a_descriptor_to_watch_it_by(
         orphan.pid = int(found.stdout)
         orphan.start_time = proc.start_time(orphan.pid)
         waiting = asyncio.create_task(orphan.wait())
-        scene.exits.watch(orphan)
-        scene.exits.collect_children()
+        scene.orphans.watch(orphan)
+        scene.orphans.collect_children()
         assert not scene.ended
         os.kill(orphan.pid, signal.SIGKILL)
         assert (await waiting).status in (137, 255)  # before Linux 6.15 nobody tells
@@ -205,12 +225,12 @@ def test_a_worker_whose_forkserver_died_is_reaped_as_a_child(tmp_path: Path) -> 
             os._exit(7)
         scene.process("b").pid = pid
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        scene.exits.collect_children()
+        scene.orphans.collect_children()
         assert await scene.acknowledged() == [2]
         recorded = scene.on_record()[2]
         assert recorded is not None
         assert recorded.status == 7
-        scene.exits.collect_children()
+        scene.orphans.collect_children()
         assert scene.ended == ["b"]
 
     run(tmp_path, test)

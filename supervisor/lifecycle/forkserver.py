@@ -1,0 +1,95 @@
+"""The forkserver's supervision: connect to it, replace one that died, and watch what it ran."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import psutil
+
+from sandbox_api.errors import SandboxerError
+
+from ..aot.cache import CacheUnusable
+from ..aot.policy import Aot
+from ..ipc.channel import HelperFailed
+from ..ipc.forkserver import ForkserverClient, Inventory
+from ..ipc.relay import RelayClient
+from ..model.registry import Registry
+from .exits import ExitRecorder
+from .orphans import Orphans
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+
+
+class ForkserverManager:
+    """Keeps a forkserver connected from ``connect`` to ``close``."""
+
+    def __init__(
+        self, registry: Registry, client: ForkserverClient, exits: ExitRecorder, relay: RelayClient, aot: Aot
+    ) -> None:
+        self.client = client
+        self.orphans = Orphans(registry, client)
+        self._registry = registry
+        self._exits = exits
+        self._relay = relay
+        self._aot = aot
+        self._ending = False
+        self._reconnecting: asyncio.Task[None] | None = None
+
+    async def connect(self) -> Inventory:
+        """Join the forkserver, or start one. Raises ``HelperFailed``."""
+        return await self.client.connect(self._exits.record, self._lost)
+
+    def shut_down(self) -> None:
+        """End the forkserver, and all that it runs."""
+        self._ending = True
+        self.client.shut_down()
+
+    def close(self) -> None:
+        """Disconnect; the forkserver keeps running."""
+        self._ending = True
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+        self.client.close()
+
+    def _lost(self) -> None:
+        """Watch what a dead forkserver ran: our children if we started it, or else init's. Then reconnect."""
+        if self._ending:
+            return
+        if self.client.answers():  # it only hung up on us: it still watches its own
+            log.error("the forkserver hung up")
+            self._reconnect_soon()
+            return
+        log.error("the forkserver died")
+        known = {self._relay.pid, *self.client.pids, *self._aot.pids}
+        for container in self._registry.containers.values():
+            for process in container.alive():
+                known.add(process.pid)
+                self.orphans.watch(process)
+        self.orphans.watch_starts()
+        for child in psutil.Process().children():
+            if child.pid not in known:
+                log.warning("killing pid %d, whose start was lost with the forkserver", child.pid)
+                child.kill()
+        self._reconnect_soon()
+
+    def _reconnect_soon(self) -> None:
+        """Begin to reconnect, unless that is under way: it tries again by itself."""
+        if self._reconnecting is None or self._reconnecting.done():
+            self._reconnecting = asyncio.ensure_future(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        while True:
+            try:
+                inventory = await self.connect()
+                self.client.exited(inventory.ended)
+                await self._aot.start(inventory.engine)
+            except (CacheUnusable, HelperFailed, SandboxerError, OSError, TimeoutError, RuntimeError) as error:
+                log.error("no new forkserver: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if self.client.connected:  # or it died again before we got to hear of it
+                log.info("a forkserver is up")
+                return
