@@ -60,12 +60,15 @@ class Starter:
             cgroups = len(places)
             if netns:
                 places.append(open_netns(netns))
-            network = bool(netns) or not spec.private_network
-            profile = seccomp.from_oci(spec.seccomp) if spec.seccomp else b""
-            limit = Resources.parse(spec.resources).memory_limit or 0
-            request = wasi.request(
-                process.instance, what, context, limit, cgroups, bool(netns), process.stdio.terminal, network, profile
+            placement = wasi.Placement(
+                cgroups=cgroups,
+                netns=bool(netns),
+                network=bool(netns) or not spec.private_network,
+                terminal=process.stdio.terminal,
+                memory_limit=Resources.parse(spec.resources).memory_limit or 0,
+                seccomp=seccomp.from_oci(spec.seccomp) if spec.seccomp else b"",
             )
+            request = wasi.request(process.instance, what, context, placement)
             for pump in opened.pumps:
                 await self._relay.pump(process.instance, pump)
                 process.pumped = True

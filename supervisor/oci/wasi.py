@@ -62,6 +62,23 @@ class WasiContext:
         self.folders.clear()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a worker runs, and under which limits."""
+
+    cgroups: int = 0
+    """Number of control groups that it joins."""
+    netns: bool = False
+    """It joins a network namespace."""
+    network: bool = False
+    """Its seccomp filter allows sockets."""
+    terminal: bool = False
+    memory_limit: int = 0
+    """Bytes; 0 is none."""
+    seccomp: bytes = b""
+    """Filter from the OCI spec's profile; b"" is none."""
+
+
 def module_and_function(argument: str) -> tuple[str, str]:
     """``module.wasm#func`` cut in two; without ``#func`` the function is ``_start``."""
     path, mark, function = argument.rpartition("#")
@@ -73,18 +90,8 @@ def max_pages(memory_limit: int) -> int:
     return 0 if memory_limit <= 0 else max(1, min(memory_limit // PAGE, _MAX_PAGES))
 
 
-def request(
-    instance: int,
-    spec: ProcessSpec,
-    context: WasiContext,
-    memory_limit: int,
-    cgroups: int,
-    netns: bool,
-    terminal: bool,
-    network: bool,
-    seccomp: bytes,
-) -> StartRequest:
-    """The start request for this process in this world."""
+def request(instance: int, spec: ProcessSpec, context: WasiContext, placement: Placement) -> StartRequest:
+    """Make the start request for this process."""
     module, function = module_and_function(spec.args[0])
     env = list(spec.env)
     if spec.cwd != "/" and not any(each.startswith("PWD=") for each in env):
@@ -101,12 +108,12 @@ def request(
         groups=list(spec.groups),
         rlimits=[(limit.resource, limit.soft, limit.hard) for limit in spec.rlimits],
         oom_score_adj=spec.oom_score_adj,
-        max_pages=max_pages(memory_limit),
-        cgroups=cgroups,
-        netns=netns,
-        terminal=terminal,
-        network=network,
-        seccomp=seccomp,
+        max_pages=max_pages(placement.memory_limit),
+        cgroups=placement.cgroups,
+        netns=placement.netns,
+        terminal=placement.terminal,
+        network=placement.network,
+        seccomp=placement.seccomp,
     )
 
 

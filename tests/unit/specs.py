@@ -58,5 +58,4 @@ def config(process: dict[str, Any] | None = None, **members: Any) -> bytes:
 
 def start_request(process: ProcessSpec, instance: int = 1, **members: Any) -> StartRequest:
     """The request that a worker gets for this process, with no limits, groups or network but these members."""
-    rest = {"memory_limit": 0, "cgroups": 0, "netns": False, "terminal": False, "network": False, "seccomp": b""}
-    return wasi.request(instance, process, wasi.WasiContext(), **(rest | members))
+    return wasi.request(instance, process, wasi.WasiContext(), wasi.Placement(**members))
