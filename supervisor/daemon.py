@@ -39,7 +39,8 @@ from .lifecycle.preparations import Preparations
 from .lifecycle.recovery import Recovery
 from .lifecycle.signals import Signals
 from .model.registry import Registry
-from .oci import seccomp
+from .seccomp.allowed import Filters, worker_filters
+from .seccomp.library import SeccompMissing
 from .services.sandboxes import SandboxService
 from .services.tasks import TaskService
 from .state import file as state_file
@@ -250,19 +251,18 @@ class Daemon:
             parts.relay.shut_down()
 
 
-def _filters(required: bool) -> tuple[bytes, bytes, bytes]:
-    """The workers' seccomp filters, without and with a network, and the names of system calls.
+def _filters(required: bool) -> Filters:
+    """Build the workers' seccomp filters.
 
     Raises ``CannotStart`` where they are required and cannot be built.
     """
     try:
-        built = seccomp.build()
-    except (seccomp.SeccompMissing, OSError) as error:
+        return worker_filters()
+    except (SeccompMissing, OSError) as error:
         if required:
             raise CannotStart(f"{error} (or run without --require-confinement)") from None
         log.warning("workers run without seccomp: %s", error)
-        return b"", b"", b""
-    return built.without_network, built.with_network, built.names
+        return Filters()
 
 
 def _lock_folder(folder: Path, gid: int | None) -> int:

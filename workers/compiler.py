@@ -234,7 +234,7 @@ def _confine(request: Request, folder: int) -> None:
     ):
         resource.setrlimit(kind, (limit, limit))
     calls = CallList()
-    confinement.become(calls, NOBODY, NOBODY, [])
+    confinement.drop_privileges(calls, NOBODY, NOBODY, [])
     # A change of user undoes it, so it comes after.
     calls.libc("prctl", _PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0, fails=NEGATIVE)
     landlock.restrict(calls, [(folder, False)], [], False)

@@ -262,7 +262,7 @@ class Forkserver:
             if instance is not None:
                 del self._pids[instance]
                 status = found.si_status << 8 if found.si_code == posix.CLD_EXITED else found.si_status
-                call = seccomp.last_call(pid) if found.si_status == _signal.SIGSYS else -1
+                call = seccomp.forbidden_call(pid) if found.si_status == _signal.SIGSYS else -1
                 self._exits[instance] = ended = (pid, status, time.time_ns(), call)
                 told += (instance, *ended)
         if told:

@@ -62,14 +62,15 @@ def build(calls: CallList, request: StartRequest, engine: Engine, cell: confinem
     if request.netns:
         calls.libc("setns", first - 1, linux.CLONE_NEWNET, fails=NEGATIVE, stage=NETNS)
     _limit(calls, request)
-    confinement.become(calls, request.uid, request.gid, request.groups, USER)
+    confinement.drop_privileges(calls, request.uid, request.gid, request.groups, USER)
     if first > places:
         calls.libc("close_range", places, first - 1, 0)
-    cell.shut(calls, request, module, preopens, pid, WALLS)
+    cell.enter(calls, request, module, preopens, pid, WALLS)
 
     path = b"/proc/self/fd/%d" % module
     _look_at(calls, module, path, request.module_kind)
     guest = engine.load(calls, path, request, preopens)
+    cell.forbid_new_code(calls, request, pid, WALLS)
     for fd in (module, *preopens):  # WasmEdge opened its own
         calls.libc("close", fd)
     _tell_ready(calls, report)

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ..oci import seccomp
+from ..seccomp.allowed import compiler_filter
+from ..seccomp.library import SeccompMissing
 from .cache import Cache, Unverified
 from .compiler_process import CompilerProcess
 from .compiling import Compiling
@@ -175,7 +176,7 @@ class Aot:
 
 def _filter() -> bytes:
     try:
-        return seccomp.compiler()
-    except (seccomp.SeccompMissing, OSError) as error:
+        return compiler_filter()
+    except (SeccompMissing, OSError) as error:
         log.warning("the compiler runs without a system call filter: %s", error)
         return b""

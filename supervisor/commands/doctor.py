@@ -17,7 +17,8 @@ import workers
 from workers.confinement import landlock
 
 from .. import cgroups
-from ..oci import seccomp
+from ..seccomp.allowed import worker_filters
+from ..seccomp.library import LIBRARY, SeccompMissing
 
 
 class State(Enum):
@@ -51,7 +52,7 @@ class Host:
     cgroup: Path = Path("/sys/fs/cgroup")
     engine: Callable[[], tuple[bool, str]] = lambda: engine_version()
     landlock_abi: Callable[[], int] = landlock.abi
-    filters: Callable[[], object] = seccomp.build
+    filters: Callable[[], object] = worker_filters
     open_files: Callable[[], int] = lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
     def read(self, path: str) -> str:
@@ -189,10 +190,10 @@ def _seccomp(host: Host) -> Finding:
         return Finding("seccomp", State.MISSING, "not in the kernel", purpose, remedy)
     try:
         host.filters()
-    except seccomp.SeccompMissing as error:
+    except SeccompMissing as error:
         remedy = "apt-get install libseccomp2, or dnf install libseccomp"
         return Finding("seccomp", State.MISSING, str(error), purpose, remedy)
-    return Finding("seccomp", State.OK, f"filters, {seccomp.LIBRARY}", purpose)
+    return Finding("seccomp", State.OK, f"filters, {LIBRARY}", purpose)
 
 
 def _cgroups(host: Host) -> Finding:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from sandbox_api.errors import Internal, InvalidArgument, NotFound, ResourceExhausted, SandboxerError, Unavailable
 from workers import protocol
 
+from ..seccomp.allowed import Filters
 from .channel import HelperChannel, HelperFailed
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,7 @@ class _Start:
 class ForkserverClient:
     """Starts instances through the forkserver."""
 
-    def __init__(self, path: str, filters: Sequence[bytes]) -> None:
-        """``filters`` are seccomp programs for workers without and with a network, and names of system calls."""
+    def __init__(self, path: str, filters: Filters) -> None:
         self._filters = filters
         self._path = path
         self._helper = HelperChannel("forkserver", path, self._frame, self._lost)
@@ -111,7 +111,7 @@ class ForkserverClient:
         """Join the forkserver, or start one; None where it does not answer."""
         await self._helper.connect()
         self._welcome = asyncio.get_running_loop().create_future()
-        self._helper.send(protocol.HELLO, protocol.pack(self._filters))
+        self._helper.send(protocol.HELLO, protocol.pack(self._filters.fields()))
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 return await self._welcome

@@ -17,7 +17,7 @@ from ..ipc.forkserver import Ended, ForkserverClient
 from ..model.container import Container
 from ..model.process import Process, ProcessState
 from ..model.registry import Registry
-from ..oci.seccomp import call_name
+from ..seccomp.library import call_name
 from ..state.store import Store, StoreFailed
 from .events import TaskEvents
 from .signals import Signals

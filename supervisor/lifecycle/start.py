@@ -14,9 +14,10 @@ from ..ipc.relay import RelayClient
 from ..model.container import Container
 from ..model.process import Process
 from ..model.sandbox import Sandbox
-from ..oci import seccomp, streams, wasi
 from ..oci import spec as oci
+from ..oci import streams, wasi
 from ..oci.netns import open_netns
+from ..seccomp.profile import oci_filter
 from ..state.store import Store
 from .containers import ContainerManager
 
@@ -66,7 +67,7 @@ class Starter:
                 network=bool(netns) or not spec.private_network,
                 terminal=process.stdio.terminal,
                 memory_limit=Resources.parse(spec.resources).memory_limit or 0,
-                seccomp=seccomp.from_oci(spec.seccomp) if spec.seccomp else b"",
+                seccomp=oci_filter(spec.seccomp) if spec.seccomp else b"",
             )
             request = wasi.request(process.instance, what, context, placement)
             for pump in opened.pumps:

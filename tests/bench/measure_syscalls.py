@@ -1,4 +1,4 @@
-"""Which system calls workers make once they are shut in: what the allow list in supervisor/oci/seccomp.py comes from.
+"""Measures the system calls of confined workers, for the allow list in supervisor/seccomp/allowed.py.
 
     python -m tests.bench.measure_syscalls
 
@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from supervisor.oci import seccomp
+from supervisor.seccomp.allowed import allowed_calls
 
 from ..harness.aot import product
 from ..harness.cells import Cells
@@ -45,7 +45,7 @@ def main() -> None:
         pids = {pid: label for label, pid in _run_all(cells, Path(folder))}
         cells.close()
         calls, samples, paths = _read(traces, pids)
-    known = seccomp.allowed(network=True)
+    known = allowed_calls(network=True)
     for name, count in sorted(calls.items()):
         print(f"{'' if name in known else 'NOT ALLOWED ':12}{name:18}{count:7}  {samples[name]}")
     print(f"\nallowed and not seen here: {' '.join(sorted(known - calls.keys()))}")

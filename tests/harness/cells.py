@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.oci import seccomp
+from supervisor.seccomp.allowed import Filters, worker_filters
+from supervisor.seccomp.library import call_names
 from workers import protocol
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SIGSYS = 159
-NUMBERS = {name: number for number, name in enumerate(seccomp.call_names().decode().split("\n")) if name}
+NUMBERS = {name: number for number, name in enumerate(call_names().decode().split("\n")) if name}
 """Of system calls, by name."""
 
 
@@ -39,13 +40,13 @@ class Cells:
 
     def __init__(
         self,
-        filters: Sequence[bytes] = (b"", b"", b""),
+        filters: Filters = Filters(),  # noqa: B008
         broken_out: bool = True,
         under: Sequence[str] = (),
         program: str = "workers.forkserver",
         path: Path = ROOT,
     ) -> None:
-        """``filters`` as for HELLO; with ``broken_out`` tries run at the guest's place, and else real guests.
+        """With ``broken_out`` tries run at the guest's place, and else real guests.
 
         ``under`` is a command that runs it, such as strace; ``program`` another forkserver, to be found on ``path``.
         """
@@ -64,7 +65,7 @@ class Cells:
         self._instance = 0
         self._module = Path(self._folder.name, "module")
         self._module.write_bytes(b"\0asm\1\0\0\0")
-        protocol.send(self._socket, protocol.HELLO, protocol.pack(list(filters)))
+        protocol.send(self._socket, protocol.HELLO, protocol.pack(filters.fields()))
         self._next(protocol.WELCOME)
 
     @property
@@ -160,8 +161,7 @@ class Worker:
 
 def shut(broken_out: bool = True) -> Cells:
     """Cells with both walls."""
-    filters = seccomp.build()
-    return Cells((filters.without_network, filters.with_network, filters.names), broken_out)
+    return Cells(worker_filters(), broken_out)
 
 
 def refused(outcome: Outcome) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.oci import seccomp
+from supervisor.seccomp.profile import NEEDED, oci_filter
 
 from ..harness.aot import product
 from ..harness.cells import NUMBERS, SIGSYS, Cells, forbidden, refused, shut
@@ -132,7 +132,7 @@ def test_a_guest_with_a_network(guests: Cells, kind: str) -> None:
 
 def test_a_profile_narrows_the_cell(cells: Cells, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    profile = seccomp.from_oci(
+    profile = oci_filter(
         {
             "defaultAction": "SCMP_ACT_ALLOW",
             "syscalls": [{"names": ["renameat"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOTSUP}],
@@ -143,21 +143,21 @@ def test_a_profile_narrows_the_cell(cells: Cells, tmp_path: Path) -> None:
 
 
 def test_a_profile_does_not_widen_it(cells: Cells) -> None:
-    profile = seccomp.from_oci({"defaultAction": "SCMP_ACT_ALLOW"})
+    profile = oci_filter({"defaultAction": "SCMP_ACT_ALLOW"})
     forbidden(cells.run("exec", "/bin/true", seccomp=profile), "execve")
     forbidden(cells.run("call", str(NUMBERS["seccomp"]), "1", "0", "@", seccomp=profile), "seccomp")
     refusing = {"names": ["execve"], "action": "SCMP_ACT_ERRNO"}
-    profile = seccomp.from_oci({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refusing]})
+    profile = oci_filter({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refusing]})
     forbidden(cells.run("exec", "/bin/true", seccomp=profile), "execve")
 
 
 @KINDS
 def test_guests_run_with_a_profile_that_denies_by_default(guests: Cells, tmp_path: Path, kind: str) -> None:
-    profile = seccomp.from_oci(
+    profile = oci_filter(
         {
             "defaultAction": "SCMP_ACT_ERRNO",
             "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
-            "syscalls": [{"names": seccomp.NEEDED.split(), "action": "SCMP_ACT_ALLOW"}],
+            "syscalls": [{"names": NEEDED, "action": "SCMP_ACT_ALLOW"}],
         }
     )
     outcome = guests.run("x", "none", module=module("traps", kind), seccomp=profile)

@@ -231,6 +231,16 @@ def test_no_machine_code_is_made_in_memory(cells: Cells) -> None:
     forbidden(cells.run("turn_into_code"), "mprotect")
 
 
+@pytest.mark.parametrize("suffix", ["wasm", "so"])
+def test_no_machine_code_is_mapped_from_a_file(cells: Cells, folders: list[tuple[Path, bool]], suffix: str) -> None:
+    """A compiled guest's filter allows it while its module is loaded, and no longer."""
+    module = folders[0][0] / f"module.{suffix}"
+    module.write_bytes(b"\0asm\1\0\0\0")
+    forbidden(cells.run("map_code", "code", module=module, folders=folders), "mmap")
+    call = ("call", str(NUMBERS["seccomp"]), "1", "0", "@")
+    forbidden(cells.run(*call, module=module, folders=folders), "seccomp")
+
+
 def test_another_abi_of_the_machine_is_forbidden(cells: Cells) -> None:
     if os.uname().machine != "x86_64":
         pytest.skip("x32 is an ABI of x86_64")

@@ -14,6 +14,7 @@ from supervisor.lifecycle.events import TaskEvents
 from supervisor.lifecycle.preparations import Preparations
 from supervisor.lifecycle.signals import Signals
 from supervisor.model.registry import Registry
+from supervisor.seccomp.allowed import Filters
 from supervisor.services.sandboxes import SandboxService
 from supervisor.services.tasks import TaskService
 from supervisor.state.store import Store
@@ -30,7 +31,7 @@ class Parts:
         self.folder = folder
         self.registry = Registry()
         self.store = Store(str((state or folder) / "state.db"))
-        forkserver = ForkserverClient(str(folder / "forkserver.sock"), [])
+        forkserver = ForkserverClient(str(folder / "forkserver.sock"), Filters())
         relay = RelayClient(str(folder / "relay.sock"))
         signals = Signals(self.store, forkserver)
         containers = ContainerManager(str(folder), self.registry, self.store, cgroups.detect())

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from supervisor.commands import doctor as module
 from supervisor.commands.doctor import Finding, Host, State, doctor, examine, table
-from supervisor.oci.seccomp import SeccompMissing
+from supervisor.seccomp.library import SeccompMissing
 
 ALL_CAPABILITIES = "CapEff:\t000001ffffffffff"
 

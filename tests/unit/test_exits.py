@@ -28,6 +28,7 @@ from supervisor.model.process import Process, ProcessState
 from supervisor.model.registry import Registry
 from supervisor.model.sandbox import Sandbox
 from supervisor.oci.rootfs import MountPlan
+from supervisor.seccomp.allowed import Filters
 from supervisor.state.store import Recorded, Store
 
 from .disk import Disk, disk
@@ -82,7 +83,7 @@ class Scene:
             self.registry.add(sandbox, container)
         self.standin = StandIn()
         self.published = Published()
-        self.forkserver = ForkserverClient(f"{small.folder}/forkserver.sock", [])
+        self.forkserver = ForkserverClient(f"{small.folder}/forkserver.sock", Filters())
         signals = Signals(self.store, self.forkserver)
         self.exits = ExitRecorder(self.registry, self.store, self.forkserver, TaskEvents(self.published), signals)
         self.orphans = Orphans(self.registry, self.forkserver)

@@ -1,1 +1,1 @@
-"""Everything a worker gives up before it looks at the guest's module: user, Landlock, seccomp."""
+"""The walls around a worker: user and capabilities, Landlock, seccomp."""

@@ -1,4 +1,4 @@
-"""What a worker gives up before it looks at the guest's module. Every step here is one way."""
+"""The steps by which a worker gives up its privileges before it reads the guest's module. None can be undone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import struct
 
 from .. import linux
 from ..calls.call_list import NEGATIVE
+from ..protocol import NATIVE, WASM
 from .landlock import Landlock
 from .seccomp import Filter, Reporter
 
@@ -20,8 +21,8 @@ _CAPABILITY_VERSION_3 = 0x20080522
 def drop_bounding_set() -> None:
     """Empty the capability bounding set (capabilities(7)).
 
-    It matters at exec only, and neither forkserver nor worker execs: so the forkserver does it once,
-    and its forks inherit it for nothing. Raises ``OSError``.
+    The forkserver does it once and its forks inherit it: the set matters at exec only, and none of them execs.
+    Raises ``OSError``.
     """
     with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
         last = int(file.read())
@@ -29,10 +30,10 @@ def drop_bounding_set() -> None:
         linux.prctl(linux.PR_CAPBSET_DROP, capability)
 
 
-def become(calls: CallList, uid: int, gid: int, groups: list[int], stage: int = 0) -> None:
+def drop_privileges(calls: CallList, uid: int, gid: int, groups: list[int], stage: int = 0) -> None:
     """Become the container's user, with no capability in any set and no way to gain one.
 
-    no_new_privs bars exec from giving any back; who is not dumpable cannot be traced by the same user's
+    no_new_privs bars exec from giving any back. A process that is not dumpable cannot be traced by the same user's
     other processes, and leaves no core.
     """
     for name, arguments in (
@@ -48,15 +49,24 @@ def become(calls: CallList, uid: int, gid: int, groups: list[int], stage: int = 
 
 
 class Confinement:
-    """What a worker is shut into, once for all the workers of a forkserver."""
+    """The walls around a worker; one object serves all workers of a forkserver."""
 
-    __slots__ = ("_alone", "_landlock", "_networked", "_reporter")
+    __slots__ = ("_landlock", "_no_new_code", "_reporter", "_with_network", "_without_network")
 
-    def __init__(self, alone: bytes = b"", networked: bytes = b"", names: bytes = b"") -> None:
-        """The seccomp filters for workers without and with a network, and the names of system calls."""
+    def __init__(
+        self,
+        interpreted_without_network: bytes = b"",
+        interpreted_with_network: bytes = b"",
+        compiled_without_network: bytes = b"",
+        compiled_with_network: bytes = b"",
+        no_new_code: bytes = b"",
+        names: bytes = b"",
+    ) -> None:
+        """Take the seccomp filters, empty where there are none, and the names of all system calls by number."""
         self._landlock = Landlock()
-        self._alone = Filter(alone)
-        self._networked = Filter(networked)
+        self._without_network = {WASM: Filter(interpreted_without_network), NATIVE: Filter(compiled_without_network)}
+        self._with_network = {WASM: Filter(interpreted_with_network), NATIVE: Filter(compiled_with_network)}
+        self._no_new_code = Filter(no_new_code)
         self._reporter = Reporter(names)
 
     @property
@@ -64,14 +74,20 @@ class Confinement:
         """Landlock's ABI on this kernel; 0 where there is none."""
         return self._landlock.abi
 
-    def shut(
+    def enter(
         self, calls: CallList, request: StartRequest, module: int, preopens: list[int], pid: Data, stage: int
     ) -> None:
-        """Leave the process the module, its preopens and the system calls of a guest, for good. Its ``pid`` lies there.
+        """Leave the process the module, its preopens and a guest's system calls, for good. Its ``pid`` lies there.
 
         The spec's own filter goes first: the worker's would not let another be installed.
         """
         folders = [(fd, preopen.readonly) for preopen, fd in zip(request.preopens, preopens, strict=True)]
         self._landlock.restrict(calls, folders, [module], request.network, stage)
         Filter(request.seccomp).install(calls, pid, stage)
-        (self._networked if request.network else self._alone).install(calls, pid, stage)
+        filters = self._with_network if request.network else self._without_network
+        filters[request.module_kind].install(calls, pid, stage)
+
+    def forbid_new_code(self, calls: CallList, request: StartRequest, pid: Data, stage: int) -> None:
+        """Forbid to map machine code, once the module is loaded. An interpreted guest's filter already does."""
+        if request.module_kind == NATIVE:
+            self._no_new_code.install(calls, pid, stage)

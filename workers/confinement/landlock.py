@@ -1,8 +1,8 @@
 """Landlock (landlock(7)): a worker reaches the folders and files it was given, and nothing else of the machine.
 
-Rules are made from descriptors, so no path is resolved. What was opened before stays as usable as it was:
-streams need no rule. A kernel denies what is handled and has no rule; what an older kernel cannot handle
-it leaves open, which is why ``doctor`` and the log name the ABI.
+Rules are made from descriptors, so no path is resolved. Descriptors opened before stay usable: streams need no rule.
+The kernel denies each right that is handled and has no rule. An older kernel does not know all rights and leaves the
+others open, which is why ``doctor`` and the log name the ABI.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def abi() -> int:
 
 
 class Landlock:
-    """What a worker needs to shut itself in."""
+    """The rule sets of workers, by the kernel's ABI."""
 
     __slots__ = ("_alone", "_networked", "_readable", "_writable", "abi")
 

@@ -1,13 +1,12 @@
-"""seccomp (seccomp(2)): the system calls that are left to a worker, and the end of one that makes another.
+"""seccomp (seccomp(2)): installs a worker's filters, and names the forbidden call that ends one.
 
-The filters arrive as finished programs: they are built in the supervisor (``supervisor/oci/seccomp.py``).
+The supervisor builds the filters (``supervisor/seccomp/``); they arrive as finished programs.
 
 A forbidden call is never carried out. It traps, and the handler below, which the forkserver sets up once for
-all its forks, names the call and ends the process by SIGSYS. A plain kill would leave nobody to name it. The
-kernel sees to the rest: from the first trap on SIGSYS is blocked and back at its default (SA_RESETHAND), and no
-allowed call sets it, blocks it or returns from its handler. So every way on from the first trap but one ends in
-a second, which is deadly: a guest that had rewritten the handler in its memory beforehand, and jumps out of it,
-gets away with one call refused. It dies of the next.
+all its forks, names the call and ends the process by SIGSYS; a plain kill would leave nobody to name it. From the
+first trap on SIGSYS is blocked and back at its default (SA_RESETHAND), and no allowed call sets it, blocks it or
+returns from its handler. So a second trap kills, whatever the handler was made into: a guest that rewrote it in its
+memory and jumps out of it has one call refused, and dies of the next.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class Filter:
         self._pid = code.find(OWN_PID.to_bytes(4, sys.byteorder))  # -1 where it is not there
 
     def install(self, calls: CallList, pid: Data, stage: int = 0) -> None:
-        """Confine the process, whose pid lies there, for good. Needs no_new_privs."""
+        """Install it for good in the process whose ``pid`` lies there. Needs no_new_privs."""
         if not self._code:
             return
         code = calls.data(self._code)
@@ -86,7 +85,7 @@ class Reporter:
     def _report(self, _number: int, info: int, _context: int) -> None:
         try:
             trap = _Trap.from_address(info)
-            if trap.code == _SYS_SECCOMP:  # and not from somebody's kill(2)
+            if trap.code == _SYS_SECCOMP:  # and no kill(2)
                 name = self._name(trap.call) if trap.arch == _ARCH else b"of a foreign architecture"
                 # Not where it would block: a full pipe must not keep the process alive.
                 poll = select.poll()
@@ -94,7 +93,7 @@ class Reporter:
                 if poll.poll(0):
                     posix.write(2, b"wasm-sandboxer: forbidden system call %s (%d)\n" % (name, trap.call))
                 linux.prctl(linux.PR_SET_NAME, b"%s%d" % (_EPITAPH, trap.call))
-        except Exception:  # nobody is left to hear of it
+        except Exception:  # there is no one to tell
             pass
         finally:
             _signal.raise_signal(_SIGSYS)  # pending until this returns, which is forbidden, too (rt_sigreturn)
@@ -104,10 +103,10 @@ class Reporter:
         return names[call] if 0 <= call < len(names) and names[call] else b"unknown"
 
 
-def last_call(pid: int) -> int:
-    """The forbidden call of which a child, not yet waited for, has died; -1 where it does not say.
+def forbidden_call(pid: int) -> int:
+    """The number of the forbidden call that ended a child, not yet waited for; -1 where it does not say.
 
-    It is the guest's word: a guest that has broken out can set any number.
+    A guest that has broken out can set any number.
     """
     try:
         fd = posix.open(f"/proc/{pid}/comm", posix.O_RDONLY | posix.O_CLOEXEC)

@@ -1,0 +1,185 @@
+"""The allow lists: which system calls a worker may make, and which the compiler.
+
+The workers' list is measured. "Seen" is what tests/bench/measure_syscalls.py saw libwasmedge 0.14, compiled modules,
+glibc and the worker's last steps use while the conformance guests ran. "Kin" are other ways of the same, which another
+libc, architecture or kernel takes. Any other call ends the guest.
+"""
+
+from __future__ import annotations
+
+import errno
+import platform
+from dataclasses import dataclass
+
+from workers.protocol import OWN_PID
+
+from .library import ALLOW, ERRNO, TRAP, FilterBuilder, call_names, low
+
+_FILES_SEEN = """
+    openat close fstat newfstatat faccessat2 dup lseek
+    read readv pread64 preadv write writev pwritev
+    ftruncate fallocate fadvise64 fsync fdatasync utimensat
+    mkdirat unlinkat renameat linkat symlinkat readlinkat getdents64
+"""  # WASI's files and folders, relative to descriptors; the module and preopens under /proc/self/fd
+_FILES_KIN = "faccessat renameat2 pwrite64 statx dup3"
+
+_WAITING_SEEN = """
+    epoll_create1 epoll_ctl epoll_wait timerfd_create timerfd_settime poll
+    clock_gettime clock_getres sched_yield
+"""  # poll_oneoff, clocks; poll is the reporter's and the resolver's
+_WAITING_KIN = """
+    epoll_pwait epoll_pwait2 ppoll nanosleep clock_nanosleep restart_syscall gettimeofday time getrandom
+"""  # restart_syscall is the kernel's, after a pause; clocks are calls without a vDSO; getrandom without RDRAND
+
+_MEMORY_SEEN = "brk munmap futex"  # malloc and linear memory (mmap and mprotect are below); C++ one-time set-up
+_MEMORY_KIN = "mremap madvise"
+
+# The end; abort() and proc_raise; how full a stream is (poll_oneoff asks any)
+_ENDING_SEEN = "exit_group getpid gettid getsockopt"
+_ENDING_KIN = "exit"
+
+_ALWAYS = (
+    f"{_FILES_SEEN} {_FILES_KIN} {_WAITING_SEEN} {_WAITING_KIN} {_MEMORY_SEEN} {_MEMORY_KIN} "
+    f"{_ENDING_SEEN} {_ENDING_KIN}"
+).split()
+
+_NETWORK_SEEN = """
+    bind connect listen accept sendmsg recvmsg sendto recvfrom shutdown setsockopt getsockname getpeername uname
+"""  # WasmEdge's sockets, and getaddrinfo (uname, too); socket is below
+_NETWORK_KIN = "accept4 sendmmsg recvmmsg"
+_NETWORK = f"{_NETWORK_SEEN} {_NETWORK_KIN}".split()
+
+# Allowed by one argument: (argument, values).
+_SIGBUS, _SIGFPE, _SIGSEGV, _SIGPIPE = 7, 8, 11, 13
+_SIG_BLOCK, _SIG_UNBLOCK, _SIG_SETMASK = 0, 1, 2
+_F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
+_TCGETS, _TIOCOUTQ, _FIONREAD = 0x5401, 0x5411, 0x541B
+_PR_SET_NAME = 15
+_BY_ARGUMENT = {
+    "rt_sigaction": (0, (_SIGBUS, _SIGFPE, _SIGSEGV, _SIGPIPE)),  # AOT traps; the worker's last step. Never SIGSYS
+    "rt_sigprocmask": (0, (_SIG_UNBLOCK,)),  # a trap's own
+    "tgkill": (0, (OWN_PID,)),  # abort() and proc_raise; the worker puts its pid in
+    "prctl": (0, (_PR_SET_NAME,)),  # the reporter's
+    "ioctl": (1, (_TCGETS, _TIOCOUTQ, _FIONREAD)),  # isatty, poll_oneoff. Never TIOCSTI
+    # Never F_SETOWN, by which SIGIO reaches other processes.
+    "fcntl": (1, (_F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC)),
+}
+_PROT_WRITE, _PROT_EXEC, _MAP_ANONYMOUS = 2, 4, 0x20
+_SECCOMP_SET_MODE_FILTER = 1
+
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
+
+# The compiler's: "seen" with libLLVM 19 and its lld, at every level.
+_COMPILER_SEEN = """
+    access brk close exit exit_group fstat ftruncate futex getcwd ioctl lseek madvise mmap mprotect munmap newfstatat
+    openat pread64 read rename rseq rt_sigaction rt_sigprocmask sched_getaffinity set_robust_list sigaltstack unlink
+    write writev
+"""
+_COMPILER_KIN = """
+    clock_gettime faccessat faccessat2 fallocate fcntl fstatfs getpid getrandom gettid gettimeofday getrusage
+    mremap pwrite64 readlink readlinkat renameat renameat2 restart_syscall rt_sigreturn sched_yield statfs statx
+    sysinfo tgkill uname unlinkat
+"""
+_CLONE_THREAD = 0x10000
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """The programs that the forkserver is given once, in the order of HELLO. Empty ones stand for no filter."""
+
+    interpreted_without_network: bytes = b""
+    """An interpreted guest maps no machine code at all."""
+    interpreted_with_network: bytes = b""
+    compiled_without_network: bytes = b""
+    """A compiled module is mapped from its file; after that ``no_new_code`` is put on top."""
+    compiled_with_network: bytes = b""
+    no_new_code: bytes = b""
+    """Forbids to map machine code from now on, and any further filter."""
+    names: bytes = b""
+    """As of ``call_names``."""
+
+    def fields(self) -> list[bytes]:
+        """The fields of HELLO."""
+        return [
+            self.interpreted_without_network,
+            self.interpreted_with_network,
+            self.compiled_without_network,
+            self.compiled_with_network,
+            self.no_new_code,
+            self.names,
+        ]
+
+
+def worker_filters(machine: str = platform.machine()) -> Filters:
+    """Build the workers' filters for this machine. Raises ``SeccompMissing``."""
+    return Filters(
+        _worker(machine, compiled=False, network=False),
+        _worker(machine, compiled=False, network=True),
+        _worker(machine, compiled=True, network=False),
+        _worker(machine, compiled=True, network=True),
+        _no_new_code(machine),
+        call_names(machine),
+    )
+
+
+def compiler_filter(machine: str = platform.machine()) -> bytes:
+    """Build the filter of the compiler's process (``workers/compiler.py``). Raises ``SeccompMissing``.
+
+    What it forbids fails with EPERM and does not kill: another LLVM may ask for something it can do without.
+    """
+    with FilterBuilder(ERRNO | errno.EPERM, machine) as builder:
+        for name in f"{_COMPILER_SEEN} {_COMPILER_KIN}".split():
+            builder.rule(ALLOW, name)
+        # Threads, but no processes. The C library takes clone() where there is no clone3(), whose flags cannot be seen.
+        builder.rule(ALLOW, "clone", low(0, _CLONE_THREAD, _CLONE_THREAD))
+        builder.rule(ERRNO | errno.ENOSYS, "clone3")
+        return builder.program()
+
+
+def allowed_calls(network: bool) -> frozenset[str]:
+    """The calls that a guest may make, some only with certain arguments."""
+    names = {*_ALWAYS, *_BY_ARGUMENT, "mmap", "mprotect"}
+    return frozenset(names | {*_NETWORK, "socket"} if network else names)
+
+
+def _worker(machine: str, compiled: bool, network: bool) -> bytes:
+    with FilterBuilder(TRAP, machine) as builder:
+        for name in _ALWAYS:
+            builder.rule(ALLOW, name)
+        for name, (argument, values) in _BY_ARGUMENT.items():
+            for value in values:
+                builder.rule(ALLOW, name, low(argument, value))
+        builder.rule(ALLOW, "mprotect", low(2, 0, _PROT_EXEC))
+        builder.rule(ALLOW, "mmap", low(2, 0, _PROT_EXEC))
+        if compiled:
+            # Machine code comes from a file and is never writable; the filter on top ends this once it is loaded.
+            builder.rule(ALLOW, "mmap", low(2, 0, _PROT_WRITE), low(3, 0, _MAP_ANONYMOUS))
+            builder.rule(ALLOW, "seccomp", low(0, _SECCOMP_SET_MODE_FILTER), low(1, 0))
+        # Blocking signals does nothing and says it has: fork() and its like block them first, and a SIGSYS that is
+        # blocked kills before its handler has named the call.
+        for how in (_SIG_BLOCK, _SIG_SETMASK):
+            builder.rule(ERRNO, "rt_sigprocmask", low(0, how))
+        if network:
+            _allow_network(builder)
+        return builder.program()
+
+
+def _allow_network(builder: FilterBuilder) -> None:
+    for name in _NETWORK:
+        builder.rule(ALLOW, name)
+    for family in (_AF_INET, _AF_INET6):
+        for kind in (_SOCK_STREAM, _SOCK_DGRAM):
+            builder.rule(ALLOW, "socket", low(0, family), low(1, kind, _SOCK_TYPE_MASK))
+    # Refused, and no more: the resolver tries both and goes on. A Unix socket would reach every service of the
+    # host that trusts the user: no path, and before ABI 6 no abstract name, is any of Landlock's business.
+    for family in (_AF_UNIX, _AF_NETLINK):
+        builder.rule(ERRNO | errno.EAFNOSUPPORT, "socket", low(0, family))
+
+
+def _no_new_code(machine: str) -> bytes:
+    with FilterBuilder(ALLOW, machine) as builder:
+        for name in ("mmap", "mprotect"):
+            builder.rule(TRAP, name, low(2, _PROT_EXEC, _PROT_EXEC))
+        builder.rule(TRAP, "seccomp")
+        return builder.program()

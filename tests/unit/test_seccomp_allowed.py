@@ -1,0 +1,114 @@
+"""The workers' filters, judged by running them."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import asdict
+
+import pytest
+
+from supervisor.seccomp.allowed import Filters, allowed_calls, worker_filters
+from workers.confinement.seccomp import Filter
+from workers.protocol import OWN_PID
+
+from .bpf import ALLOW, ERRNO, HIGH, I386, MACHINES, TRAP, numbers, verdict
+
+
+@pytest.fixture(params=list(MACHINES))
+def machine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def programs(filters: Filters) -> dict[str, bytes]:
+    """All four that a worker may begin with, by name."""
+    return {name: program for name, program in asdict(filters).items() if name.endswith("_network")}
+
+
+def test_what_is_on_the_list_is_allowed_and_nothing_else(machine: str) -> None:
+    calls = numbers(machine)
+    assert len(calls) > 300
+    for which, program in programs(worker_filters(machine)).items():
+        by_argument = {"rt_sigaction": (11,), "tgkill": (OWN_PID,), "ioctl": (0, 0x541B), "prctl": (15,)}
+        by_argument |= {"socket": (2, 1), "rt_sigprocmask": (1,), "seccomp": (1, 0)}
+        allowed = {
+            name
+            for name, number in calls.items()
+            if verdict(program, number, *by_argument.get(name, ()), arch=MACHINES[machine]) == ALLOW
+        }
+        stacking = {"seccomp"} if which.startswith("compiled") else set()
+        assert allowed == (allowed_calls(which.endswith("with_network")) & calls.keys()) | stacking
+
+
+def test_the_other_abis_of_a_machine_trap() -> None:
+    filters = worker_filters("x86_64")
+    for program in (*programs(filters).values(), filters.no_new_code):
+        assert verdict(program, 3, arch=I386) == TRAP
+    assert verdict(filters.interpreted_without_network, 0x40000000) == TRAP
+    assert verdict(filters.interpreted_without_network, -1) == TRAP
+    assert verdict(worker_filters("aarch64").interpreted_without_network, 63, arch=0x40000028) == TRAP
+
+
+def test_arguments_are_judged_by_what_the_kernel_looks_at(machine: str) -> None:
+    filters = worker_filters(machine)
+    calls = numbers(machine)
+
+    def says(name: str, *arguments: int, network: bool = False) -> int:
+        program = filters.interpreted_with_network if network else filters.interpreted_without_network
+        return verdict(program, calls[name], *arguments, arch=MACHINES[machine])
+
+    for sign in (7, 8, 11, 13):
+        assert says("rt_sigaction", sign) == says("rt_sigaction", sign | HIGH) == ALLOW
+    for sign in (6, 15, 31, 31 | HIGH, 64):
+        assert says("rt_sigaction", sign) == TRAP
+    assert says("rt_sigprocmask", 1) == ALLOW
+    assert says("rt_sigprocmask", 0) == says("rt_sigprocmask", 2) == ERRNO
+    assert says("tgkill", 1) == says("tgkill", -1) == TRAP
+    assert says("mmap", 0, 1, 3, 0x22) == says("mmap", 0, 1, 3, 0x02) == ALLOW
+    assert says("mprotect", 0, 1, 3) == ALLOW
+    assert says("socket", 2, 1) == TRAP
+    for family in (2, 10):
+        assert says("socket", family, 1, network=True) == ALLOW
+        assert says("socket", family | HIGH, 2 | 0o2000000, network=True) == ALLOW
+        assert says("socket", family, 3, network=True) == TRAP
+    assert says("socket", 1, 1, network=True) == ERRNO | errno.EAFNOSUPPORT
+    assert says("socket", 16, 3, network=True) == ERRNO | errno.EAFNOSUPPORT
+    assert says("socket", 17, 3, network=True) == says("socket", 38, 5, network=True) == TRAP
+
+
+def test_machine_code_is_mapped_from_a_compiled_modules_file_alone_and_only_while_it_is_loaded(machine: str) -> None:
+    filters = worker_filters(machine)
+    calls = numbers(machine)
+    anonymous, from_file = 0x22, 0x02
+    for which, program in programs(filters).items():
+
+        def says(name: str, *arguments: int, program: bytes = program) -> int:
+            return verdict(program, calls[name], *arguments, arch=MACHINES[machine])
+
+        for protection in (4, 5, 7, 5 | HIGH):
+            assert says("mmap", 0, 1, protection, anonymous) == TRAP
+            assert says("mprotect", 0, 1, protection) == TRAP
+            assert says("mprotect", 0, 1, protection, program=filters.no_new_code) == TRAP
+            assert says("mmap", 0, 1, protection, from_file, program=filters.no_new_code) == TRAP
+        assert says("mmap", 0, 1, 7, from_file) == TRAP
+        assert says("mmap", 0, 1, 5, from_file) == (ALLOW if which.startswith("compiled") else TRAP)
+        for other in ("pkey_mprotect", "remap_file_pages", "shmat", "memfd_create", "execve", "execveat", "uselib"):
+            if other in calls:
+                assert says(other, 0, 1, 4) == TRAP
+    for name in ("read", "mmap", "mprotect", "openat"):
+        assert verdict(filters.no_new_code, calls[name], 0, 1, 3, arch=MACHINES[machine]) == ALLOW
+    assert verdict(filters.no_new_code, calls["seccomp"], 1, 0, arch=MACHINES[machine]) == TRAP
+
+
+def test_a_compiled_guest_may_only_add_a_filter_without_flags(machine: str) -> None:
+    calls = numbers(machine)
+    program = worker_filters(machine).compiled_without_network
+    assert verdict(program, calls["seccomp"], 1, 0, arch=MACHINES[machine]) == ALLOW
+    for operation, flags in ((0, 0), (1, 8), (2, 0), (3, 0)):  # flag 8 makes a listener
+        assert verdict(program, calls["seccomp"], operation, flags, arch=MACHINES[machine]) == TRAP
+
+
+def test_a_worker_puts_its_pid_in() -> None:
+    for program in programs(worker_filters()).values():
+        assert program.count(OWN_PID.to_bytes(4, "little")) == 1
+    with pytest.raises(ValueError, match="no seccomp filter"):
+        Filter(b"12345")
