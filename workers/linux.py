@@ -74,12 +74,12 @@ def _clone_arguments() -> bytes:
 
     As the C library's own fork does, it has the kernel put the child's thread id where that library keeps it.
     """
-    bind = ctypes.c_void_p()
-    if _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(bind), 0, 0, 0) != 0 or not bind.value:
+    place = ctypes.c_void_p()
+    if _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(place), 0, 0, 0) != 0 or not place.value:
         return b""
     if _syscall(_CLONE3, None, 0) != -1 or ctypes.get_errno() != errno.EINVAL:  # ENOSYS: an old kernel, or a container
         return b""
-    return struct.pack("8Q", _CLONE_CHILD_CLEARTID | _CLONE_CHILD_SETTID, 0, bind.value, 0, _QUEUED, 0, 0, 0)
+    return struct.pack("8Q", _CLONE_CHILD_CLEARTID | _CLONE_CHILD_SETTID, 0, place.value, 0, _QUEUED, 0, 0, 0)
 
 
 _CLONE = _clone_arguments()
