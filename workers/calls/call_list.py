@@ -136,7 +136,7 @@ class CallList:
         """Add a row of 64-bit numbers and pointers."""
         places = [self.data(word) if isinstance(word, bytes) else word for word in words]
         offset = len(self._data)
-        values = [self._word(self._data, offset + 8 * i, bind) for i, bind in enumerate(places)]
+        values = [self._word(self._data, offset + 8 * i, place) for i, place in enumerate(places)]
         self._data += struct.pack(f"<{len(values)}Q", *values)
         return Data(offset)
 
@@ -239,8 +239,8 @@ def _function(address: int, result: type, *arguments: type) -> Callable[..., int
     return function
 
 
-def _peek(bind: int) -> int:
-    value: int = c_uint64.from_address(bind).value
+def _peek(place: int) -> int:
+    value: int = c_uint64.from_address(place).value
     return value
 
 

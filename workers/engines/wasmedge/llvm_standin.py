@@ -129,9 +129,9 @@ class _Maker:
         dynamic += [(_SYMENT, _SYMBOL.size), (_VERSYM, versym), (_VERDEF, verdef), (_VERDEFNUM, 2), (0, 0)]
         section = b"".join(struct.pack("<QQ", *pair) for pair in dynamic)
         objects = data + len(section)
-        for i, ((_, kind), bind) in enumerate(zip(symbols, places[2:], strict=True), 1):
+        for i, ((_, kind), place) in enumerate(zip(symbols, places[2:], strict=True), 1):
             value = code if kind == _FUNC else objects
-            _SYMBOL.pack_into(self._body, symtab + _SYMBOL.size * i, bind, _GLOBAL | kind, 0, 1, value, 0)
+            _SYMBOL.pack_into(self._body, symtab + _SYMBOL.size * i, place, _GLOBAL | kind, 0, 1, value, 0)
         read = len(self._body)
         segments = (
             (_LOAD, _READ | _EXECUTE, 0, 0, 0, read, read, _PAGE),
