@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from .errors import ResourceExhausted, Unavailable
 
 Handler = Callable[[str, bytes], Coroutine[Any, Any, bytes]]
 """A method: the caller's namespace and the encoded request in, the encoded response out."""
+
+
+class Kind(Enum):
+    """What a method does, which decides whether its calls are dropped with their callers, and when they are refused."""
+
+    READ = "read"
+    """Changes nothing: dropped with its caller, and answered under any load."""
+    WAIT = "wait"
+    """A read that is answered when something ends: the next supervisor can begin it again."""
+    CHANGE = "change"
+    """Runs to its end, even when the caller goes away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method as the servers see it."""
+
+    name: str
+    handler: Handler
+    kind: Kind
+
+
+Methods = Mapping[tuple[str, str], Method]
+"""Methods by the names of their service and their own."""
 
 DEFAULT_NAMESPACE = "default"
 
@@ -35,42 +61,29 @@ async def all_done() -> None:
         await asyncio.wait(_under_way)
 
 
-def abandonable(method: str) -> bool:
-    """Whether it only waits: it may be dropped with its caller, and begun again."""
-    return method == "Wait"
-
-
-_READS = frozenset({"Wait", "Status", "State", "Platform", "Connect", "Pids", "Stats", "Metrics"})
-"""Methods that change nothing: they may be dropped with their caller, and are answered under any load."""
-
 MAX_CHANGES = 2048
 """Calls that change something and may be under way at once. More are refused at once, not queued."""
 
 
-def read_only(method: str) -> bool:
-    """Whether it changes nothing, and may be dropped with its caller."""
-    return method in _READS
+def begin(method: Method, namespace: str, payload: bytes) -> asyncio.Task[bytes]:
+    """Begin a method. A change is not to be cancelled: stopped half-way, it would leave a mess behind.
 
-
-def begin(method: str, handler: Handler, namespace: str, payload: bytes) -> asyncio.Task[bytes]:
-    """Begin a method. What is not ``read_only`` is not to be cancelled.
-
-    A change of state that stopped half-way because a client vanished would leave a mess behind.
     Raises ``ResourceExhausted`` where too much is under way, ``Unavailable`` where we are ending.
     """
-    if method not in _READS and _ending.is_set():
+    changes = method.kind is Kind.CHANGE
+    if changes and _ending.is_set():
         raise ending()
-    if method not in _READS and len(_under_way) >= MAX_CHANGES:
-        raise ResourceExhausted(f"{method}: {MAX_CHANGES} calls are under way: try again later")
-    task = asyncio.get_running_loop().create_task(handler(namespace, payload))
-    if method not in _READS:
+    if changes and len(_under_way) >= MAX_CHANGES:
+        raise ResourceExhausted(f"{method.name}: {MAX_CHANGES} calls are under way: try again later")
+    task = asyncio.get_running_loop().create_task(method.handler(namespace, payload))
+    if changes:
         _under_way.add(task)
         task.add_done_callback(_forget)
     return task
 
 
-def run(method: str, handler: Handler, namespace: str, payload: bytes) -> Awaitable[bytes]:
+def run(method: Method, namespace: str, payload: bytes) -> Awaitable[bytes]:
     """Run a method for a caller that may go away. Raises ``ResourceExhausted`` where too much is under way."""
-    if method in _READS:
-        return handler(namespace, payload)
-    return asyncio.shield(begin(method, handler, namespace, payload))
+    if method.kind is not Kind.CHANGE:
+        return method.handler(namespace, payload)
+    return asyncio.shield(begin(method, namespace, payload))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any
 
 import grpc
@@ -19,10 +19,6 @@ SANDBOX_SERVICE = "containerd.services.sandbox.v1.Controller"
 NAMESPACE_KEY = "containerd-namespace"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
-Methods = Mapping[tuple[str, str], calls.Handler]
-"""Handlers by service and method name."""
-
-
 STOP_SECONDS = 20.0
 """How long calls under way may take to be answered once the server stops; less than systemd waits for us."""
 
@@ -33,11 +29,11 @@ SENT_SECONDS = 0.05
 class Server:
     """A server of these methods, on addresses that are given to ``inner``."""
 
-    def __init__(self, methods: Methods) -> None:
+    def __init__(self, methods: calls.Methods) -> None:
         # ttrpc's bound on a message is this one's, too.
         self.inner = grpc.aio.server(options=[("grpc.max_receive_message_length", 4 << 20)])
         self.inner.add_generic_rpc_handlers((_Router(methods, self),))
-        self._answering: dict[asyncio.Task[Any], str] = {}
+        self._answering: dict[asyncio.Task[Any], calls.Kind] = {}
         self._let_go_of: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
@@ -56,12 +52,12 @@ class Server:
         await asyncio.sleep(SENT_SECONDS)
 
     def _let_go(self, only_waits: bool) -> None:
-        for answering, name in self._answering.items():
-            if calls.abandonable(name) or not only_waits:
+        for answering, kind in self._answering.items():
+            if kind is calls.Kind.WAIT or not only_waits:
                 self._let_go_of.add(answering)
                 answering.cancel()
 
-    def behaviour(self, name: str, handler: calls.Handler) -> Any:
+    def behaviour(self, method: calls.Method) -> Any:
         """How this method is served: by one coroutine in gRPC's own task, since a pending Wait keeps all there is."""
 
         async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
@@ -71,8 +67,8 @@ class Server:
             try:
                 if self._stopping:
                     raise calls.ending()
-                self._answering[ourselves] = name
-                call = calls.run(name, handler, _namespace(context), request)
+                self._answering[ourselves] = method.kind
+                call = calls.run(method, _namespace(context), request)
                 del request
                 return await call
             except asyncio.CancelledError:
@@ -84,7 +80,7 @@ class Server:
             finally:
                 self._answering.pop(ourselves, None)
                 self._let_go_of.discard(ourselves)
-            code, message = status.of(error, name)
+            code, message = status.of(error, method.name)
             await context.abort(_CODES[code], message)
 
         return serve
@@ -93,10 +89,10 @@ class Server:
 class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Finds the method for a path; grpc.aio asks it for every request."""
 
-    def __init__(self, methods: Methods, server: Server) -> None:
+    def __init__(self, methods: calls.Methods, server: Server) -> None:
         self._methods = {
-            f"/{service}/{name}": grpc.unary_unary_rpc_method_handler(server.behaviour(name, handler))
-            for (service, name), handler in methods.items()
+            f"/{service}/{name}": grpc.unary_unary_rpc_method_handler(server.behaviour(method))
+            for (service, name), method in methods.items()
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -108,13 +104,13 @@ def _namespace(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
     return next((str(value) for key, value in metadata if key == NAMESPACE_KEY), "") or calls.DEFAULT_NAMESPACE
 
 
-def sandbox_methods(host: Host) -> Methods:
+def sandbox_methods(host: Host) -> calls.Methods:
     """The Sandbox API in every dialect, told apart request by request."""
 
-    def method(name: str) -> calls.Handler:
+    def handler(name: str) -> calls.Handler:
         def call(namespace: str, payload: bytes) -> Coroutine[Any, Any, bytes]:
             return dialects.speaking(name, payload)(host, namespace, payload)
 
         return call
 
-    return {(SANDBOX_SERVICE, name): method(name) for name in dialects.METHODS}
+    return {(SANDBOX_SERVICE, name): calls.Method(name, handler(name), kind) for name, kind in dialects.METHODS.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.empty_pb2 import Empty
 
-from . import calls
+from .calls import Kind, Method, Methods
 from .convert import decode, mounts, timestamp, usage
 from .errors import Unimplemented
 from .interface import NewTask, Preparation, Stdio, TaskApi
@@ -23,28 +23,28 @@ class TaskMethods:
         self._tasks = tasks
         self._cgroup_version = cgroup_version
 
-    def table(self) -> dict[tuple[str, str], calls.Handler]:
-        """Handlers by service and method name."""
-        methods: dict[str, calls.Handler] = {
-            "Create": self.create,
-            "Start": self.start,
-            "Wait": self.wait,
-            "State": self.state,
-            "Kill": self.kill,
-            "Delete": self.delete,
-            "Pids": self.pids,
-            "Connect": self.connect,
-            "Stats": self.stats,
-            "CloseIO": self.close_io,
-            "Exec": self.exec,
-            "ResizePty": self.resize_pty,
-            "Pause": self.pause,
-            "Resume": self.resume,
-            "Update": self.update,
-            "Shutdown": self.shutdown,
-            "Checkpoint": self.checkpoint,
-        }
-        return {(service, name): handler for service in SERVICES for name, handler in methods.items()}
+    def table(self) -> Methods:
+        """Methods by service and name."""
+        methods = (
+            Method("Create", self.create, Kind.CHANGE),
+            Method("Start", self.start, Kind.CHANGE),
+            Method("Wait", self.wait, Kind.WAIT),
+            Method("State", self.state, Kind.READ),
+            Method("Kill", self.kill, Kind.CHANGE),
+            Method("Delete", self.delete, Kind.CHANGE),
+            Method("Pids", self.pids, Kind.READ),
+            Method("Connect", self.connect, Kind.READ),
+            Method("Stats", self.stats, Kind.READ),
+            Method("CloseIO", self.close_io, Kind.CHANGE),
+            Method("Exec", self.exec, Kind.CHANGE),
+            Method("ResizePty", self.resize_pty, Kind.CHANGE),
+            Method("Pause", self.pause, Kind.CHANGE),
+            Method("Resume", self.resume, Kind.CHANGE),
+            Method("Update", self.update, Kind.CHANGE),
+            Method("Shutdown", self.shutdown, Kind.CHANGE),
+            Method("Checkpoint", self.checkpoint, Kind.CHANGE),
+        )
+        return {(service, method.name): method for service in SERVICES for method in methods}
 
     async def create(self, namespace: str, payload: bytes) -> bytes:
         """Create."""

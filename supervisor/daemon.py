@@ -208,7 +208,7 @@ class Daemon:
         self._spawn(liveness.tell(self._registry, parts.forkserver.client))
         await self._stopping.wait()
 
-    async def _serve_grpc(self, cleanup: AsyncExitStack, methods: grpc_server.Methods, path: Path) -> None:
+    async def _serve_grpc(self, cleanup: AsyncExitStack, methods: calls.Methods, path: Path) -> None:
         server = grpc_server.Server(methods)
         sockets.claim(path)
         with sockets.private():

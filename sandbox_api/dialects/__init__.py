@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from ..calls import Kind
 from . import dialect_2023, v2
 from .detect import is_2023
 from .dialect import Dialect, Method
 
-METHODS = frozenset({*v2.DIALECT.methods, *dialect_2023.DIALECT.methods})
-"""Every method that some dialect has."""
+METHODS: Mapping[str, Kind] = {
+    "Create": Kind.CHANGE,
+    "Start": Kind.CHANGE,
+    "Platform": Kind.READ,
+    "Prepare": Kind.CHANGE,
+    "Purge": Kind.CHANGE,
+    "UpdateResources": Kind.CHANGE,
+    "Update": Kind.CHANGE,
+    "Stop": Kind.CHANGE,
+    "Wait": Kind.WAIT,
+    "Status": Kind.READ,
+    "Shutdown": Kind.CHANGE,
+    "Metrics": Kind.READ,
+}
+"""Every method that some dialect has, and what it does."""
 
 
 def speaking(method: str, request: bytes) -> Method:

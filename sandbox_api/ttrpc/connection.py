@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 1024
-"""Calls a connection may have under way; more are refused, not queued."""
+"""Calls beside Waits that a connection may have under way; more are refused, not queued."""
+
+MAX_WAITS = 65_536
+"""Waits that a connection may have pending: they cost memory alone, and a node's client may share one for all."""
 
 _NAMESPACE_KEY = "containerd-namespace-ttrpc"
 
@@ -32,7 +35,7 @@ _NAMESPACE_KEY = "containerd-namespace-ttrpc"
 class Connection:
     """One client. A node has one for each pending Wait, so it stays small."""
 
-    __slots__ = ("_calls", "_decoder", "_key", "_noted", "_out", "_server", "_sock")
+    __slots__ = ("_calls", "_decoder", "_key", "_noted", "_out", "_server", "_sock", "_waits")
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         """Serve what comes from a connected socket, which is the connection's from now on."""
@@ -42,6 +45,7 @@ class Connection:
         self._key = 0
         self._decoder = frames.Decoder()
         self._calls: dict[int, _Call] = {}
+        self._waits = 0  # of these calls
         self._noted: set[int] | None = None  # of the note we began with: their requests may still be in the socket
         self._out: bytearray | None = None  # what the socket has not taken yet; while it is there, a writer is, too
         server.loop.add_reader(sock.fileno(), self._readable)
@@ -55,15 +59,16 @@ class Connection:
         lost = list(under_way)
         for frame in frames.Decoder().feed(note):
             request = pb.Request.FromString(frame.message)
-            if calls.abandonable(request.method):
+            method = self._server.methods.get((request.service, request.method))
+            if method is not None and method.kind is calls.Kind.WAIT:
                 self._take(frame)
                 self._noted.add(frame.stream)
             else:
                 lost.append((frame.stream, request.method))
                 self._forget(frame.stream)
-        for stream, method in lost:
-            error = Unavailable(f"{method}: the sandboxer was started anew in the middle of it")
-            self._answer(stream, status.of(error, method))
+        for stream, name in lost:
+            error = Unavailable(f"{name}: the sandboxer was started anew in the middle of it")
+            self._answer(stream, status.of(error, name))
             self._noted.add(stream)
 
     def hang_up(self, keeping: bool = False) -> None:
@@ -134,15 +139,16 @@ class Connection:
             request = pb.Request.FromString(message)
         except DecodeError as error:
             raise InvalidArgument(f"not a ttrpc request: {error}") from None
-        method = request.method
-        handler = self._server.methods.get((request.service, method))
-        if handler is None:
-            raise Unimplemented(f"nobody serves {request.service[:200]}/{method[:200]}")
+        method = self._server.methods.get((request.service, request.method))
+        if method is None:
+            raise Unimplemented(f"nobody serves {request.service[:200]}/{request.method[:200]}")
         if stream in self._calls or not stream & 1:
             raise InvalidArgument(f"stream {stream} is in use, or not a client's (they are odd)")
-        if len(self._calls) >= MAX_IN_FLIGHT:
+        waits = method.kind is calls.Kind.WAIT
+        if waits and self._waits >= MAX_WAITS:
+            raise ResourceExhausted(f"{MAX_WAITS} Waits are pending on this connection: open another")
+        if not waits and len(self._calls) - self._waits >= MAX_IN_FLIGHT:
             raise ResourceExhausted(f"{MAX_IN_FLIGHT} calls are under way on this connection: wait for answers")
-        waits = calls.abandonable(method)
         if waits and not self._key:
             try:
                 self._server.let_wait()
@@ -150,8 +156,9 @@ class Connection:
                 self._server.loop.call_soon(self._make_room)
                 raise
         namespace = next((pair.value for pair in request.metadata if pair.key == _NAMESPACE_KEY), "")
-        task = calls.begin(method, handler, namespace or calls.DEFAULT_NAMESPACE, request.payload)
+        task = calls.begin(method, namespace or calls.DEFAULT_NAMESPACE, request.payload)
         call = self._calls[stream] = _Call(self, stream, method, task)
+        self._waits += waits
         if request.timeout_nano > 0:
             call.limit(request.timeout_nano / 1e9)
         call.message = message if waits else b""
@@ -168,6 +175,7 @@ class Connection:
         """A call has come to an answer."""
         if self._calls.pop(call.stream, None) is None:
             return
+        self._waits -= call.method.kind is calls.Kind.WAIT
         self._answer(call.stream, outcome, payload)
         if call.place and self._server.keeper is not None:
             self._server.keeper.end_call(call.place)
@@ -257,9 +265,9 @@ class Connection:
             self._note_short(keeper, call)
 
     def _note_short(self, keeper: Keeper, call: _Call) -> None:
-        call.place = keeper.begin(self._key, call.stream, call.method)
+        call.place = keeper.begin(self._key, call.stream, call.method.name)
         if not call.place:
-            message = pb.Request(method=call.method).SerializeToString()
+            message = pb.Request(method=call.method.name).SerializeToString()
             keeper.note(self._key, call.stream, frames.encode(call.stream, frames.REQUEST, message))
 
     def _forget(self, stream: int) -> None:
@@ -272,7 +280,7 @@ class _Call:
 
     __slots__ = ("_connection", "_task", "_timer", "message", "method", "place", "stream")
 
-    def __init__(self, connection: Connection, stream: int, method: str, task: asyncio.Task[bytes]) -> None:
+    def __init__(self, connection: Connection, stream: int, method: calls.Method, task: asyncio.Task[bytes]) -> None:
         self._connection = connection
         self.method = method
         self._task = task
@@ -292,12 +300,12 @@ class _Call:
         """Nobody waits for the answer any more."""
         if self._timer is not None:
             self._timer.cancel()
-        if calls.read_only(self.method):
+        if self.method.kind is not calls.Kind.CHANGE:
             self._task.cancel()
 
     def _late(self, seconds: float) -> None:
-        late = DeadlineExceeded(f"{self.method}: no answer within {seconds:g} s")
-        self._connection.done(self, status.of(late, self.method))
+        late = DeadlineExceeded(f"{self.method.name}: no answer within {seconds:g} s")
+        self._connection.done(self, status.of(late, self.method.name))
         self.abandon()
 
     def _done(self, task: asyncio.Task[bytes]) -> None:
@@ -309,7 +317,7 @@ class _Call:
         if error is None:
             self._connection.done(self, (status.OK, ""), task.result())
         elif isinstance(error, Exception):
-            self._connection.done(self, status.of(error, self.method))
+            self._connection.done(self, status.of(error, self.method.name))
 
 
 def _peer(sock: socket.socket) -> str:

@@ -6,19 +6,16 @@ import asyncio
 import logging
 import resource
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from .. import calls
 from ..errors import ResourceExhausted
-from .connection import MAX_IN_FLIGHT, Connection
+from .connection import MAX_IN_FLIGHT, MAX_WAITS, Connection
 
-__all__ = ["MAX_IN_FLIGHT", "Keeper", "Methods", "Server"]
+__all__ = ["MAX_IN_FLIGHT", "MAX_WAITS", "Keeper", "Server"]
 
 log = logging.getLogger(__name__)
-
-Methods = Mapping[tuple[str, str], calls.Handler]
-"""Handlers by service and method name."""
 
 SPARE_OF_WAITS, SPARE_OF_CLIENTS = 512, 128
 """Descriptors of this process that no pending Wait takes, and no client: a start needs a dozen while it lasts."""
@@ -50,7 +47,7 @@ class Keeper(Protocol):
 class Server:
     """Serves ``methods`` on a listening Unix socket until closed."""
 
-    def __init__(self, methods: Methods, keeper: Keeper | None = None) -> None:
+    def __init__(self, methods: calls.Methods, keeper: Keeper | None = None) -> None:
         self.methods = methods
         self.keeper = keeper
         self.loop = asyncio.get_running_loop()

@@ -73,6 +73,14 @@ def answered_at_once(pod: Pod, container: Container) -> None:
     assert time.monotonic() - begun < AT_ONCE
 
 
+def test_two_thousand_waits_share_a_connection(pod: Pod) -> None:
+    container = pod.with_wasm("sleep").build().start()
+    with container.connect() as shared:
+        pending = [shared.send("Wait", pb.WaitRequest(id=container.id)) for _ in range(2000)]
+        shared.call("Kill", pb.KillRequest(id=container.id, signal=signal.SIGTERM))
+        assert {shared.receive(stream, "Wait").exit_status for stream in pending} == {143}
+
+
 def test_beyond_the_bounds(daemon: Daemon) -> None:
     pod = Pod(daemon)
     server = forkserver(daemon)

@@ -44,7 +44,7 @@ def test_more_than_enough_in_flight_is_refused_until_one_is_answered() -> None:
     async def test(methods: Methods, path: str) -> None:
         client = await Raw.connect(path)
         for number in range(MAX_IN_FLIGHT):
-            client.send(2 * number + 1, "Wait", b"%d" % number)
+            client.send(2 * number + 1, "Start", b"%d" % number)
         client.send(2 * MAX_IN_FLIGHT + 1, "Echo")
         stream, answer = await client.answer()
         assert (stream, answer.status.code) == (2 * MAX_IN_FLIGHT + 1, RESOURCE_EXHAUSTED)
@@ -52,6 +52,31 @@ def test_more_than_enough_in_flight_is_refused_until_one_is_answered() -> None:
         assert await client.answer() == (15, pb.Response(payload=b"7"))
         client.send(2 * MAX_IN_FLIGHT + 3, "Echo", b"x")
         assert (await client.answer())[1].payload == b"default/x"
+        client.writer.close()
+
+    run(test)
+
+
+def test_waits_do_not_count_among_the_calls_of_a_connection_and_have_a_bound_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sandbox_api.ttrpc.connection.MAX_WAITS", 3 * MAX_IN_FLIGHT)
+
+    async def test(methods: Methods, path: str) -> None:
+        client = await Raw.connect(path)
+        for number in range(3 * MAX_IN_FLIGHT):
+            client.send(2 * number + 1, "Wait", b"%d" % number)
+        await methods.have_begun(3 * MAX_IN_FLIGHT)
+        refused = 6 * MAX_IN_FLIGHT + 1
+        client.send(refused, "Wait")
+        stream, answer = await client.answer()
+        assert (stream, answer.status.code) == (refused, RESOURCE_EXHAUSTED)
+        client.send(refused, "Echo", b"x")
+        assert (await client.answer())[1].payload == b"default/x"
+        methods.gates[b"7"].set()
+        assert await client.answer() == (15, pb.Response(payload=b"7"))
+        client.send(refused, "Wait", b"7")
+        assert await client.answer() == (refused, pb.Response(payload=b"7"))
         client.writer.close()
 
     run(test)

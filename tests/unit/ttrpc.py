@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from sandbox_api.calls import Handler
+from sandbox_api import calls
 from sandbox_api.errors import NotFound
 from sandbox_api.proto import ttrpc_pb2 as pb
 from sandbox_api.ttrpc import frames
@@ -27,9 +27,15 @@ class Methods:
         self.ended: asyncio.Queue[bytes] = asyncio.Queue()
         self.cancelled: asyncio.Queue[bytes] = asyncio.Queue()
 
-    def table(self) -> dict[tuple[str, str], Handler]:
-        names = {"Echo": self.echo, "Start": self.held, "Wait": self.held, "Fail": self.fail, "Slow": self.slow}
-        return {(SERVICE, name): method for name, method in names.items()}
+    def table(self) -> calls.Methods:
+        methods = (
+            calls.Method("Echo", self.echo, calls.Kind.CHANGE),
+            calls.Method("Start", self.held, calls.Kind.CHANGE),
+            calls.Method("Wait", self.held, calls.Kind.WAIT),
+            calls.Method("Fail", self.fail, calls.Kind.CHANGE),
+            calls.Method("Slow", self.slow, calls.Kind.CHANGE),
+        )
+        return {(SERVICE, method.name): method for method in methods}
 
     async def echo(self, namespace: str, payload: bytes) -> bytes:
         return namespace.encode() + b"/" + payload
