@@ -1,8 +1,13 @@
 """Sandboxes, containers and processes: their states, files, mounts and limits, and the command line."""
 
-from importlib.metadata import PackageNotFoundError, version
 
-try:
-    __version__ = version("wasm-sandboxer")
-except PackageNotFoundError:  # run from a checkout that was never installed
-    __version__ = "0"
+def __getattr__(name: str) -> str:
+    """``__version__``, when somebody asks: looking it up takes longer than most commands."""
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("wasm-sandboxer")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "0"

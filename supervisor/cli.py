@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import grp
 import os
 import sys
@@ -10,14 +9,15 @@ from pathlib import Path
 
 import click
 
-from . import __version__
 from .aot.options import aot_options
 from .aot.terms import Settings
-from .commands.doctor import doctor
-from .commands.drain import drain
-from .commands.pack import pack
-from .commands.warm import warm
-from .host import logs
+from .commands.group import LazyGroup
+
+SECTIONS = {
+    "Containers": {"ps": "listing", "pods": "listing", "inspect": "listing"},
+    "Images and compiled modules": {"pack": "pack", "warm": "warm"},
+    "The node": {"doctor": "doctor", "drain": "drain", "completion": "completion"},
+}
 
 
 def _group(_context: click.Context, _parameter: click.Parameter, name: str) -> int | None:
@@ -30,21 +30,36 @@ def _group(_context: click.Context, _parameter: click.Parameter, name: str) -> i
         raise click.BadParameter(f"there is no group {name!r} (getent group)") from None
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from . import __version__  # looked up when it is used: that takes a while
+
+        click.echo(f"wasm-sandboxer, version {__version__}")
+        context.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    sections=SECTIONS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--listen",
     type=click.Path(path_type=Path, dir_okay=False),
     default="/run/wasm-sandboxer.sock",
+    envvar="WASM_SANDBOXER_LISTEN",
     show_default=True,
-    help="Unix socket of the Sandbox API (gRPC).",
+    help="Unix socket of the Sandbox API (gRPC); of commands, the daemon that serves there.",
 )
 @click.option(
     "--dir",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
     default="/run/kuasar-wasm",
+    envvar="WASM_SANDBOXER_DIR",
     show_default=True,
-    help="Folder for state, mounts and the Task API's socket (task.sock).",
+    help="Folder for state, mounts and the daemon's other sockets.",
 )
 @click.option(
     "--events",
@@ -73,7 +88,7 @@ def _group(_context: click.Context, _parameter: click.Parameter, name: str) -> i
     show_default=True,
     help="What goes to stderr.",
 )
-@click.version_option(__version__, prog_name="wasm-sandboxer")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @click.pass_context
 def main(
     context: click.Context,
@@ -85,17 +100,25 @@ def main(
     log_level: str,
     aot: Settings,
 ) -> None:
-    """Run WebAssembly workloads as isolated processes, for iSulad and containerd.
+    """Run WebAssembly workloads as isolated processes, for people, iSulad and containerd.
 
     Without a command it is the daemon: it serves until SIGTERM or SIGINT.
+
+    \b
+    Examples:
+      wasm-sandboxer run app.wasm            # where no daemon runs, on one of its own
+      wasm-sandboxer ps -a
     """
     if context.invoked_subcommand is not None:
         return
     # This process never forks but to exec. gRPC would stop and start its threads around that, too, and wait for
     # new ones where there are none to be had.
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    import asyncio
+
     # Imported here: gRPC takes longer to load than the other commands take to run.
     from .daemon import CannotStart, Daemon, Options
+    from .host import logs
 
     logs.begin(log_level)
 
@@ -108,9 +131,3 @@ def main(
     except CannotStart as error:
         click.echo(f"wasm-sandboxer: {error}", err=True)
         sys.exit(1)
-
-
-main.add_command(doctor)
-main.add_command(drain)
-main.add_command(pack)
-main.add_command(warm)

@@ -26,6 +26,7 @@ from .aot.cache import CacheUnusable
 from .aot.policy import Aot
 from .aot.terms import Settings
 from .host import linux, sockets
+from .host.http import HttpServer
 from .host.systemd import notify
 from .ipc.channel import HelperFailed
 from .ipc.forkserver import ForkserverClient
@@ -41,6 +42,7 @@ from .lifecycle.signals import Signals
 from .model.registry import Registry
 from .seccomp.allowed import Filters, worker_filters
 from .seccomp.library import SeccompMissing
+from .services.inspection import Inspection
 from .services.sandboxes import SandboxService
 from .services.tasks import TaskService
 from .state import file as state_file
@@ -75,6 +77,11 @@ class Options:
         return self.folder / "task.sock"
 
     @property
+    def info_socket(self) -> Path:
+        """Of the read-only service for people and their tools (HTTP)."""
+        return self.folder / "info.sock"
+
+    @property
     def grpc_task_socket(self) -> Path:
         """Of the Task API over gRPC."""
         return self.folder / "task-grpc.sock"
@@ -90,6 +97,7 @@ class _Parts:
     tasks: TaskService
     sandboxes: SandboxService
     recovery: Recovery
+    inspection: Inspection
     cgroup_version: int
 
 
@@ -161,7 +169,8 @@ class Daemon:
             registry, store, containers, preparations, signals, tasks, str(self._options.task_socket)
         )
         recovery = Recovery(registry, store, hierarchy, containers, preparations, exits, forkserver)
-        return _Parts(forkserver, relay, aot, tasks, sandboxes, recovery, hierarchy.version)
+        inspection = Inspection(registry, store, containers, events)
+        return _Parts(forkserver, relay, aot, tasks, sandboxes, recovery, inspection, hierarchy.version)
 
     async def _recover(self, cleanup: AsyncExitStack, parts: _Parts) -> str:
         """Join what an earlier daemon left, and start what is missing; the engine's version."""
@@ -194,6 +203,8 @@ class Daemon:
         sockets.give_to_group(options.task_socket, options.socket_group)
         cleanup.callback(options.task_socket.unlink, missing_ok=True)
         cleanup.push_async_callback(calls.all_done)
+        parts.inspection.engine = f"wasmedge {engine}"
+        await self._serve_info(cleanup, parts.inspection)
         await self._serve_grpc(cleanup, methods, options.grpc_task_socket)
         sandbox_methods = grpc_server.sandbox_methods(Host(parts.sandboxes, parts.cgroup_version))
         await self._serve_grpc(cleanup, sandbox_methods, options.listen)
@@ -207,6 +218,14 @@ class Daemon:
         notify(f"READY=1\nSTATUS={liveness.status(self._registry)}")
         self._spawn(liveness.tell(self._registry, parts.forkserver.client))
         await self._stopping.wait()
+
+    async def _serve_info(self, cleanup: AsyncExitStack, inspection: Inspection) -> None:
+        server = HttpServer(inspection.answer)
+        path = self._options.info_socket
+        await server.start(sockets.listen(path))
+        cleanup.push_async_callback(server.close)
+        cleanup.callback(path.unlink, missing_ok=True)
+        sockets.give_to_group(path, self._options.socket_group)
 
     async def _serve_grpc(self, cleanup: AsyncExitStack, methods: calls.Methods, path: Path) -> None:
         server = grpc_server.Server(methods)

@@ -1,9 +1,14 @@
-"""What happens to containers, told to whoever wants events (``--events``)."""
+"""What happens to containers, told to containerd (``--events``) and to people who watch."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -16,12 +21,67 @@ from sandbox_api.proto import types_pb2
 from ..model.container import Container
 from ..model.process import Process
 
+REMEMBERED = 256
+"""Events that a watcher is told of that came before it."""
+MAX_UNREAD = 10_000
+"""Events that a slow watcher may be behind; beyond it the oldest go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, ``at`` nanoseconds since the epoch."""
+
+    at: int
+    namespace: str
+    topic: str
+    message: Message
+
+    def row(self) -> dict[str, Any]:
+        """It in plain values."""
+        from google.protobuf.json_format import MessageToDict  # only where somebody watches: it is large
+
+        members = MessageToDict(self.message, preserving_proto_field_name=True)
+        return {"at": self.at, "namespace": self.namespace, "topic": self.topic, **members}
+
+
+@dataclass(slots=True, eq=False)
+class Watcher:
+    """Somebody who watches: what was before, and what comes."""
+
+    past: list[Event]
+    _unread: deque[Event] = field(default_factory=lambda: deque(maxlen=MAX_UNREAD))
+    _more: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tell(self, event: Event) -> None:
+        """Add an event."""
+        self._unread.append(event)
+        self._more.set()
+
+    async def next(self) -> Event:
+        """The next event, once there is one."""
+        while not self._unread:
+            self._more.clear()
+            await self._more.wait()
+        return self._unread.popleft()
+
 
 class TaskEvents:
-    """One method an event. Without a publisher nothing is told."""
+    """One method an event."""
 
     def __init__(self, publisher: Publisher | None) -> None:
         self._publisher = publisher
+        self._past: deque[Event] = deque(maxlen=REMEMBERED)
+        self._watchers: set[Watcher] = set()
+
+    @contextmanager
+    def watch(self) -> Iterator[Watcher]:
+        """Watch from here on."""
+        watcher = Watcher(list(self._past))
+        self._watchers.add(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.discard(watcher)
 
     def created(self, container: Container, rootfs: Iterable[Mount]) -> None:
         """TaskCreate."""
@@ -86,6 +146,10 @@ class TaskEvents:
         """TaskResumed."""
         self._tell(container, "/tasks/resumed", pb.TaskResumed(container_id=container.id))
 
-    def _tell(self, container: Container, topic: str, event: Message) -> None:
+    def _tell(self, container: Container, topic: str, message: Message) -> None:
+        event = Event(time.time_ns(), container.namespace, topic, message)
+        self._past.append(event)
+        for watcher in self._watchers:
+            watcher.tell(event)
         if self._publisher is not None:
-            self._publisher.publish(container.namespace, topic, event, time.time_ns())
+            self._publisher.publish(event.namespace, topic, message, event.at)

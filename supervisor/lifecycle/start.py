@@ -73,6 +73,7 @@ class Starter:
             for pump in opened.pumps:
                 await self._relay.pump(process.instance, pump)
                 process.pumped = True
+            process.tier = product.level.name if product is not None else "interpreted"
             others = [opened.stdin, opened.stdout, opened.stderr, *places, *context.folders]
             try:
                 return await self._forkserver.start(request, [context.module, *others])
@@ -83,6 +84,7 @@ class Starter:
                 context.run_guest()
                 request.module_kind = context.kind
                 pid = await self._forkserver.start(request, [context.module, *others])
+                process.tier = "interpreted"
                 self._aot.condemn(product, str(error))
                 return pid
         except OSError as error:

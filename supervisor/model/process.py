@@ -42,6 +42,9 @@ class Process:
     exit: Exit | None = None
     pumped: bool = False
     """The relay feeds its stdin."""
+    tier: str = ""
+    """How its code runs: interpreted, or compiled at a level; "" before its start, and where an earlier supervisor
+    started it."""
     _waiters: list[asyncio.Future[Exit]] | None = field(default=None, repr=False)
 
     def require(self, what: str, *states: ProcessState) -> None:
