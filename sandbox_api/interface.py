@@ -176,7 +176,7 @@ class SandboxApi(Protocol):
         """What its containers run on: it decides the spec that the client writes."""
 
     async def stop(self, namespace: str, sandbox_id: str, timeout: int) -> None:
-        """End its containers: SIGTERM, and SIGKILL after ``timeout`` seconds. Idempotent."""
+        """End its containers: SIGTERM, and SIGKILL after ``timeout`` seconds. Done where it is gone."""
 
     async def wait(self, namespace: str, sandbox_id: str) -> Exit:
         """Answer when it has stopped. Any number may wait."""
@@ -185,7 +185,7 @@ class SandboxApi(Protocol):
         """Its state."""
 
     async def shutdown(self, namespace: str, sandbox_id: str) -> None:
-        """Stop it if need be, and forget it and all its containers."""
+        """Stop it if need be, and forget it and all its containers. Done where it is gone."""
 
     async def metrics(self, namespace: str, sandbox_id: str) -> Usage:
         """What its containers use together."""

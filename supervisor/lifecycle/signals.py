@@ -22,8 +22,12 @@ from ..state.store import Store
 KILL_SECONDS = 30.0
 """How long a killed process may take to be gone; only one stuck in the kernel takes longer."""
 
+EXISTS = 0
+"""No signal: kill(2) only looks whether the process is there."""
+
 _ENDS_NOTHING = frozenset(
     {
+        EXISTS,
         signal.SIGCHLD,
         signal.SIGCONT,
         signal.SIGSTOP,
@@ -46,9 +50,12 @@ class Signals:
     async def send(self, container: Container, process: Process, number: int) -> bool:
         """Send a signal; false where the process has ended. One that never ran ends by a signal that would end it.
 
+        Signal 0 changes nothing: iSulad 2.1.6 asks with it whether a container lives (shim_rt_ops.c,
+        rt_shim_detect_process).
+
         Raises ``InvalidArgument`` where there is no such signal.
         """
-        if number not in signal.valid_signals():
+        if number != EXISTS and number not in signal.valid_signals():
             raise InvalidArgument(f"container {process.name}: there is no signal {number}")
         if process.exit is not None:
             return False

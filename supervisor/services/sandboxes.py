@@ -74,8 +74,10 @@ class SandboxService:
         return Platform("linux", _GOARCH.get(machine, machine))
 
     async def stop(self, namespace: str, sandbox_id: str, timeout: int) -> None:
-        """End its containers and then the sandbox."""
-        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        """End its containers and then the sandbox. One that is gone is stopped."""
+        sandbox = self._registry.sandboxes.get((namespace, sandbox_id))
+        if sandbox is None:
+            return
         async with sandbox.lock:
             await self._stop(sandbox, timeout)
 
@@ -88,8 +90,13 @@ class SandboxService:
         return self._info(self._registry.sandbox(namespace, sandbox_id), verbose)
 
     async def shutdown(self, namespace: str, sandbox_id: str) -> None:
-        """Stop it if it is not stopped, and forget it with all of its containers."""
-        sandbox = self._registry.sandbox(namespace, sandbox_id)
+        """Stop it if it is not stopped, and forget it with all of its containers.
+
+        One that is gone is shut down: iSulad's libraries cannot tell a lost answer from a failure.
+        """
+        sandbox = self._registry.sandboxes.get((namespace, sandbox_id))
+        if sandbox is None:
+            return
         async with sandbox.lock:
             await self._stop(sandbox, 0)
             for container in list(sandbox.containers.values()):

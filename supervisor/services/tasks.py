@@ -188,11 +188,14 @@ class TaskService:
     async def pids(self, namespace: str, task_id: str) -> Sequence[int]:
         """The processes that run; of a container that has ended its init process, as long as it is not deleted.
 
-        containerd takes an empty answer for a container that is lost, and forgets its exit status.
+        Never an empty list: containerd takes it for a container that is lost, and forgets its exit status, and
+        iSulad's shim library takes the first element without looking.
         """
         container = self._registry.container(namespace, task_id)
-        ended = [container.init.pid] if container.init.exit is not None and container.init.pid else []
-        return [process.pid for process in container.alive()] or ended
+        alive = [process.pid for process in container.alive()]
+        if not alive and not (container.init.exit and container.init.pid):
+            raise FailedPrecondition(f"{task_id}: cannot list its processes: it was never started")
+        return alive or [container.init.pid]
 
     async def connect(self, namespace: str, task_id: str) -> Connection:
         """Who answers for a container."""

@@ -11,9 +11,11 @@ from google.protobuf.message import Message
 from sandbox_api import status
 from sandbox_api.proto import controller_2023_pb2 as old
 from sandbox_api.proto import controller_pb2 as new
+from sandbox_api.proto import task_pb2 as task
 
 from .api import SERVICE
 from .daemon import Daemon
+from .ttrpc import Connection
 
 
 class Isulad:
@@ -81,3 +83,44 @@ class Isulad216(Isulad):
         request.sandbox.sandbox_id = sandbox_id
         request.sandbox.extensions["tasks"].value = json.dumps({"tasks": tasks}).encode()
         self.call("Update", request, new.ControllerUpdateResponse)
+
+
+class ShimLibrary(Connection):
+    """iSulad's lib-shim-v2: its calls of the Task API, of version 2 and without namespace metadata."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        super().__init__(daemon.task_socket, namespace="")
+
+    def send(self, method: str, request: Message, service: str = "containerd.task.v2.Task") -> int:
+        return super().send(method, request, service)
+
+    def call(self, method: str, request: Message, service: str = "containerd.task.v2.Task") -> Any:
+        return super().call(method, request, service)
+
+    def create(self, container_id: str, bundle: str, **streams: str) -> None:
+        self.call("Create", task.CreateTaskRequest(id=container_id, bundle=bundle, **streams))
+
+    def exec(self, container_id: str, exec_id: str, spec: bytes = b"") -> None:
+        request = task.ExecProcessRequest(id=container_id, exec_id=exec_id)
+        request.spec.value = spec
+        self.call("Exec", request)
+
+    def start(self, container_id: str, exec_id: str = "") -> int:
+        return int(self.call("Start", task.StartRequest(id=container_id, exec_id=exec_id)).pid)
+
+    def wait(self, container_id: str, exec_id: str = "") -> int:
+        return int(self.call("Wait", task.WaitRequest(id=container_id, exec_id=exec_id)).exit_status)
+
+    def state(self, container_id: str, exec_id: str = "") -> task.StateResponse:
+        answer = self.call("State", task.StateRequest(id=container_id, exec_id=exec_id))
+        assert isinstance(answer, task.StateResponse)
+        return answer
+
+    def kill(self, container_id: str, signal: int, exec_id: str = "") -> None:
+        self.call("Kill", task.KillRequest(id=container_id, exec_id=exec_id, signal=signal))
+
+    def delete(self, container_id: str, exec_id: str = "") -> int:
+        return int(self.call("Delete", task.DeleteRequest(id=container_id, exec_id=exec_id)).exit_status)
+
+    def pids(self, container_id: str) -> list[int]:
+        return [each.pid for each in self.call("Pids", task.PidsRequest(id=container_id)).processes]

@@ -41,7 +41,8 @@ class Connection:
         """Send a request; the stream on which the answer will come."""
         self._stream += 2
         message = ttrpc_pb2.Request(service=service, method=method, payload=request.SerializeToString())
-        message.metadata.add(key="containerd-namespace-ttrpc", value=self._namespace)
+        if self._namespace:
+            message.metadata.add(key="containerd-namespace-ttrpc", value=self._namespace)
         self.sock.sendall(frames.encode(self._stream, frames.REQUEST, message.SerializeToString()))
         return self._stream
 
