@@ -197,8 +197,10 @@ class Daemon:
         methods = TaskMethods(parts.tasks, parts.cgroup_version).table()
         ttrpc = Server(methods, parts.relay)
         cleanup.push_async_callback(ttrpc.close)
-        for kept in await parts.relay.take(ttrpc.keep_again):
-            ttrpc.resume(kept.key, socket.socket(fileno=kept.fd), kept.note, kept.calls)
+        for kept in await parts.relay.take():
+            connection = ttrpc.resume(kept.key, socket.socket(fileno=kept.fd))
+            for call in kept.pending:
+                connection.resume(call.place, call.stream, call.request)
         await ttrpc.start(sockets.listen(options.task_socket))
         sockets.give_to_group(options.task_socket, options.socket_group)
         cleanup.callback(options.task_socket.unlink, missing_ok=True)

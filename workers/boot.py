@@ -24,11 +24,21 @@ class ControlListener:
             self._listener.bind(path)
         finally:
             posix.umask(umask)
+        self._path = path
+        self._inode = posix.stat(path).st_ino
         self._listener.listen(4)
         self._reserve = posix.dup(self._listener.fileno())
 
+    def unlink(self) -> None:
+        """Remove the socket, unless another helper's is in its place."""
+        try:
+            if posix.stat(self._path).st_ino == self._inode:
+                posix.unlink(self._path)
+        except OSError:
+            pass
+
     def fileno(self) -> int:
-        """Readable while somebody stands before it."""
+        """Readable when a connection is pending."""
         return self._listener.fileno()
 
     def accept(self) -> _socket.socket | None:

@@ -1,4 +1,4 @@
-"""The control protocol between the supervisor and its two helpers, the forkserver and the relay.
+"""The control protocol between the supervisor and its two helpers: frames for both, messages of the forkserver's.
 
 One Unix stream socket carries frames both ways. A frame is a header (body length, kind and number of
 descriptors, little-endian) and a body of fields; its descriptors travel as SCM_RIGHTS with the frame's
@@ -24,23 +24,10 @@ VERSION = 5
 MAX_BODY = 8 << 20
 MAX_FDS = 250  # SCM_MAX_FD is 253 (unix(7))
 
-# supervisor to forkserver; the relay knows END, too
+# supervisor to forkserver
 HELLO, START, KILL, ACK, END, PING = 1, 2, 3, 4, 5, 6
 # forkserver to supervisor
 WELCOME, FORKED, EXITED, KILLED, PONG = 16, 17, 18, 19, 20
-# supervisor to relay
-PUMP, CLOSE, RESIZE = 32, 33, 34
-KEEP, NOTE, DROP, TAKE = 35, 36, 37, 38
-# relay to supervisor
-KEPT, TAKEN, NOTED, FULL, PUMPED = 48, 49, 50, 52, 53
-# both ways
-BOARD = 51
-
-ALL = 0
-"""In place of a kept connection's number."""
-
-INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT = 0, 1, 2
-"""Kinds of pump: FIFO to pipe, FIFO to terminal, terminal to FIFO."""
 
 READY, FAILED, REFUSED = b"R", b"F", b"X"
 """A worker's report is its pid, in 4 bytes, and one of these: about to run; set-up failed, why; module refused, why."""

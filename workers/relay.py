@@ -1,12 +1,12 @@
-"""The relay: one process between guests and their clients' FIFOs, where a FIFO itself would not do.
+"""The relay: one process that holds what has to outlive the supervisor.
 
 Standard input: a guest cannot read its FIFO itself. Before the client's first open a read would report the
 end, and CloseIO could not end it while a writer is there. So such a guest reads a pipe that is fed here;
 poll(2) reports no hang-up on a FIFO before its first writer came, which is just what is needed.
 Terminals: the master side of each is held here, between the client's input and output FIFOs.
 Connections: clients take a lost Task API connection for the end of their container. So those with a pending Wait
-are kept open here, with a note of what is pending, for the supervisor that follows one that died.
-The relay outlives the supervisor; if it dies, guests see the end of their input, and terminals hang up.
+are kept open here, and the supervisor's journal of pending calls is held, for the next supervisor.
+If the relay dies, guests see the end of their input, and terminals hang up.
 """
 
 from __future__ import annotations
@@ -19,95 +19,42 @@ import struct
 import sys
 
 from . import boot
-from .protocol import (
+from .protocol import Frame, ProtocolError, Reader, pack_numbers, unpack_numbers
+from .pumps import KINDS, Pump
+from .relay_protocol import (
     ALL,
-    BOARD,
     CLOSE,
     DROP,
     END,
     FULL,
-    INPUT,
+    HELD,
+    HELLO,
+    HIGHEST_VERSION,
+    HOLD,
     KEEP,
     KEPT,
-    NOTE,
-    NOTED,
+    LOWEST_VERSION,
     PUMP,
     PUMPED,
     RESIZE,
     TAKE,
     TAKEN,
-    TERMINAL_INPUT,
     TERMINAL_OUTPUT,
-    Frame,
-    ProtocolError,
-    Reader,
-    pack_numbers,
-    unpack_numbers,
+    WELCOME,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IDLE_SECONDS = 30
 SPARE = 512
 """Descriptors that no kept connection takes. Pumps come first: a kept connection is closed for one that has no room."""
-_CHUNK = 65536
 _TIOCSWINSZ = 0x5414  # ioctl_tty(2)
-_END_OF_INPUT = b"\x04"  # what a terminal takes for the end (VEOF, termios(3))
-
-
-class Pump:
-    """Bytes from one descriptor to another, both non-blocking, until the source ends or the sink is gone."""
-
-    __slots__ = ("closing", "full", "instance", "kind", "pending", "sink", "source")
-
-    def __init__(self, instance: int, kind: int, source: int, sink: int) -> None:
-        self.instance = instance
-        self.kind = kind
-        self.source = source
-        self.sink = sink
-        self.pending = b""
-        self.closing = False
-        self.full = False
-        posix.set_blocking(source, False)
-        posix.set_blocking(sink, False)
-
-    def step(self) -> bool:
-        """Move what can be moved; false when it is finished."""
-        try:
-            while True:
-                if self.pending:
-                    self.pending = self.pending[posix.write(self.sink, self.pending) :]
-                    if self.pending:
-                        return True
-                self.pending = posix.read(self.source, _CHUNK)
-                if not self.pending:
-                    return False
-        except BlockingIOError:
-            # With bytes pending the sink is full; without, the source is empty for now.
-            return bool(self.pending) or not self._close()
-        except OSError:  # the guest, or its terminal, is gone
-            return False
-
-    def _close(self) -> bool:
-        """Whether this pump ends here because CloseIO asked for it."""
-        if self.closing and self.kind == TERMINAL_INPUT:
-            try:
-                posix.write(self.sink, _END_OF_INPUT)
-            except OSError:
-                pass
-        return self.closing
-
-
-class Kept:
-    """A client's connection, and the supervisor's notes on it, by stream."""
-
-    __slots__ = ("fd", "notes")
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.notes: dict[int, bytes] = {}
 
 
 class Relay:
-    """The loop over all pumps."""
+    """The loop over all that is held."""
 
     def __init__(self, listener: boot.ControlListener) -> None:
         self._listener = listener
@@ -115,14 +62,15 @@ class Relay:
         self._pumps: dict[int, Pump] = {}  # by each of its descriptors
         self._inputs: dict[int, Pump] = {}  # by instance
         self._terminals: dict[int, Pump] = {}
-        self._kept: dict[int, Kept] = {}  # by the supervisor's number for it
-        self._keys: dict[int, int] = {}  # by descriptor
-        self._board = -1  # memory of the supervisor's, for the one that follows it
+        self._kept: dict[int, int] = {}  # connections' descriptors by the supervisor's number
+        self._keys: dict[int, int] = {}  # the numbers by descriptor
+        self._held: dict[int, int] = {}  # other descriptors, by their numbers
         self._ending = False
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = max(limit - SPARE, limit // 2)
         """Pumps' and connections' descriptors."""
         self._full = False  # with pumps alone
+        self._said_full = False
         self._files: set[int] = set()  # what epoll does not take: regular files, always ready
         self._poll = select.epoll()  # and not poll: there may be tens of thousands to look at
         self._poll.register(listener.fileno(), select.EPOLLIN)
@@ -137,31 +85,34 @@ class Relay:
             events += [(fd, select.EPOLLIN) for fd in self._files]
             for fd, event in events:
                 if fd == self._listener.fileno():
-                    connection = self._listener.accept()
-                    if connection is not None:
-                        self._readers[connection.fileno()] = Reader(connection)
-                        self._poll.register(connection.fileno(), select.EPOLLIN)
-                        if self._full:
-                            self._tell_full(True)
+                    self._accept()
                 elif fd in self._readers:
-                    self._hear(fd)
+                    self._receive(fd)
                 elif fd in self._keys:
-                    self._let_go(self._keys[fd])  # its client hung up
+                    self._drop_connection(self._keys[fd])  # its client hung up
                 elif fd in self._pumps:
                     pump = self._pumps[fd]
                     if fd == pump.sink and event & (select.EPOLLERR | select.EPOLLHUP):
-                        self._drop(pump)  # nobody reads any more
+                        self._drop_pump(pump)  # nobody reads any more
                     else:
                         self._move(pump)
 
-    def _hear(self, fd: int) -> None:
+    # The supervisor's messages
+
+    def _accept(self) -> None:
+        connection = self._listener.accept()
+        if connection is not None:
+            self._readers[connection.fileno()] = Reader(connection)
+            self._poll.register(connection.fileno(), select.EPOLLIN)
+
+    def _receive(self, fd: int) -> None:
         reader = self._readers[fd]
         try:
             if reader.receive():
                 for frame in reader.frames():
                     self._obey(frame, reader)
                 return
-        except (ProtocolError, OSError, ValueError, MemoryError) as error:  # ValueError: too few numbers, or too many
+        except (ProtocolError, OSError, ValueError, MemoryError) as error:
             print(f"relay: supervisor dropped: {error}", file=sys.stderr)
         self._poll.unregister(fd)
         del self._readers[fd]
@@ -170,85 +121,94 @@ class Relay:
 
     def _obey(self, frame: Frame, reader: Reader) -> None:
         try:
-            if frame.kind in (KEEP, NOTE, DROP, TAKE, BOARD):
-                self._keep(frame, reader)
-                return
             numbers = unpack_numbers(frame.body)
-            if frame.kind == PUMP and len(numbers) == 2 and (frame.lost or len(frame.fds) == 2):
-                if not frame.lost:
-                    self._add(Pump(*numbers, *frame.fds))
-                    frame.fds = []
-                reader.answer(PUMPED, pack_numbers(*numbers, int(not frame.lost)))
-            elif frame.kind == CLOSE and len(numbers) == 1:
-                pump = self._inputs.get(numbers[0])
-                if pump is not None:
-                    pump.closing = True
-                    self._move(pump)
-            elif frame.kind == RESIZE and len(numbers) == 3:
-                instance, width, height = numbers
-                if instance in self._terminals:
-                    size = struct.pack("HHHH", height, width, 0, 0)
-                    fcntl.ioctl(self._terminals[instance].source, _TIOCSWINSZ, size)
-            elif frame.kind == END:
-                self._ending = True
-            else:
+            if frame.kind not in _HANDLERS:
+                raise ProtocolError(f"no message of kind {frame.kind}")
+            handler, count, fds = _HANDLERS[frame.kind]
+            if len(numbers) != count or not (frame.lost or len(frame.fds) == fds):
                 raise ProtocolError(f"no message of kind {frame.kind} with {len(frame.fds)} descriptors")
+            handler(self, reader, frame, *numbers)
         finally:
             frame.close()
 
-    def _keep(self, frame: Frame, reader: Reader) -> None:
-        if frame.kind == BOARD and frame.lost:
-            print("relay: the calls under way are not kept: the open-file limit is reached", file=sys.stderr)
-            return
-        if frame.kind == BOARD and len(frame.fds) == 1:
-            if self._board >= 0:
-                posix.close(self._board)
-            self._board = frame.fds.pop()
-            return
-        if frame.kind == TAKE:
-            if self._board >= 0:
-                reader.answer(BOARD, b"", [self._board])
-            for key, kept in self._kept.items():
-                reader.answer(KEPT, pack_numbers(key), [kept.fd])
-                for note in kept.notes.values():
-                    reader.answer(NOTED, note)
-            reader.answer(TAKEN, b"")
-            return
-        key, *stream = unpack_numbers(frame.body[:16])
-        kept_one = self._kept.get(key)
-        if frame.kind == KEEP and frame.lost:
-            print("relay: a client's connection is not kept: the open-file limit is reached", file=sys.stderr)
-        elif frame.kind == KEEP and len(frame.fds) == 1 and kept_one is None:
-            if len(self._pumps) + len(self._kept) < self._most:  # or else it is closed here if its server dies
-                fd = frame.fds.pop()
-                self._kept[key] = Kept(fd)
-                self._keys[fd] = key
-                self._poll.register(fd, 0)  # hang-ups only: what comes in is for the supervisor
-        elif frame.kind == DROP and key == ALL:
-            for each in list(self._kept):
-                self._let_go(each)
-        elif kept_one is None:
-            pass
-        elif frame.kind == NOTE and stream:
-            note = frame.body[16:]
-            if note:
-                kept_one.notes[stream[0]] = note
-            else:
-                kept_one.notes.pop(stream[0], None)
-        elif frame.kind == DROP:
-            self._let_go(key)
+    def _hello(self, reader: Reader, frame: Frame, lowest: int, highest: int) -> None:
+        reader.answer(WELCOME, pack_numbers(LOWEST_VERSION, HIGHEST_VERSION))
+        if lowest <= HIGHEST_VERSION and highest >= LOWEST_VERSION and self._full:
+            reader.answer(FULL, pack_numbers(1))
 
-    def _let_go(self, key: int) -> None:
-        kept = self._kept.pop(key)
-        del self._keys[kept.fd]
-        self._poll.unregister(kept.fd)
-        posix.close(kept.fd)
+    def _end(self, reader: Reader, frame: Frame) -> None:
+        self._ending = True
+
+    def _start_pump(self, reader: Reader, frame: Frame, instance: int, kind: int) -> None:
+        if not frame.lost:
+            if kind not in KINDS:
+                raise ProtocolError(f"no pump of kind {kind}")
+            self._add(Pump(instance, kind, *frame.fds))
+            frame.fds = []
+        reader.answer(PUMPED, pack_numbers(instance, kind, int(not frame.lost)))
+
+    def _close_input(self, reader: Reader, frame: Frame, instance: int) -> None:
+        pump = self._inputs.get(instance)
+        if pump is not None:
+            pump.closing = True
+            self._move(pump)
+
+    def _resize(self, reader: Reader, frame: Frame, instance: int, width: int, height: int) -> None:
+        if instance in self._terminals:
+            fcntl.ioctl(self._terminals[instance].source, _TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    # What is kept for the next supervisor
+
+    def _keep(self, reader: Reader, frame: Frame, key: int) -> None:
+        """Hold a client's connection. Where there is no room it closes with its supervisor, as without a relay."""
+        if frame.lost or len(self._pumps) + len(self._kept) >= self._most:
+            self._say_full()
+        elif key not in self._kept:
+            fd = self._kept[key] = frame.fds.pop()
+            self._keys[fd] = key
+            self._poll.register(fd, 0)  # hang-ups only: what comes in is for the supervisor
+
+    def _drop(self, reader: Reader, frame: Frame, key: int) -> None:
+        for each in list(self._kept) if key == ALL else [key]:
+            if each in self._kept:
+                self._drop_connection(each)
+
+    def _hold(self, reader: Reader, frame: Frame, number: int) -> None:
+        if frame.lost:
+            print("relay: a descriptor is not held: the open-file limit is reached", file=sys.stderr)
+            return
+        if number in self._held:
+            posix.close(self._held[number])
+        self._held[number] = frame.fds.pop()
+
+    def _take(self, reader: Reader, frame: Frame) -> None:
+        for number, fd in self._held.items():
+            reader.answer(HELD, pack_numbers(number), [fd])
+        for key, fd in self._kept.items():
+            reader.answer(KEPT, pack_numbers(key), [fd])
+        reader.answer(TAKEN, b"")
+
+    def _drop_connection(self, key: int) -> None:
+        fd = self._kept.pop(key)
+        del self._keys[fd]
+        self._poll.unregister(fd)
+        posix.close(fd)
+        self._said_full = False
+
+    def _say_full(self) -> None:
+        """Say it once, until there is room again."""
+        if not self._said_full:
+            self._said_full = True
+            print(
+                "relay: no room for more clients' connections (open-file limit): they close if the supervisor dies",
+                file=sys.stderr,
+            )
+
+    # Pumps
 
     def _add(self, pump: Pump) -> None:
-        if pump.kind not in (INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT):
-            raise ProtocolError(f"no pump of kind {pump.kind}")
         while self._kept and len(self._pumps) + len(self._kept) >= self._most:
-            self._let_go(next(iter(self._kept)))
+            self._drop_connection(next(iter(self._kept)))
         (self._terminals if pump.kind == TERMINAL_OUTPUT else self._inputs)[pump.instance] = pump
         self._pumps[pump.source] = self._pumps[pump.sink] = pump
         try:
@@ -282,7 +242,7 @@ class Relay:
 
     def _move(self, pump: Pump) -> None:
         if not pump.step():
-            self._drop(pump)
+            self._drop_pump(pump)
             return
         full = bool(pump.pending)
         if full != pump.full:
@@ -293,7 +253,7 @@ class Relay:
             else:
                 self._watch(pump.source)
 
-    def _drop(self, pump: Pump) -> None:
+    def _drop_pump(self, pump: Pump) -> None:
         table = self._terminals if pump.kind == TERMINAL_OUTPUT else self._inputs
         if table.get(pump.instance) is pump:
             del table[pump.instance]
@@ -306,8 +266,22 @@ class Relay:
         for fd in (pump.source, pump.sink):
             del self._pumps[fd]
             posix.close(fd)
+        self._said_full = False
         if self._full and len(self._pumps) < self._most:
             self._tell_full(False)
+
+
+_HANDLERS: dict[int, tuple[Callable[..., None], int, int]] = {  # how many numbers and descriptors each message has
+    HELLO: (Relay._hello, 2, 0),
+    END: (Relay._end, 0, 0),
+    PUMP: (Relay._start_pump, 2, 2),
+    CLOSE: (Relay._close_input, 1, 0),
+    RESIZE: (Relay._resize, 3, 0),
+    KEEP: (Relay._keep, 1, 1),
+    DROP: (Relay._drop, 1, 0),
+    HOLD: (Relay._hold, 1, 1),
+    TAKE: (Relay._take, 0, 0),
+}
 
 
 def main() -> None:
@@ -323,4 +297,4 @@ def main() -> None:
     try:
         Relay(listener).run()
     finally:
-        posix.unlink(path)
+        listener.unlink()

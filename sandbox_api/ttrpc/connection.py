@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -17,9 +19,6 @@ from .. import calls, status
 from ..errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, SandboxerError, Unavailable, Unimplemented
 from ..proto import ttrpc_pb2 as pb
 from . import frames
-
-if TYPE_CHECKING:
-    from .server import Keeper, Server
 
 log = logging.getLogger(__name__)
 
@@ -32,66 +31,93 @@ MAX_WAITS = 65_536
 _NAMESPACE_KEY = "containerd-namespace-ttrpc"
 
 
+class Keeper(Protocol):
+    """Keeps connections open when this process dies: a client takes a lost one for the end of what it waits for."""
+
+    def keep(self, fd: int) -> int:
+        """Keep a connection; a number for it, which is not 0."""
+
+    def drop(self, key: int) -> None:
+        """Keep a connection no longer: it is about to be closed, and its calls are ended."""
+
+    def begin(self, key: int, stream: int, request: bytes) -> int:
+        """Journal a call on a kept connection; the place to ``end`` it at, or 0. Raises ``OSError``."""
+
+    def end(self, place: int) -> None:
+        """Forget a call: it has been answered, or its client is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all connections of a server share."""
+
+    methods: calls.Methods
+    keeper: Keeper | None
+    loop: asyncio.AbstractEventLoop
+    buffer: memoryview
+    """What any connection reads into, one at a time."""
+    admit_wait: Callable[[], None]
+    """Raises ``ResourceExhausted`` where one more connection may not wait."""
+    closed: Callable[[Connection], None]
+
+
 class Connection:
     """One client. A node has one for each pending Wait, so it stays small."""
 
-    __slots__ = ("_calls", "_decoder", "_key", "_noted", "_out", "_server", "_sock", "_waits")
+    __slots__ = ("_calls", "_closing", "_decoder", "_key", "_out", "_resumed", "_shared", "_sock", "_waits")
 
-    def __init__(self, server: Server, sock: socket.socket) -> None:
-        """Serve what comes from a connected socket, which is the connection's from now on."""
+    def __init__(self, shared: Shared, sock: socket.socket, key: int = 0) -> None:
+        """Serve what comes from a connected socket, which is the connection's from now on; ``key`` if it is kept."""
         sock.setblocking(False)
-        self._server = server
+        self._shared = shared
         self._sock: socket.socket | None = sock
-        self._key = 0
+        self._key = key
+        self._closing = False
         self._decoder = frames.Decoder()
         self._calls: dict[int, _Call] = {}
         self._waits = 0  # of these calls
-        self._noted: set[int] | None = None  # of the note we began with: their requests may still be in the socket
+        self._resumed: set[int] | None = None  # streams whose requests may still be in the socket
         self._out: bytearray | None = None  # what the socket has not taken yet; while it is there, a writer is, too
-        server.loop.add_reader(sock.fileno(), self._readable)
+        shared.loop.add_reader(sock.fileno(), self._readable)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("task client connected: %s", _peer(sock))
 
-    def resume(self, key: int, note: bytes, under_way: Sequence[tuple[int, str]]) -> None:
-        """Begin again what an earlier server had pending: Waits, that is; of others nobody knows how far they came."""
-        self._key = key
-        self._noted = set()
-        lost = list(under_way)
-        for frame in frames.Decoder().feed(note):
-            request = pb.Request.FromString(frame.message)
-            method = self._server.methods.get((request.service, request.method))
-            if method is not None and method.kind is calls.Kind.WAIT:
-                self._take(frame)
-                self._noted.add(frame.stream)
-            else:
-                lost.append((frame.stream, request.method))
-                self._forget(frame.stream)
-        for stream, name in lost:
-            error = Unavailable(f"{name}: the sandboxer was started anew in the middle of it")
-            self._answer(stream, status.of(error, name))
-            self._noted.add(stream)
+    def resume(self, place: int, stream: int, request: bytes) -> None:
+        """Continue a call that an earlier server had journaled. Waits begin again; of others the outcome is unknown."""
+        if self._resumed is None:
+            self._resumed = set()
+        self._resumed.add(stream)
+        read = pb.Request.FromString(request)
+        method = self._shared.methods.get((read.service, read.method))
+        try:
+            if method is None or method.kind is not calls.Kind.WAIT:
+                raise Unavailable(f"{read.method}: the sandboxer was restarted in the middle of it")
+            self._begin(stream, request, place)
+        except SandboxerError as error:
+            self._answer(stream, status.of(error, read.method))
+            self._end(place)
 
     def hang_up(self, keeping: bool = False) -> None:
-        """End this connection once what was answered has gone out; with ``keeping``, only our part in a kept one."""
+        """Close this connection once every answer has been sent; ``keeping``: leave a kept one to the next server."""
         if self._sock is None:
             return
         if keeping:
             self._key = 0
-        self._server.loop.remove_reader(self._sock.fileno())
+        self._shared.loop.remove_reader(self._sock.fileno())
         if self._out is None:
             self._lost()
         else:
-            self._server.closing.add(self)
+            self._closing = True
 
     # In
 
     def _readable(self) -> None:
-        """A request of a kept connection is taken from the socket only once it is noted.
+        """Read. A request of a kept connection is taken from the socket only once it is journaled.
 
         One that was read by a process that then died would else be answered by nobody.
         """
         assert self._sock is not None
-        buffer = self._server.buffer
+        buffer = self._shared.buffer
         try:
             if not self._key:
                 if size := self._sock.recv_into(buffer):
@@ -104,7 +130,7 @@ class Connection:
                     self._received(data[:whole])
                 if self._sock is not None:
                     rest = self._sock.recv_into(buffer, whole or size)
-                    if not whole:  # of a frame that does not come in one piece there can be no note yet
+                    if not whole:  # a frame in pieces cannot be journaled yet
                         self._received(bytes(buffer[:rest]))
                 return
         except BlockingIOError:
@@ -126,20 +152,20 @@ class Connection:
     def _take(self, frame: frames.Frame) -> None:
         if frame.type != frames.REQUEST:
             return  # a stream's data: nothing here streams
-        if self._noted and frame.stream in self._noted:
-            self._noted.discard(frame.stream)  # the one before us noted it, and died before it took it
+        if self._resumed and frame.stream in self._resumed:
+            self._resumed.discard(frame.stream)  # an earlier server journaled it, and died before it took it
             return
         try:
             self._begin(frame.stream, frame.message)
         except SandboxerError as error:
             self._answer(frame.stream, status.of(error, "ttrpc"))
 
-    def _begin(self, stream: int, message: bytes) -> None:
+    def _begin(self, stream: int, message: bytes, place: int = 0) -> None:
         try:
             request = pb.Request.FromString(message)
         except DecodeError as error:
             raise InvalidArgument(f"not a ttrpc request: {error}") from None
-        method = self._server.methods.get((request.service, request.method))
+        method = self._shared.methods.get((request.service, request.method))
         if method is None:
             raise Unimplemented(f"nobody serves {request.service[:200]}/{request.method[:200]}")
         if stream in self._calls or not stream & 1:
@@ -151,18 +177,22 @@ class Connection:
             raise ResourceExhausted(f"{MAX_IN_FLIGHT} calls are under way on this connection: wait for answers")
         if waits and not self._key:
             try:
-                self._server.let_wait()
+                self._shared.admit_wait()
             except ResourceExhausted:
-                self._server.loop.call_soon(self._make_room)
+                self._shared.loop.call_soon(self._make_room)
                 raise
+        if not place:
+            place = self._journal(stream, method.name, message if waits else b"")
         namespace = next((pair.value for pair in request.metadata if pair.key == _NAMESPACE_KEY), "")
-        task = calls.begin(method, namespace or calls.DEFAULT_NAMESPACE, request.payload)
-        call = self._calls[stream] = _Call(self, stream, method, task)
+        try:
+            task = calls.begin(method, namespace or calls.DEFAULT_NAMESPACE, request.payload)
+        except SandboxerError:
+            self._end(place)
+            raise
+        call = self._calls[stream] = _Call(self, stream, method, task, place)
         self._waits += waits
         if request.timeout_nano > 0:
             call.limit(request.timeout_nano / 1e9)
-        call.message = message if waits else b""
-        self._note(call, call.message)
 
     def _make_room(self) -> None:
         """Its Wait was refused for want of descriptors: it has no use for this one."""
@@ -177,10 +207,7 @@ class Connection:
             return
         self._waits -= call.method.kind is calls.Kind.WAIT
         self._answer(call.stream, outcome, payload)
-        if call.place and self._server.keeper is not None:
-            self._server.keeper.end_call(call.place)
-        elif self._key:
-            self._forget(call.stream)
+        self._end(call.place)
 
     def _answer(self, stream: int, outcome: tuple[int, str], payload: bytes = b"") -> None:
         code, message = outcome
@@ -205,7 +232,7 @@ class Connection:
             return
         if sent < len(data):
             self._out = bytearray(data[sent:])
-            self._server.loop.add_writer(self._sock.fileno(), self._writable)
+            self._shared.loop.add_writer(self._sock.fileno(), self._writable)
 
     def _writable(self) -> None:
         assert self._sock is not None
@@ -219,77 +246,73 @@ class Connection:
             return
         if not self._out:
             self._out = None
-            self._server.loop.remove_writer(self._sock.fileno())
-            if self in self._server.closing:
+            self._shared.loop.remove_writer(self._sock.fileno())
+            if self._closing:
                 self._lost()
 
     def _lost(self) -> None:
-        """The connection is gone, or to be closed now. What waits ends with it; what changes something goes on."""
+        """Close. Reads are cancelled; changes finish."""
         sock, self._sock = self._sock, None
         if sock is None:
             return
-        self._server.loop.remove_reader(sock.fileno())
-        self._server.loop.remove_writer(sock.fileno())
-        sock.close()
-        if self._key and self._server.keeper is not None:
-            self._server.keeper.drop(self._key)
+        self._shared.loop.remove_reader(sock.fileno())
+        self._shared.loop.remove_writer(sock.fileno())
         self._out = None
         under_way, self._calls = self._calls, {}
         for call in under_way.values():
             call.abandon()
-        self._server.lost(self)
+        if self._key and self._shared.keeper is not None:
+            for call in under_way.values():
+                self._end(call.place)
+            self._shared.keeper.drop(self._key)
+        sock.close()
+        self._shared.closed(self)
 
-    # Notes for who comes after us
+    # The journal
 
-    def keep_again(self) -> None:
-        """Have this connection kept anew, with all that is pending on it, if it was kept."""
-        keeper = self._server.keeper
-        if self._key and keeper is not None and self._sock is not None:
-            self._key = keeper.keep(self._sock.fileno())
-            for call in self._calls.values():
-                self._note(call, call.message)
+    def _journal(self, stream: int, method: str, wait: bytes) -> int:
+        """Journal a call, with its request if it is a Wait; the place, or 0. The first Wait has the connection kept.
 
-    def _note(self, call: _Call, message: bytes) -> None:
-        """Have a call noted, by its ``message`` if it waits; with the first that does, the connection is kept."""
-        keeper = self._server.keeper
-        if keeper is None or self._sock is None or not (self._key or message):
-            return
-        if not self._key:
-            self._key = keeper.keep(self._sock.fileno())
-            for earlier in self._calls.values():
-                if earlier is not call:
-                    self._note_short(keeper, earlier)
-        if message:
-            keeper.note(self._key, call.stream, frames.encode(call.stream, frames.REQUEST, message))
-        else:
-            self._note_short(keeper, call)
+        Raises ``ResourceExhausted``.
+        """
+        keeper = self._shared.keeper
+        if keeper is None or self._sock is None or not (self._key or wait):
+            return 0
+        try:
+            if not self._key:
+                self._key = keeper.keep(self._sock.fileno())
+                for earlier in self._calls.values():
+                    earlier.place = keeper.begin(self._key, earlier.stream, _named(earlier.method.name))
+            return keeper.begin(self._key, stream, wait or _named(method))
+        except OSError as error:
+            raise ResourceExhausted(f"{method}: no memory to note it: {error.strerror}") from None
 
-    def _note_short(self, keeper: Keeper, call: _Call) -> None:
-        call.place = keeper.begin(self._key, call.stream, call.method.name)
-        if not call.place:
-            message = pb.Request(method=call.method.name).SerializeToString()
-            keeper.note(self._key, call.stream, frames.encode(call.stream, frames.REQUEST, message))
+    def _end(self, place: int) -> None:
+        if place and self._shared.keeper is not None:
+            self._shared.keeper.end(place)
 
-    def _forget(self, stream: int) -> None:
-        if self._key and self._server.keeper is not None:
-            self._server.keeper.note(self._key, stream, b"")
+
+@cache
+def _named(method: str) -> bytes:
+    """A request that has a method's name and nothing else."""
+    return pb.Request(method=method).SerializeToString()
 
 
 class _Call:
     """A call under way."""
 
-    __slots__ = ("_connection", "_task", "_timer", "message", "method", "place", "stream")
+    __slots__ = ("_connection", "_task", "_timer", "method", "place", "stream")
 
-    def __init__(self, connection: Connection, stream: int, method: calls.Method, task: asyncio.Task[bytes]) -> None:
+    def __init__(
+        self, connection: Connection, stream: int, method: calls.Method, task: asyncio.Task[bytes], place: int
+    ) -> None:
         self._connection = connection
         self.method = method
         self._task = task
         self._timer: asyncio.TimerHandle | None = None
         self.stream = stream
-        self.message = b""
-        """Of a call that waits: the request, to be noted."""
-        self.place = 0
-        """On the keeper's board."""
+        self.place = place
+        """In the keeper's journal; 0 where it is not there."""
         task.add_done_callback(self._done)
 
     def limit(self, seconds: float) -> None:

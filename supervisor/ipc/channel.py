@@ -130,6 +130,15 @@ class HelperChannel:
         self._reader = protocol.Reader(sock)
         asyncio.get_running_loop().add_reader(sock.fileno(), self._readable)
 
+    async def replace(self) -> None:
+        """Disconnect from this helper, which keeps running where nobody finds it, and start another.
+
+        Raises ``HelperFailed``.
+        """
+        self.close()
+        Path(self._path).unlink(missing_ok=True)
+        await self.connect()
+
     def answers(self) -> bool:
         """Whether somebody listens where it should. Takes the place of its supervisor for that moment."""
         sock = self._dial()

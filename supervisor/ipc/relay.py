@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeVar
 
 from sandbox_api.errors import ResourceExhausted, Unavailable
-from workers import protocol
+from workers import protocol, relay_protocol
 
 from ..oci.streams import Pump
-from .board import Board
 from .channel import HelperChannel, HelperFailed
+from .journal import Journal, Pending
 
 log = logging.getLogger(__name__)
 
@@ -20,18 +20,16 @@ ANSWER_SECONDS = 10.0
 """How long a relay may take to answer."""
 RETRY_SECONDS = 1.0
 
+_T = TypeVar("_T")
+
 
 @dataclass(slots=True)
 class Kept:
-    """A client's connection that outlived a supervisor. ``fd`` is the holder's."""
+    """A client's connection that outlived a supervisor, and what is pending on it. ``fd`` is the holder's."""
 
     key: int
     fd: int
-    """-1 where it found no room in this process (open-file limit)."""
-    note: bytes = b""
-    """What was noted as pending."""
-    calls: list[tuple[int, str]] = field(default_factory=list)
-    """Streams and methods that were under way."""
+    pending: list[Pending]
 
 
 class RelayClient:
@@ -40,20 +38,21 @@ class RelayClient:
     def __init__(self, path: str) -> None:
         self._helper = HelperChannel("relay", path, self._frame, self._lost)
         self._connecting = asyncio.Lock()
-        self._board: Board | None = None
+        self._journal: Journal | None = None
         self._keys = 0  # numbers above this were never given to a connection,
         self._free: list[int] = []  # and these are given to none any more
-        self._kept: list[Kept] = []
+        self._connections: dict[int, int] = {}  # kept connections' descriptors, by their numbers
+        self._told: list[tuple[int, int]] = []  # numbers and descriptors of those that a relay keeps, as it tells them
         self._full = False
+        self._welcome: asyncio.Future[tuple[int, ...]] | None = None
         self._taken: asyncio.Future[None] | None = None
         self._pumping: dict[tuple[int, int], asyncio.Future[bool]] = {}  # by instance and kind of pump
         self._ending = False
         self._returning: asyncio.Task[None] | None = None
-        self._on_return: Callable[[], None] | None = None
 
     @property
     def pid(self) -> int:
-        """Of the relay process, where we started it."""
+        """The relay process, where we started it."""
         return self._helper.pid
 
     async def ready(self) -> None:
@@ -62,10 +61,38 @@ class RelayClient:
             if not self._helper.connected:
                 try:
                     await self._helper.connect()
-                    if self._board is not None:  # the one before died, and its board with it
-                        self._helper.send(protocol.BOARD, b"", [self._board.fd])
+                    await self._greet()
+                    self._hand_over()
                 except (HelperFailed, OSError, TimeoutError) as error:
+                    self._helper.close()
                     raise Unavailable(f"no relay: {error}: try again") from None
+
+    async def _greet(self) -> None:
+        """Agree on a version. A relay that speaks none of ours is left to what it holds, and another one started."""
+        for _ in range(2):
+            self._welcome = asyncio.get_running_loop().create_future()
+            ours = relay_protocol.LOWEST_VERSION, relay_protocol.HIGHEST_VERSION
+            self._helper.send(relay_protocol.HELLO, protocol.pack_numbers(*ours))
+            async with asyncio.timeout(ANSWER_SECONDS):
+                lowest, highest = await self._welcome
+            if lowest <= ours[1] and highest >= ours[0]:
+                return
+            log.error(
+                "a relay of versions %d to %d is running, and this sandboxer speaks %d to %d: it goes on with the "
+                "streams that it has, and a new one takes its place",
+                *(lowest, highest, *ours),
+            )
+            await self._helper.replace()
+        raise HelperFailed("the relay speaks another version")
+
+    def _hand_over(self) -> None:
+        """The relay before died, or hung up: the connections that it kept are to outlive us even so."""
+        if self._journal is None:
+            return
+        self._helper.send(relay_protocol.DROP, protocol.pack_numbers(relay_protocol.ALL))
+        self._hold(relay_protocol.JOURNAL, self._journal.fd)
+        for key, fd in self._connections.items():
+            self._helper.send(relay_protocol.KEEP, protocol.pack_numbers(key), [fd])
 
     async def pump(self, instance: int, pump: Pump) -> None:
         """Move bytes for an instance until one side ends. The descriptors stay the caller's.
@@ -78,7 +105,7 @@ class RelayClient:
         key = instance, pump.kind
         answer = self._pumping[key] = asyncio.get_running_loop().create_future()
         try:
-            self._helper.send(protocol.PUMP, protocol.pack_numbers(*key), [pump.source, pump.sink])
+            self._helper.send(relay_protocol.PUMP, protocol.pack_numbers(*key), [pump.source, pump.sink])
             async with asyncio.timeout(ANSWER_SECONDS):
                 if not await answer:
                     raise ResourceExhausted("the relay has too many open files: its limit is reached")
@@ -90,84 +117,84 @@ class RelayClient:
     async def close_input(self, instance: int) -> None:
         """End an instance's input after what is in its FIFO already."""
         await self.ready()
-        self._helper.send(protocol.CLOSE, protocol.pack_numbers(instance))
+        self._helper.send(relay_protocol.CLOSE, protocol.pack_numbers(instance))
 
     async def resize(self, instance: int, width: int, height: int) -> None:
         """Set the size of an instance's terminal, in characters."""
         await self.ready()
-        self._helper.send(protocol.RESIZE, protocol.pack_numbers(instance, width, height))
+        self._helper.send(relay_protocol.RESIZE, protocol.pack_numbers(instance, width, height))
 
-    async def take(self, on_return: Callable[[], None]) -> list[Kept]:
-        """The connections that the supervisor before us left. They stay kept, too, until they are dropped.
+    async def take(self) -> list[Kept]:
+        """Take over the connections and the journal of the supervisor before us.
 
-        ``on_return`` is called whenever a new relay has taken the place of one that was lost: it keeps no connection,
-        and the numbers given until then are void.
+        The connections stay kept until they are dropped. Raises ``ResourceExhausted``, ``Unavailable``.
         """
-        self._on_return = on_return
         await self.ready()
         self._taken = asyncio.get_running_loop().create_future()
-        self._helper.send(protocol.TAKE, b"")
+        self._helper.send(relay_protocol.TAKE, b"")
         await self._taken
-        told, self._kept = self._kept, []
-        kept = [each for each in told if each.fd >= 0]
+        if self._journal is None:
+            self._journal = Journal()
+            self._hold(relay_protocol.JOURNAL, self._journal.fd)
+        pending = self._journal.pending()
+        told, self._told = self._told, []
+        kept = [Kept(key, fd, pending.pop(key, [])) for key, fd in told if fd >= 0]
         if len(kept) < len(told):
             log.error("%d clients' connections are given up: no more descriptors for them", len(told) - len(kept))
-            for each in told:
-                if each.fd < 0:
-                    self._tell(protocol.DROP, protocol.pack_numbers(each.key), [])
-        if self._board is None:
-            self._board = Board()
-            self._helper.send(protocol.BOARD, b"", [self._board.fd])
-        for each in kept:
-            each.calls = self._board.calls(each.key)
-            self._board.clear(each.key)
-        self._keys = max((each.key for each in kept), default=0)
-        self._free.extend(set(range(1, self._keys)).difference(each.key for each in kept))
+            for key, fd in told:
+                if fd < 0:
+                    self._tell(relay_protocol.DROP, protocol.pack_numbers(key), [])
+        for calls in pending.values():  # their clients are gone
+            for call in calls:
+                self._journal.end(call.place)
+        self._connections = {each.key: each.fd for each in kept}
+        self._keys = max(self._connections, default=0)
+        self._free.extend(set(range(1, self._keys)).difference(self._connections))
         return kept
 
     def keep(self, fd: int) -> int:
-        """Keep a connection open beyond our death; the number for it. The descriptor stays the caller's."""
+        """Keep a connection open beyond our death; the number for it. The descriptor stays the caller's, who drops
+        the connection before closing it."""
         if self._free:
             key = self._free.pop()
         else:
             key = self._keys = self._keys + 1
-        if self._board is not None:
-            self._board.clear(key)
-        self._tell(protocol.KEEP, protocol.pack_numbers(key), [fd])
+        self._connections[key] = fd
+        self._tell(relay_protocol.KEEP, protocol.pack_numbers(key), [fd])
         return key
 
-    def note(self, key: int, stream: int, note: bytes) -> None:
-        """What is pending on a stream of a kept connection now."""
-        self._tell(protocol.NOTE, protocol.pack_numbers(key, stream) + note, [])
+    def begin(self, key: int, stream: int, request: bytes) -> int:
+        """Journal a call on a kept connection; the place to ``end`` it at. Raises ``OSError``."""
+        return self._journal.begin(key, stream, request) if self._journal is not None else 0
 
-    def begin(self, key: int, stream: int, method: str) -> int:
-        """A call is under way on a kept connection: the place to ``end`` it at, or 0 where it has to be noted."""
-        return self._board.begin(key, stream, method) if self._board is not None else 0
-
-    def end_call(self, place: int) -> None:
-        """The call at this place has been answered."""
-        if self._board is not None:
-            self._board.end(place)
+    def end(self, place: int) -> None:
+        """Forget a call: it has been answered, or its client is gone."""
+        if self._journal is not None:
+            self._journal.end(place)
 
     def drop(self, key: int) -> None:
-        """A kept connection is closed."""
-        self._tell(protocol.DROP, protocol.pack_numbers(key), [])
+        """Keep a connection no longer: it is closed, and its calls are ended."""
+        del self._connections[key]
+        self._tell(relay_protocol.DROP, protocol.pack_numbers(key), [])
         self._free.append(key)
 
     def shut_down(self) -> None:
         """Tell the relay, if there is one, to go."""
         self._ending = True
         if self._helper.connected:
-            self._helper.send(protocol.END, b"")
+            self._helper.send(relay_protocol.END, b"")
 
     def close(self) -> None:
-        """Let go of the relay, which goes on while it has something to move."""
+        """Disconnect; the relay keeps running while it has something to hold."""
         if self._returning is not None:
             self._returning.cancel()
         self._helper.close()
-        if self._board is not None:
-            self._board.close()
-            self._board = None
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _hold(self, number: int, fd: int) -> None:
+        self._helper.send(relay_protocol.HOLD, protocol.pack_numbers(number), [fd])
 
     def _tell(self, kind: int, body: bytes, fds: list[int]) -> None:
         try:
@@ -176,25 +203,29 @@ class RelayClient:
             pass
 
     def _frame(self, frame: protocol.Frame) -> None:
-        if frame.kind == protocol.KEPT and (frame.lost or len(frame.fds) == 1):
-            (key,) = protocol.unpack_numbers(frame.body)
-            self._kept.append(Kept(key, -1 if frame.lost else frame.fds.pop()))
-        elif frame.kind == protocol.NOTED and self._kept:  # about the last that came
-            self._kept[-1].note += frame.body
-        elif frame.kind == protocol.BOARD and frame.lost and self._taken is not None and not self._taken.done():
-            self._taken.set_exception(ResourceExhausted("no descriptor is left: raise the open-file limit"))
-        elif frame.kind == protocol.BOARD and len(frame.fds) == 1 and self._board is None:
-            self._board = Board(frame.fds.pop())
-        elif frame.kind == protocol.FULL:
-            self._full = any(protocol.unpack_numbers(frame.body))
-        elif frame.kind == protocol.TAKEN and self._taken is not None and not self._taken.done():
-            self._taken.set_result(None)
-        elif frame.kind == protocol.PUMPED:
-            instance, kind, done = protocol.unpack_numbers(frame.body)
-            answer = self._pumping.get((instance, kind))
-            if answer is not None and not answer.done():
-                answer.set_result(bool(done))
+        """Take a message of the relay's."""
+        numbers = protocol.unpack_numbers(frame.body)
+        match frame.kind, numbers:
+            case relay_protocol.WELCOME, _:
+                _settle(self._welcome, numbers)
+            case relay_protocol.FULL, (full,):
+                self._full = bool(full)
+            case relay_protocol.PUMPED, (instance, kind, done):
+                _settle(self._pumping.get((instance, kind)), bool(done))
+            case relay_protocol.KEPT, (key,):
+                self._told.append((key, -1 if frame.lost else frame.fds.pop()))
+            case relay_protocol.HELD, (number,):
+                self._take_held(number, frame)
+            case relay_protocol.TAKEN, _:
+                _settle(self._taken, None)
         frame.close()
+
+    def _take_held(self, number: int, frame: protocol.Frame) -> None:
+        if frame.lost:
+            if self._taken is not None and not self._taken.done():
+                self._taken.set_exception(ResourceExhausted("no descriptor is left: raise the open-file limit"))
+        elif number == relay_protocol.JOURNAL and self._journal is None:
+            self._journal = Journal(frame.fds.pop())
 
     def _lost(self) -> None:
         self._full = False
@@ -202,14 +233,14 @@ class RelayClient:
             return
         log.error("the relay hung up" if self._helper.answers() else "the relay died: inputs and terminals end with it")
         error = Unavailable("the relay died: try again")
-        for answer in (self._taken, *self._pumping.values()):
+        for answer in (self._welcome, self._taken, *self._pumping.values()):
             if answer is not None and not answer.done():
                 answer.set_exception(error)
         if self._returning is None or self._returning.done():
             self._returning = asyncio.ensure_future(self._return())
 
     async def _return(self) -> None:
-        """Have a relay again: the connections that the lost one kept are to outlive us even so."""
+        """Have a relay again, whether or not a start needs one."""
         while True:
             try:
                 await self.ready()
@@ -217,11 +248,11 @@ class RelayClient:
                 log.error("%s", error)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            self._tell(protocol.DROP, protocol.pack_numbers(protocol.ALL), [])  # it may only have hung up
-            self._keys = 0
-            self._free.clear()
-            if self._on_return is not None:
-                self._on_return()
             if self._helper.connected:
                 log.info("a relay is up")
                 return
+
+
+def _settle(future: asyncio.Future[_T] | None, value: _T) -> None:
+    if future is not None and not future.done():
+        future.set_result(value)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sandbox_api.errors import InvalidArgument
 from sandbox_api.interface import Stdio
-from workers import protocol
+from workers import relay_protocol
 
 from ..host.errors import for_errno
 
@@ -20,7 +20,7 @@ _FLAGS = os.O_CLOEXEC | os.O_NOCTTY
 
 @dataclass(frozen=True, slots=True)
 class Pump:
-    """Two descriptors for the relay, and which kind of pump it is (``workers.protocol``)."""
+    """Two descriptors for the relay, and which kind of pump it is (``workers.relay_protocol``)."""
 
     kind: int
     source: int
@@ -83,9 +83,9 @@ def _open_terminal(stdio: Stdio, streams: Streams) -> None:
         streams.stdin, streams.stdout, streams.stderr = slave, os.dup(slave), os.dup(slave)
         if stdio.stdin:
             source = _open_reader("stdin", stdio.stdin)
-            streams.pumps.append(Pump(protocol.TERMINAL_INPUT, source, os.dup(master)))
+            streams.pumps.append(Pump(relay_protocol.TERMINAL_INPUT, source, os.dup(master)))
         sink = _open_output("stdout", stdio.stdout)
-        streams.pumps.append(Pump(protocol.TERMINAL_OUTPUT, os.dup(master), sink))
+        streams.pumps.append(Pump(relay_protocol.TERMINAL_OUTPUT, os.dup(master), sink))
     finally:
         os.close(master)
 
@@ -98,7 +98,7 @@ def _open_input(where: str, streams: Streams) -> None:
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
         # A reader of the FIFO itself would see its end before the client first opens it.
         streams.stdin, theirs = os.pipe2(os.O_CLOEXEC)
-        streams.pumps.append(Pump(protocol.INPUT, fd, theirs))
+        streams.pumps.append(Pump(relay_protocol.INPUT, fd, theirs))
     else:
         os.set_blocking(fd, True)
         streams.stdin = fd

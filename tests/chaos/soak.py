@@ -66,7 +66,7 @@ def held(daemon: Daemon) -> Held:
 
 
 def _helper(daemon: Daemon, name: str) -> psutil.Process:
-    return next(each for each in daemon.helpers() if f"import {name};" in " ".join(each.cmdline()))
+    return next(each for each in daemon.helpers() if f"/{name}.sock" in " ".join(each.cmdline()))
 
 
 class Soak:

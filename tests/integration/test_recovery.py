@@ -41,8 +41,14 @@ def die_and_return(daemon: Daemon, how: str = "kill") -> None:
     daemon.start()
 
 
+def helper(daemon: Daemon, name: str) -> psutil.Process:
+    """Its last argument is its socket."""
+    socket = f"/{name}.sock"
+    return next(each for kind, _, each in daemon.named() if kind not in FORKED and each.cmdline()[-1].endswith(socket))
+
+
 def forkserver(daemon: Daemon) -> psutil.Process:
-    return next(each for name, _, each in daemon.named() if name not in FORKED and "forkserver" in str(each.cmdline()))
+    return helper(daemon, "forkserver")
 
 
 def zygote(daemon: Daemon) -> psutil.Process:
@@ -50,7 +56,7 @@ def zygote(daemon: Daemon) -> psutil.Process:
 
 
 def relay(daemon: Daemon) -> psutil.Process:
-    return next(each for name, _, each in daemon.named() if name not in FORKED and "relay" in str(each.cmdline()))
+    return helper(daemon, "relay")
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])

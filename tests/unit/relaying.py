@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from workers.protocol import INPUT, PUMP, pack_numbers, send
+from workers.protocol import pack_numbers, send
+from workers.relay_protocol import INPUT, PUMP
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 20
@@ -35,7 +36,9 @@ class Relay:
         self.path = str(folder / "relay.sock")
         arguments = [str(ROOT), str(idle_seconds), str(open_files), self.path]
         command = [sys.executable, "-I", "-S", "-c", BOOT, *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        self._said = folder / "relay.stderr"
+        with self._said.open("wb") as stderr:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
         assert self.process.stdout is not None
         with self.process.stdout:
             assert self.process.stdout.readline() == b"ready\n"
@@ -49,6 +52,10 @@ class Relay:
 
     def tell(self, kind: int, *numbers: int, fds: tuple[int, ...] = ()) -> None:
         send(self.connection, kind, pack_numbers(*numbers), fds)
+
+    def said(self) -> str:
+        """What it wrote to its standard error."""
+        return self._said.read_text()
 
     def passes_a_byte(self) -> bool:
         """Whether it lives; if so, it has done all that it was told before, and looked at every pump since."""

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.protocol import CLOSE, END, INPUT, PUMP, RESIZE, pack_numbers, send
+from workers.protocol import pack_numbers, send
+from workers.relay_protocol import CLOSE, END, INPUT, PUMP, RESIZE
 
 from .leaks import nothing_left_open
 from .relaying import SECONDS, Guest, Relay, is_quiet, read, read_all, reader_is_gone, write_until_full

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from workers.protocol import (
+from workers.protocol import Reader, pack_numbers, unpack_numbers
+from workers.relay_protocol import (
     ALL,
-    BOARD,
     DROP,
     FULL,
+    HELD,
+    HELLO,
+    HOLD,
     INPUT,
     KEEP,
     KEPT,
-    NOTE,
-    NOTED,
+    LOWEST_VERSION,
     PUMP,
     TAKE,
     TAKEN,
-    Reader,
-    pack_numbers,
-    send,
+    WELCOME,
 )
 
 from .leaks import nothing_left_open
@@ -50,24 +50,16 @@ def keep(relay: Relay, key: int) -> socket.socket:
     return client
 
 
-def note(relay: Relay, key: int, stream: int, text: bytes) -> None:
-    send(relay.connection, NOTE, pack_numbers(key, stream) + text)
-
-
-def take(relay: Relay) -> dict[int, bytes]:
-    """What is kept, and the notes on each."""
+def take(relay: Relay) -> list[int]:
+    """The numbers of what is kept."""
     relay.tell(TAKE)
     reader = Reader(relay.connection)
-    kept: dict[int, bytes] = {}
-    key = 0
+    kept: list[int] = []
     while reader.receive():
         for frame in reader.frames():
             if frame.kind == KEPT:
-                key = int.from_bytes(frame.body, "little")
-                kept[key] = b""
+                kept += unpack_numbers(frame.body)
                 assert len(frame.fds) == 1
-            elif frame.kind == NOTED:
-                kept[key] += frame.body
             frame.close()
             if frame.kind == TAKEN:
                 return kept
@@ -79,21 +71,26 @@ def is_closed(client: socket.socket) -> bool:
     return client.recv(1) == b""
 
 
-def test_what_is_noted_and_not_yet_done_is_told(relay: Relay) -> None:
+def test_connections_are_kept_until_dropped_or_closed(relay: Relay) -> None:
     clients = [keep(relay, key) for key in (1, 2)]
-    for stream in (1, 3, 5):
-        note(relay, 1, stream, b"<%d>" % stream)
-    note(relay, 1, 3, b"")
-    note(relay, 2, 1, b"other")
-    note(relay, 99, 1, b"of nothing that is kept")
-    assert take(relay) == {1: b"<1><5>", 2: b"other"}
-    assert take(relay) == {1: b"<1><5>", 2: b"other"}  # until it is dropped
+    assert take(relay) == [1, 2]
+    assert take(relay) == [1, 2]
     relay.tell(DROP, 1)
     assert is_closed(clients[0])
     clients[1].close()
     assert relay.passes_a_byte()
-    assert take(relay) == {}
+    assert take(relay) == []
     clients[0].close()
+
+
+def test_both_sides_say_their_versions(relay: Relay) -> None:
+    relay.tell(HELLO, 1, 99)
+    reader = Reader(relay.connection)
+    assert reader.receive()
+    (welcome,) = reader.frames()
+    assert welcome.kind == WELCOME
+    lowest, highest = unpack_numbers(welcome.body)
+    assert 1 < lowest == LOWEST_VERSION <= highest
 
 
 def test_all_may_be_dropped_at_once(relay: Relay) -> None:
@@ -101,7 +98,7 @@ def test_all_may_be_dropped_at_once(relay: Relay) -> None:
     relay.tell(DROP, ALL)
     assert all(map(is_closed, clients))
     clients.append(keep(relay, 2))
-    assert list(take(relay)) == [2]
+    assert take(relay) == [2]
     for client in clients:
         client.close()
 
@@ -110,14 +107,16 @@ def test_more_connections_than_descriptors(relay: Relay) -> None:
     """Those that find no room are as if there were no relay; all else goes on."""
     clients = [keep(relay, key) for key in range(1, 2 * OPEN_FILES)]
     kept = take(relay)
-    assert list(kept) == list(range(1, OPEN_FILES // 2 + 1))
+    assert kept == list(range(1, OPEN_FILES // 2 + 1))
     assert is_closed(clients[-1])
     assert relay.passes_a_byte()
     relay.tell(DROP, 5)
-    clients += [keep(relay, 1000)]
-    assert 1000 in take(relay)
+    clients += [keep(relay, key) for key in range(1000, 1000 + OPEN_FILES)]
+    assert 0 < len([key for key in take(relay) if key >= 1000]) < OPEN_FILES
     for client in clients:
         client.close()
+    relay.process.kill()
+    assert relay.said().count("no room") == 2  # once, and once more after there was room again
 
 
 def test_a_guest_s_input_comes_before_a_kept_connection(relay: Relay) -> None:
@@ -137,19 +136,19 @@ def test_a_guest_s_input_comes_before_a_kept_connection(relay: Relay) -> None:
         each.close()
 
 
-def test_the_board_is_handed_on(relay: Relay, tmp_path: Path) -> None:
-    for text in ("first", "second"):  # the last that was given counts
+def test_the_last_descriptor_of_a_number_is_held(relay: Relay, tmp_path: Path) -> None:
+    for text in ("first", "second"):
         with (tmp_path / text).open("w+b") as file:
             file.write(text.encode())
             file.flush()
-            relay.tell(BOARD, fds=(file.fileno(),))
+            relay.tell(HOLD, 7, fds=(file.fileno(),))
     relay.tell(TAKE)
     reader = Reader(relay.connection)
     assert reader.receive()
-    board, *_ = reader.frames()
-    assert board.kind == BOARD
-    assert os.pread(board.fds[0], 10, 0) == b"second"
-    board.close()
+    held, *_ = reader.frames()
+    assert (held.kind, unpack_numbers(held.body)) == (HELD, (7,))
+    assert os.pread(held.fds[0], 10, 0) == b"second"
+    held.close()
 
 
 def test_it_says_when_it_has_no_room_for_inputs_and_when_it_has_again(relay: Relay) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.protocol import CLOSE, PUMP, RESIZE, TERMINAL_INPUT, TERMINAL_OUTPUT
+from workers.relay_protocol import CLOSE, PUMP, RESIZE, TERMINAL_INPUT, TERMINAL_OUTPUT
 
 from .leaks import nothing_left_open
 from .relaying import Relay, read, read_all

@@ -15,7 +15,7 @@ import pytest
 from sandbox_api.errors import InvalidArgument
 from sandbox_api.interface import Stdio
 from supervisor.oci.streams import Streams, check, open_streams
-from workers.protocol import INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT
+from workers.relay_protocol import INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT
 
 from .leaks import nothing_left_open
 

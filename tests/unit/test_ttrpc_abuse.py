@@ -13,7 +13,7 @@ from sandbox_api.errors import ResourceExhausted
 from sandbox_api.proto import ttrpc_pb2 as pb
 from sandbox_api.ttrpc import frames
 from sandbox_api.ttrpc.client import Client
-from sandbox_api.ttrpc.server import MAX_IN_FLIGHT
+from sandbox_api.ttrpc.connection import MAX_IN_FLIGHT
 
 from .ttrpc import SERVICE, Methods, Raw, run
 
