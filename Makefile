@@ -1,4 +1,5 @@
-# Everything is set up by these targets themselves, on a bare Debian 12 or 13, as root or with sudo.
+# Everything is set up by these targets themselves, below this folder: the machine's packages stay as they are. What
+# has to be there is python3 (3.11 or later, with venv) and make; tests need root.
 
 PYTHON ?= python3
 VENV := .venv
@@ -57,7 +58,7 @@ $(VENV)/.bench: $(VENV)/.ready
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	touch $@
 
-$(VENV)/.ready: pyproject.toml packaging/install-wasmedge.sh packaging/make-venv.sh
-	packaging/install-wasmedge.sh
+$(VENV)/.ready: pyproject.toml packaging/install-wasmedge.sh packaging/private-apt.sh packaging/make-venv.sh
 	packaging/make-venv.sh $(PYTHON) $(VENV)
+	packaging/install-wasmedge.sh $(VENV)/wasmedge $(VENV)/bin/python
 	touch $@

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Puts libwasmedge (C API 0.14) on this machine, or does nothing where a fit library loads.
-# Debian 13+, Ubuntu 25.04+ and Fedora package it. Debian 12 takes it from the next suite, with the
-# machine's own mirror and key (libc6 is upgraded on the way); anything else gets told what to do.
+# install-wasmedge.sh FOLDER [PYTHON]: has libwasmedge (C API 0.14) for that interpreter. Where the machine has a fit
+# one, does nothing; else fetches Debian's with all that it needs, the C library included, into FOLDER. Nothing is
+# installed, and no source, pin or package of the machine's changes. FOLDER/lib is what helpers find
+# (supervisor/host/interpreters.py), FOLDER/licenses are the packages' copyright files.
 set -eu
 
 LIBRARY=libwasmedge.so.0
@@ -9,8 +10,17 @@ WANTED=0.14
 
 say() { printf 'install-wasmedge: %s\n' "$*" >&2; }
 
+[ $# -ge 1 ] || { echo "usage: install-wasmedge.sh FOLDER [PYTHON]" >&2; exit 2; }
+folder=$1
+here=$(dirname "$0")
+# python3 may be a script that looks for the real one.
+python=$("${2:-python3}" -c 'import sys; print(sys.executable)')
+
+# fit LIBRARY COMMAND...: whether that library loads in the interpreter that COMMAND starts, and is the wanted one.
 fit() {
-    found=$(python3 - "$LIBRARY" 2>/dev/null <<'PY' || true
+    library=$1
+    shift
+    found=$("$@" -I -S - "$library" 2>/dev/null <<'PY' || true
 import ctypes, sys
 lib = ctypes.CDLL(sys.argv[1])
 lib.WasmEdge_VersionGet.restype = ctypes.c_char_p
@@ -20,89 +30,66 @@ PY
     case "$found" in
         "$WANTED".*) return 0 ;;
         "") return 1 ;;
-        *) say "$LIBRARY is version $found; this wants $WANTED.x"; return 1 ;;
+        *) say "$library is version $found; this wants $WANTED.x"; return 1 ;;
     esac
 }
 
+loader() { ls "$folder"/lib/ld-linux-*.so.* 2>/dev/null; }
+
+folder_fit() {
+    if loader=$(loader); then
+        fit "$folder/lib/$LIBRARY" "$loader" --library-path "$folder/lib" "$python"
+    else
+        fit "$folder/lib/$LIBRARY" env LD_LIBRARY_PATH="$folder/lib" "$python"
+    fi
+}
+
 by_hand() {
-    say "no package of libwasmedge $WANTED.x is known for this system."
-    say "Install it with upstream's own installer (into /usr/local), run ldconfig, and try again."
+    say "no package of libwasmedge $WANTED.x could be fetched for this system."
+    say "Install it (Fedora: dnf install wasmedge; elsewhere upstream's own installer) and try again,"
+    say "or name your own: WASM_SANDBOXER_LIBWASMEDGE=/path/to/$LIBRARY"
     exit 1
 }
 
-if fit; then
+if [ -n "${WASM_SANDBOXER_LIBWASMEDGE:-}" ]; then
+    [ ! -d "$WASM_SANDBOXER_LIBWASMEDGE/lib" ] || folder=$WASM_SANDBOXER_LIBWASMEDGE
+    if folder_fit || fit "$WASM_SANDBOXER_LIBWASMEDGE" "$python"; then exit 0; fi
+    say "WASM_SANDBOXER_LIBWASMEDGE=$WASM_SANDBOXER_LIBWASMEDGE: no fit libwasmedge"
+    exit 1
+fi
+# In the order in which helpers look.
+if [ -d "$folder/lib" ]; then
+    if folder_fit; then exit 0; fi
+elif fit "$LIBRARY" "$python"; then
     exit 0
 fi
 
-SUDO=
-if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || { say "needs root: run it as root, or install sudo"; exit 1; }
-    SUDO=sudo
-fi
 # shellcheck source=/dev/null
 . /etc/os-release
+# shellcheck source=packaging/private-apt.sh
+. "$here/private-apt.sh"
 
-apt_install() {
-    $SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >&2
-}
+suite=
+[ "${VERSION_CODENAME:-}" != bookworm ] || suite=trixie
+say "fetching libwasmedge $WANTED.x into $folder"
+private_apt_begin "$suite" || by_hand
+new=$private/new
+private_apt_unpack "$new" libwasmedge0 || by_hand
+made=$private/made
+mkdir -p "$made/licenses"
+libraries_of "$new" "$made/lib"
+for file in "$new"/usr/share/doc/*/copyright; do
+    cp -L "$file" "$made/licenses/$(basename "$(dirname "$file")")" 2>/dev/null || true
+done
+rm -rf "$folder"
+mkdir -p "$(dirname "$folder")"
+cp -a "$made" "$folder"
+# The loader is left away where the host's C library is as new: one C library less, and its security updates count.
+host=$("$python" -c 'import os; print(os.confstr("CS_GNU_LIBC_VERSION").split()[1])')
+fetched=$("$(loader)" --version | sed -n '1s/.* \([0-9.]*[0-9]\)\.*$/\1/p')
+if [ "$(printf '%s\n' "$host" "$fetched" | sort -V | head -n 1)" = "$fetched" ]; then
+    dpkg -c "$private"/cache/archives/libc6_*.deb | sed -n 's|.*/\([^/ ]*\.so[^/ ]*\).*|\1|p' |
+        while read -r name; do rm -f "$folder/lib/$name"; done
+fi
 
-# One stanza per deb822 source of this machine that serves the plain suite, for another suite.
-next_suite_source() {
-    awk -v from="$VERSION_CODENAME" -v to="$1" '
-        BEGIN { RS = ""; FS = "\n" }
-        {
-            uris = signed = ""; plain = 0
-            for (i = 1; i <= NF; i++) {
-                if ($i ~ /^URIs:/) uris = $i
-                if ($i ~ /^Signed-By:/) signed = $i
-                if ($i ~ /^Suites:/ && (" " substr($i, 8) " ") ~ (" " from " ")) plain = 1
-            }
-            if (plain && uris != "") {
-                print "Types: deb\n" uris "\nSuites: " to "\nComponents: main"
-                if (signed != "") print signed
-                exit
-            }
-        }' /etc/apt/sources.list.d/*.sources 2>/dev/null || true
-}
-
-# The same for the one-line format of /etc/apt/sources.list.
-next_suite_line() {
-    awk -v from="$VERSION_CODENAME" -v to="$1" '
-        $1 == "deb" {
-            for (i = 2; i <= NF; i++) if ($i == from) { $i = to; print; exit }
-        }' /etc/apt/sources.list 2>/dev/null || true
-}
-
-from_trixie() {
-    say "Debian 12 has no libwasmedge0: taking it from Debian 13 (pinned; libc6 is upgraded on the way)"
-    stanza=$(next_suite_source trixie)
-    line=$(next_suite_line trixie)
-    if [ -n "$stanza" ]; then
-        printf '%s\n' "$stanza" | $SUDO tee /etc/apt/sources.list.d/wasm-sandboxer-trixie.sources >/dev/null
-    elif [ -n "$line" ]; then
-        printf '%s\n' "$line" | $SUDO tee /etc/apt/sources.list.d/wasm-sandboxer-trixie.list >/dev/null
-    else
-        say "found no apt source for $VERSION_CODENAME to take the mirror from"
-        by_hand
-    fi
-    printf 'Package: *\nPin: release n=trixie\nPin-Priority: 100\n' |
-        $SUDO tee /etc/apt/preferences.d/wasm-sandboxer-trixie >/dev/null
-    $SUDO apt-get update >&2
-    apt_install -t trixie libwasmedge0
-}
-
-case "${ID:-} ${ID_LIKE:-}" in
-    *debian*|*ubuntu*)
-        if [ "${VERSION_CODENAME:-}" = bookworm ]; then
-            from_trixie
-        else
-            $SUDO apt-get update >&2
-            apt-cache show libwasmedge0 >/dev/null 2>&1 || by_hand
-            apt_install libwasmedge0
-        fi ;;
-    *fedora*)
-        $SUDO dnf install -y wasmedge >&2 ;;
-    *) by_hand ;;
-esac
-
-fit || { say "installed, but $LIBRARY $WANTED.x still does not load"; exit 1; }
+folder_fit || { say "fetched, but $folder/lib/$LIBRARY $WANTED.x does not load"; exit 1; }

@@ -12,6 +12,7 @@ import click
 from .aot.options import aot_options
 from .aot.terms import Settings
 from .commands.group import LazyGroup
+from .host import interpreters
 
 SECTIONS = {
     "Containers": {"ps": "listing", "pods": "listing", "inspect": "listing"},
@@ -80,6 +81,13 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
     is_flag=True,
     help="Refuse to run where Landlock or seccomp is missing (see: wasm-sandboxer doctor).",
 )
+@click.option(
+    "--libwasmedge",
+    type=click.Path(exists=True, path_type=Path),
+    envvar=interpreters.VARIABLE,
+    help="libwasmedge 0.14 to use, or a folder that has it in lib; by default the one that install-wasmedge.sh "
+    "fetched, and else the system's.",
+)
 @aot_options(mode=True)
 @click.option(
     "--log-level",
@@ -97,6 +105,7 @@ def main(
     events: str,
     socket_group: int | None,
     require_confinement: bool,
+    libwasmedge: Path | None,
     log_level: str,
     aot: Settings,
 ) -> None:
@@ -109,6 +118,8 @@ def main(
       wasm-sandboxer run app.wasm            # where no daemon runs, on one of its own
       wasm-sandboxer ps -a
     """
+    if libwasmedge is not None:
+        os.environ[interpreters.VARIABLE] = str(libwasmedge.absolute())
     if context.invoked_subcommand is not None:
         return
     # This process never forks but to exec. gRPC would stop and start its threads around that, too, and wait for

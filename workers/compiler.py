@@ -45,8 +45,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main() -> None:
     """Serve the one request on standard input: the entry point of a fresh interpreter."""
-    os.chdir("/")
-    linux.close_range(3, linux.LAST_FD)
     control = _socket.socket(fileno=0)
     reader = Reader(control)
     frames: list[Frame] = []

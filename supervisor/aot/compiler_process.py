@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import workers
 from workers import compile_protocol, protocol
 
+from ..host import interpreters
 from .terms import Level, Limits, Verdict
 
 _VERDICTS = {
@@ -69,7 +67,7 @@ class CompilerProcess:
         try:
             with theirs:
                 protocol.send(ours, compile_protocol.COMPILE, request.encode(), [module])
-                self.pids.add(keeper := _spawn(theirs.fileno()))
+                self.pids.add(keeper := interpreters.spawn("compiler", stdin=theirs.fileno()))
             loop.add_reader(ours, _hear, reader, answered)
             frame = await answered
             self.pids.discard(keeper)  # not where this is cancelled: it still lives then
@@ -105,21 +103,3 @@ def _outcome(frame: protocol.Frame | None) -> Outcome:
         return Outcome(verdict, text, frame.fds.pop())
     frame.close()
     return Outcome(Verdict.UNABLE if verdict is Verdict.MADE else verdict, text)
-
-
-def _spawn(theirs: int) -> int:
-    """Start a keeper; its pid. The reaper collects it, with every other child: its answer comes by the socket.
-
-    Not by subprocess, which takes a thread to wait in, and falls back on fork(). Raises ``OSError``.
-    """
-    boot = "import sys; sys.path.insert(0, sys.argv[1]); from workers import compiler; compiler.main()"
-    package_root = str(Path(workers.__file__).resolve().parent.parent)
-    return os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-I", "-S", "-c", boot, package_root],
-        {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
-        file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 0), (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-        setsid=True,
-        setsigmask=(),
-        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
-    )

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import click
 
-import workers
 from workers.confinement import landlock
 
 from .. import cgroups
+from ..host import interpreters
 from ..seccomp.allowed import worker_filters
 from ..seccomp.library import LIBRARY, SeccompMissing
 
@@ -147,16 +147,9 @@ def table(findings: Iterable[Finding]) -> list[str]:
 
 def engine_version() -> tuple[bool, str]:
     """Whether the engine loads, and its version or what is wrong. In a process of its own: it is large, and native."""
-    root = str(Path(workers.__file__).resolve().parent.parent)
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from workers.engines.wasmedge.engine import Engine, EngineMissing\n"
-        "try: print(Engine().version)\n"
-        "except EngineMissing as error: print(error); sys.exit(1)"
-    )
-    command = [sys.executable, "-I", "-S", "-c", code, root]
+    command, environment = interpreters.helper("engines.wasmedge.version")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return False, str(error)
     said = (done.stdout or done.stderr).strip().splitlines()

@@ -13,17 +13,16 @@ import select
 import signal
 import socket
 import struct
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import workers
 from sandbox_api.errors import Unavailable
 from workers import protocol
+
+from ..host import interpreters
 
 START_SECONDS = 30
 DIAL_SECONDS = 1.0
@@ -36,26 +35,19 @@ class HelperFailed(Exception):
 
 def _spawn(module: str, path: str) -> int:
     """Start a helper and wait for its first line; its pid. Blocking; raises ``HelperFailed``."""
-    # -I and -S keep site-packages and the environment out: the helper stays small, and only ours is imported.
-    boot = f"import sys; sys.path.insert(0, sys.argv[1]); from workers import {module}; {module}.main()"
-    package_root = str(Path(workers.__file__).resolve().parent.parent)
-    keep = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", boot, package_root, path],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        env=keep,
-        cwd="/",
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    with process.stdout:
-        line = process.stdout.readline()
+    ours, theirs = os.pipe()
+    with os.fdopen(ours, "rb") as said:
+        try:
+            pid = interpreters.spawn(module, path, stdout=theirs)
+        except OSError as error:
+            raise HelperFailed(f"the {module} could not be started: {error.strerror}") from None
+        finally:
+            os.close(theirs)
+        line = said.readline()
     if line != _READY:
-        process.kill()
+        os.kill(pid, signal.SIGKILL)
         raise HelperFailed(line.decode(errors="replace").strip() or f"the {module} ended before it was ready")
-    process.returncode = 0  # the reaper collects it, with every other child
-    return process.pid
+    return pid
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +98,7 @@ def crun() -> Path | None:
     path = _find("bin/crun")
     if path is None:
         return None
-    said = subprocess.run([path, "--version"], env=_with_libraries(), capture_output=True, text=True, check=False)
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
     return path if "+WASM:wasmedge" in said.stdout else None
 
 
@@ -116,7 +116,7 @@ def versions() -> dict[str, str]:
         if path is None:
             found[name] = NOT_INSTALLED
             continue
-        said = subprocess.run([path, "--version"], env=_with_libraries(), capture_output=True, text=True, check=False)
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
         found[name] = said.stdout.splitlines()[0].split()[word]
     return found
 
@@ -178,7 +178,7 @@ class Crun:
 
     def _command(self, *words: str, cgroup: bool = True) -> Command:
         manager = [] if cgroup else ["--cgroup-manager=disabled"]
-        return Command((str(self._path), "--root", str(self._folder / "state"), *manager, *words), _with_libraries())
+        return Command((str(self._path), "--root", str(self._folder / "state"), *manager, *words))
 
 
 @contextmanager
@@ -218,8 +218,3 @@ def _find(path: str) -> Path | None:
         return found
     elsewhere = shutil.which(found.name)
     return Path(elsewhere) if elsewhere else None
-
-
-def _with_libraries() -> dict[str, str]:
-    folders: Sequence[Path] = sorted(TOOLS.glob("usr/lib/*-linux-gnu"))
-    return {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, folders))} if folders else dict(os.environ)

@@ -111,7 +111,6 @@ class Containerd:
         environment = {
             **os.environ,
             "PATH": f"{PACKAGING}:{self.tools}/usr/bin:{self.tools}/usr/sbin:{os.environ['PATH']}",
-            "LD_LIBRARY_PATH": ":".join(str(path) for path in self.tools.glob("usr/lib/*-linux-gnu")),
         }
         with self.log.open("ab") as log:
             command = [str(self.tools / "usr/bin/containerd"), "--config", str(self.folder / "config.toml")]

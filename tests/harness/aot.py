@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+from . import interpreters
+
 _COMPILE = """
-import ctypes, sys
-lib = ctypes.CDLL("libwasmedge.so.0")
+import ctypes
+from workers.engines.wasmedge import capi
+lib = ctypes.CDLL(capi.LIBRARY)
 for name in ("ConfigureCreate", "CompilerCreate"):
     getattr(lib, f"WasmEdge_{name}").restype = ctypes.c_void_p
 config = ctypes.c_void_p(lib.WasmEdge_ConfigureCreate())
@@ -25,7 +26,6 @@ def product(wasm: Path) -> Path:
     built = wasm.with_suffix(".so")
     if not built.exists():
         part = wasm.with_suffix(f".{os.getpid()}.so")
-        command = [sys.executable, "-c", _COMPILE, str(wasm), str(part)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        interpreters.output(_COMPILE, str(wasm), str(part))
         part.rename(built)
     return built

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from pathlib import Path
 from supervisor.seccomp.allowed import Filters, worker_filters
 from supervisor.seccomp.library import call_names
 from workers import protocol
+
+from . import interpreters
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SIGSYS = 159
@@ -53,9 +54,10 @@ class Cells:
         self._folder = tempfile.TemporaryDirectory()
         address = f"{self._folder.name}/s"
         program = "tests.harness.broken_out" if broken_out else program
-        boot = f"import sys; sys.path[:0] = {[str(ROOT), str(path)]!r}; from {program} import main; main()"
-        command = [*under, sys.executable, "-I", "-c", boot, address]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        boot = f"sys.path.insert(1, {str(path)!r}); from {program} import main; main()"
+        start = interpreters.command(boot, address)
+        start["args"] = [*under, *start["args"]]
+        self._process = subprocess.Popen(**start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         said = self._process.stdout.readline()
         assert said == "ready\n", said

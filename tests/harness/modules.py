@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
-from .daemon import ROOT
+from . import interpreters
 
 MAGIC = b"\0asm\1\0\0\0"
 
@@ -85,16 +83,14 @@ def exits(status: int) -> bytes:
 
 
 _COMPILE = """
-import sys
-sys.path.insert(0, sys.argv[1])
 from workers.engines.wasmedge import capi_compiler
 library = capi_compiler.load()
 library.WasmEdge_LogOff()
 conf = library.WasmEdge_ConfigureCreate()
-library.WasmEdge_ConfigureCompilerSetOutputFormat(conf, int(sys.argv[2]))
+library.WasmEdge_ConfigureCompilerSetOutputFormat(conf, int(sys.argv[1]))
 compiler = library.WasmEdge_CompilerCreate(conf)
-code = open(sys.argv[3], "rb").read()
-result = library.WasmEdge_CompilerCompileFromBuffer(compiler, code, len(code), sys.argv[4].encode())
+code = open(sys.argv[2], "rb").read()
+result = library.WasmEdge_CompilerCompileFromBuffer(compiler, code, len(code), sys.argv[3].encode())
 sys.exit(not library.WasmEdge_ResultOK(result))
 """
 
@@ -103,8 +99,7 @@ def compiled(module: bytes, folder: Path, universal: bool) -> bytes:
     """What WasmEdge makes of a module by itself: a "universal" module, or a shared object."""
     source, product = folder / "source.wasm", folder / "product"
     source.write_bytes(module)
-    command = [sys.executable, "-c", _COMPILE, str(ROOT), str(int(universal)), str(source), str(product)]
-    subprocess.run(command, check=True)
+    interpreters.output(_COMPILE, str(int(universal)), str(source), str(product))
     return product.read_bytes()
 
 

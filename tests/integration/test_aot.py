@@ -7,7 +7,6 @@ import os
 import re
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,9 +20,8 @@ from supervisor.aot.cache import Cache
 from supervisor.aot.terms import Level
 from supervisor.commands.doctor import engine_version
 
-from ..harness import modules
+from ..harness import interpreters, modules
 from ..harness.compiled import LEVELS, Node, native, until
-from ..harness.daemon import ROOT
 from ..harness.guests import guest
 
 ROUNDS = 2_000_000
@@ -160,14 +158,15 @@ def test_native_code_in_an_image_is_never_run(start: Callable[..., Node], tmp_pa
     shared_object = modules.compiled(does, tmp_path, universal=False)
     (tmp_path / "universal.wasm").write_bytes(universal)
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from workers.engines.wasmedge.engine import *;"
+        "from workers.engines.wasmedge.engine import *;"
         " from workers.protocol import *\n"
         "from workers.calls.call_list import *; plan = CallList(); engine = Engine(); engine.prime()\n"
         "request = StartRequest(instance=1, args=[], env=[], preopens=[], module_kind=NATIVE)\n"
-        "engine.run(plan, engine.load(plan, sys.argv[2].encode(), request, []), True); Runner().perform(plan)"
+        "engine.run(plan, engine.load(plan, sys.argv[1].encode(), request, []), True); Runner().perform(plan)"
     )
-    command = [sys.executable, "-c", script, str(ROOT), str(tmp_path / "universal.wasm")]
-    assert subprocess.run(command).returncode == 3  # so it is native code that would be run
+    assert (
+        subprocess.run(**interpreters.command(script, str(tmp_path / "universal.wasm"))).returncode == 3
+    )  # so it is native code that would be run
     for mode in ("never", "always"):
         node = start("--aot", mode)
         assert node.run(universal) == 5

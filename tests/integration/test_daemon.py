@@ -61,13 +61,17 @@ def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
 
 
 def test_a_missing_libwasmedge_is_one_line(tmp_path: Path) -> None:
-    # A library of that name that is none comes first on the path the forkserver is given.
-    (tmp_path / "libwasmedge.so.0").write_text("not a library")
-    refused = run("--listen", str(tmp_path / "sock"), "--dir", str(tmp_path / "d"), LD_LIBRARY_PATH=str(tmp_path))
-    assert refused.returncode == 1
-    assert len(refused.stderr.splitlines()) == 1
-    assert "libwasmedge.so.0 does not load" in refused.stderr
-    assert "install-wasmedge.sh" in refused.stderr
+    library = tmp_path / "libwasmedge.so.0"
+    library.write_text("not a library")
+    paths = ("--listen", str(tmp_path / "sock"), "--dir", str(tmp_path / "d"))
+    for refused in (
+        run("--libwasmedge", str(library), *paths),
+        run(*paths, WASM_SANDBOXER_LIBWASMEDGE=str(library)),
+    ):
+        assert refused.returncode == 1
+        assert len(refused.stderr.splitlines()) == 1
+        assert f"{library} does not load" in refused.stderr
+        assert "install-wasmedge.sh" in refused.stderr
 
 
 def test_without_root_it_says_so(tmp_path: Path) -> None:

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from workers.engines.wasmedge import llvm_standin
-from workers.engines.wasmedge.capi import LIBRARY
 
-from ..harness.daemon import ROOT
+from ..harness import interpreters
+
+FIND = (
+    "from workers.engines.wasmedge import capi, llvm_standin; print(llvm_standin._find(capi.LIBRARY))\n"
+    "print(open('/proc/self/maps').read())"
+)
 
 
 @pytest.fixture(scope="module")
 def library() -> bytes:
-    return Path(llvm_standin._find(LIBRARY)).read_bytes()
+    return Path(interpreters.output(FIND).splitlines()[0]).read_bytes()
 
 
 def test_the_library_is_found_without_being_loaded() -> None:
-    path = llvm_standin._find(LIBRARY)
+    path, *maps = interpreters.output(FIND).splitlines()
     assert Path(path).name.startswith("libwasmedge.so")
-    assert path not in Path("/proc/self/maps").read_text()
+    assert not any("libwasmedge" in line for line in maps)
     with pytest.raises(FileNotFoundError):
         llvm_standin._find("libnowhere.so.1")
 
 
 def test_with_it_libllvm_and_what_that_needs_stay_away() -> None:
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from workers.engines.wasmedge import capi, llvm_standin; llvm_standin.load(capi.LIBRARY)\n"
         "library = capi.load(); print(library.WasmEdge_VersionGet().decode()); print(open('/proc/self/maps').read())"
     )
-    said = subprocess.run([sys.executable, "-c", script, str(ROOT)], capture_output=True, text=True, check=True).stdout
+    said = interpreters.output(script)
     assert said.startswith("0.14.")
     assert "/libwasmedge.so" in said
     assert "/libLLVM" not in said
@@ -45,8 +46,8 @@ def test_its_functions_return_zero(library: bytes, tmp_path: Path) -> None:
     path = tmp_path / "standin.so"
     path.write_bytes(llvm_standin.make(library))
     assert b"LLVMBuildIsNull" in path.read_bytes()
-    script = "import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).LLVMBuildIsNull())"
-    assert subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True).stdout == b"0\n"
+    script = "import ctypes; print(ctypes.CDLL(sys.argv[1]).LLVMBuildIsNull())"
+    assert interpreters.output(script, str(path)) == "0\n"
 
 
 def test_what_needs_no_libllvm_gets_none(library: bytes) -> None:

@@ -7,9 +7,11 @@ taking it back would touch memory that the fork shares.
 from __future__ import annotations
 
 import ctypes
+import posix
 from ctypes import POINTER, c_bool, c_char_p, c_uint32, c_void_p
 
-LIBRARY = "libwasmedge.so.0"
+LIBRARY = posix.environ.get(b"WASM_SANDBOXER_LIBWASMEDGE", b"libwasmedge.so.0").decode()
+"""Found by the dynamic linker, unless a path is given (supervisor/host/interpreters.py)."""
 
 
 class String(ctypes.Structure):

@@ -1,0 +1,79 @@
+"""Fresh interpreters for the helpers (forkserver, relay, compiler), and where those with an engine find it.
+
+Where the host's own libraries do not fit libwasmedge, a folder holds it with all that it needs, the C library included
+(packaging/install-wasmedge.sh). Such an interpreter runs by that folder's dynamic loader (ld.so(8)); every other
+process, the supervisor first, stays with the host's libraries.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import workers
+
+LIBRARY = "libwasmedge.so.0"
+VARIABLE = "WASM_SANDBOXER_LIBWASMEDGE"
+"""Names libwasmedge, or a folder that has it in ``lib``. Helpers are told the library's path by it, too."""
+OUR_FOLDER = Path(sys.prefix) / "wasmedge"
+"""Filled by install-wasmedge.sh: beside the packages that this interpreter runs."""
+
+_WITH_ENGINE = ("forkserver", "compiler", "engines.wasmedge.version")
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from workers import boot; boot.detach(); "
+    "import workers.{module} as helper; helper.main()"
+)
+
+
+def python(engine: bool) -> tuple[list[str], dict[str, str]]:
+    """The command of a bare interpreter, and its environment; with ``engine`` it finds libwasmedge."""
+    # -I and -S keep site-packages and the environment out: a helper stays small, and only ours is imported.
+    bare = [sys.executable, "-I", "-S"]
+    environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    if not engine:
+        return bare, environment
+    chosen = Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else OUR_FOLDER
+    folder = chosen / "lib"
+    if not folder.is_dir():
+        if chosen != OUR_FOLDER:
+            environment[VARIABLE] = str(chosen.absolute())
+        return bare, environment
+    environment[VARIABLE] = str(folder.absolute() / LIBRARY)
+    environment["LD_LIBRARY_PATH"] = ":".join(filter(None, (str(folder), environment.get("LD_LIBRARY_PATH"))))
+    for loader in sorted(folder.glob("ld-linux-*.so.*")):
+        path = environment.pop("LD_LIBRARY_PATH")
+        return [str(loader), "--library-path", path, "--argv0", sys.executable, *bare], environment
+    return bare, environment
+
+
+def helper(module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """The command that runs ``workers.<module>.main()`` with these arguments, and its environment."""
+    command, environment = python(module in _WITH_ENGINE)
+    package_root = str(Path(workers.__file__).resolve().parent.parent)
+    return [*command, "-c", _BOOT.format(module=module), package_root, *arguments], environment
+
+
+def spawn(module: str, *arguments: str, stdin: int | None = None, stdout: int | None = None) -> int:
+    """Start a helper in a session of its own; its pid. Its streams are /dev/null where none are given.
+
+    The reaper collects it, with every other child. Not by subprocess, which takes a thread to wait in, and falls
+    back on fork(). Raises ``OSError``.
+    """
+    command, environment = helper(module, *arguments)
+    streams: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0)
+        if given is None
+        else (os.POSIX_SPAWN_DUP2, given, number)
+        for number, given in ((0, stdin), (1, stdout))
+    ]
+    return os.posix_spawn(
+        command[0],
+        command,
+        environment,
+        file_actions=streams,
+        setsid=True,
+        setsigmask=(),
+        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+    )

@@ -1,0 +1,16 @@
+"""Tells whether the engine loads: for ``doctor``, in a process of its own, since it is large and native."""
+
+from __future__ import annotations
+
+import sys
+
+from .engine import Engine, EngineMissing
+
+
+def main() -> None:
+    """Print the engine's version, or what is wrong, and end with 1 then."""
+    try:
+        print(Engine().version)
+    except EngineMissing as error:
+        print(error)
+        sys.exit(1)
