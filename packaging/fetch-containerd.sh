@@ -21,8 +21,6 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ -n "$dest" ] || usage
-mkdir -p "$dest"
-dest=$(cd "$dest" && pwd)
 here=$(dirname "$0")
 # shellcheck source=packaging/private-apt.sh
 . "$here/private-apt.sh"
@@ -43,35 +41,9 @@ fit_peers() {
         "$dest/usr/bin/crun" --version 2>/dev/null | grep -q '+WASM:wasmedge'
 }
 
-# fetch NAME SUITE "PACKAGE..." PROGRAM...: programs below DEST, with their libraries in DEST/lib/NAME. Interpreter
-# and search path are written into each program: what it starts in turn is not to get these libraries.
-fetch() (
-    libraries=$dest/lib/$1
-    packages=$3
-    private_apt_begin "$2"
-    shift 3
-    # shellcheck disable=SC2086
-    private_apt_unpack "$private/new" patchelf $packages
-    rm -rf "$libraries"
-    libraries_of "$private/new" "$libraries"
-    loader=$(ls "$libraries"/ld-linux-*.so.*)
-    cd "$private/new"
-    for program in $*; do
-        mkdir -p "$dest/$(dirname "$program")"
-        rm -f "$dest/$program"
-        if "$loader" --library-path "$libraries" usr/bin/patchelf --print-interpreter "$program" >/dev/null 2>&1; then
-            "$loader" --library-path "$libraries" usr/bin/patchelf --set-interpreter "$loader" \
-                --force-rpath --set-rpath "$libraries" --output "$dest/$program" "$program"
-            chmod 755 "$dest/$program"
-        else
-            cp "$program" "$dest/$program" # static
-        fi
-    done
-)
-
-fit_containerd || fetch containerd sid "containerd containernetworking-plugins" \
+fit_containerd || fetch_programs "$dest" containerd sid "containerd containernetworking-plugins" \
     usr/bin/containerd usr/bin/ctr usr/bin/containerd-shim-runc-v2 usr/sbin/runc 'usr/lib/cni/*'
-[ -z "$peers" ] || fit_peers || fetch peers trixie "crun wasmedge" usr/bin/crun usr/bin/wasmedge
+[ -z "$peers" ] || fit_peers || fetch_programs "$dest" peers trixie "crun wasmedge" usr/bin/crun usr/bin/wasmedge
 
 fit_containerd || { say "fetched, but $dest/usr/bin/containerd does not run as 2.1 or later"; exit 1; }
 [ -z "$peers" ] || fit_peers || { say "fetched, but the peers in $dest do not run"; exit 1; }

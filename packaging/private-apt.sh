@@ -96,3 +96,31 @@ libraries_of() {
     find "$1" -path '*/lib*/*.so*' ! -type d ! -name '*.py' ! -path '*/gconv/*' ! -path '*/lib64/*' ! -path '*/cni/*' \
         -exec cp -a -t "$2" {} +
 }
+
+# fetch_programs FOLDER NAME SUITE "PACKAGE..." PROGRAM...: programs below FOLDER, with their libraries in
+# FOLDER/lib/NAME. Interpreter and search path are written into each: what it starts in turn is not to get them.
+fetch_programs() (
+    mkdir -p "$1"
+    to=$(cd "$1" && pwd)
+    libraries=$to/lib/$2
+    packages=$4
+    private_apt_begin "$3"
+    shift 4
+    # shellcheck disable=SC2086
+    private_apt_unpack "$private/new" patchelf $packages
+    rm -rf "$libraries"
+    libraries_of "$private/new" "$libraries"
+    loader=$(ls "$libraries"/ld-linux-*.so.*)
+    patchelf() { "$loader" --library-path "$libraries" usr/bin/patchelf "$@"; }
+    cd "$private/new"
+    for program in $*; do
+        mkdir -p "$to/$(dirname "$program")"
+        rm -f "$to/$program"
+        if patchelf --print-interpreter "$program" >/dev/null 2>&1; then
+            patchelf --set-interpreter "$loader" --force-rpath --set-rpath "$libraries" --output "$to/$program" "$program"
+            chmod 755 "$to/$program"
+        else
+            cp "$program" "$to/$program" # static
+        fi
+    done
+)

@@ -56,7 +56,7 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
 @click.option(
     "--dir",
     "folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),  # who may not read it is told to be root
     default="/run/kuasar-wasm",
     envvar="WASM_SANDBOXER_DIR",
     show_default=True,

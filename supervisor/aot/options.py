@@ -41,7 +41,7 @@ _MODE = click.option(
 _OPTIONS = (
     click.option(
         "--cache-dir",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(path_type=Path, file_okay=False, readable=False),  # who may not read it is told to be root
         default="/var/cache/wasm-sandboxer",
         show_default=True,
         help="Folder for compiled modules.",

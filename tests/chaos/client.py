@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 
 from sandbox_api.errors import NotFound
 
 from ..harness.daemon import Daemon
+from ..harness.guests import guest
 from .calls import Lost
-from .containers import Containers
+from .containers import GUESTS, Containers
 from .model import ALIVE, Container, Phase, Pod, World
 
 
@@ -19,6 +21,10 @@ class Client(Containers):
         super().__init__(daemon, world, namespace, number, seed)
         self.thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self.pods: dict[str, Pod] = {}
+        self._guests = daemon.folder / f"guests{number}"  # links reach no other file system
+        self._guests.mkdir()
+        for name in GUESTS:
+            shutil.copy(guest(name), self._guests)
 
     def _run(self) -> None:
         try:

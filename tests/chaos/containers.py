@@ -13,7 +13,6 @@ from sandbox_api.errors import AlreadyExists, FailedPrecondition, NotFound
 from sandbox_api.proto import task_pb2 as pb
 from sandbox_api.proto import types_pb2
 
-from ..harness.guests import guest
 from .calls import Lost
 from .model import Container, Phase, Pod, Process
 from .processes import Processes
@@ -35,6 +34,9 @@ class Wanted:
 
 class Containers(Processes):
     """Creates, hands over, takes back and deletes containers."""
+
+    _guests: Path
+    """Has the guests' modules, on the file system of the bundles."""
 
     def _create(self, pod: Pod) -> None:
         wanted = self._wanted(pod)
@@ -71,7 +73,7 @@ class Containers(Processes):
         bundle = self._daemon.folder / "bundles" / name
         (bundle / "rootfs").mkdir(parents=True)
         for each in GUESTS:
-            os.link(guest(each), bundle / "rootfs" / f"{each}.wasm")
+            os.link(self._guests / f"{each}.wasm", bundle / "rootfs" / f"{each}.wasm")
         terminal = self._random.random() < 0.2
         config: dict[str, Any] = {
             "ociVersion": "1.2.0",

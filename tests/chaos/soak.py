@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import sqlite3
 import sys
 import threading
@@ -107,7 +108,7 @@ class Soak:
         """One for each client, with what there is to undo: a control group, a bind mount, a tmpfs."""
         bundle = self._daemon.folder / "bundles" / f"soak{next(self._numbers)}"
         (bundle / "rootfs").mkdir(parents=True)
-        os.link(guest("exit"), bundle / "rootfs" / "exit.wasm")
+        shutil.copy(guest("exit"), bundle / "rootfs" / "exit.wasm")
         (bundle / "hosts").write_text("127.0.0.1 here\n")
         config = {
             "ociVersion": "1.2.0",

@@ -76,11 +76,14 @@ def test_a_missing_libwasmedge_is_one_line(tmp_path: Path) -> None:
 
 def test_without_root_it_says_so(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
+    for name in ("dir", "cache"):  # as root's daemon has left them
+        (tmp_path / name).mkdir(mode=0o700)
     script = (
         "import os, sys; from supervisor import daemon; from supervisor.cli import main;"  # while it may read them
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", script, "--listen", "/tmp/nope.sock", "--dir", str(tmp_path / "dir")]
+    command += ["--cache-dir", str(tmp_path / "cache")]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     refused = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert refused.returncode == 1

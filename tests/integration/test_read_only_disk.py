@@ -20,6 +20,7 @@ from sandbox_api.errors import Internal
 
 from ..harness.container import Container, Pod
 from ..harness.daemon import Daemon
+from ..harness.mkfs import mkfs_ext4
 
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602  # ioctl_iflags(2)
 FS_IMMUTABLE_FL = 0x10
@@ -34,7 +35,7 @@ def daemon() -> Iterator[Daemon]:
     place.mkdir()
     with image.open("wb") as file:
         file.truncate(32 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    subprocess.run([mkfs_ext4(), "-q", "-F", str(image)], check=True)
     subprocess.run(["mount", "-o", "loop", str(image), str(place)], check=True)
     with Daemon(folder=folder) as running:
         yield running
