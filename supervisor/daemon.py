@@ -20,6 +20,7 @@ from sandbox_api.errors import SandboxerError
 from sandbox_api.events import Publisher
 from sandbox_api.task_methods import TaskMethods
 from sandbox_api.ttrpc.server import Server
+from workers.greeting import Filters
 
 from . import __version__, cgroups
 from .aot.cache import CacheUnusable
@@ -40,7 +41,7 @@ from .lifecycle.preparations import Preparations
 from .lifecycle.recovery import Recovery
 from .lifecycle.signals import Signals
 from .model.registry import Registry
-from .seccomp.allowed import Filters, worker_filters
+from .seccomp.allowed import worker_filters
 from .seccomp.library import SeccompMissing
 from .services.inspection import Inspection
 from .services.sandboxes import SandboxService

@@ -19,6 +19,7 @@ from .confinement import confinement, seccomp
 from .engines.wasmedge import llvm_standin
 from .engines.wasmedge.capi import LIBRARY
 from .engines.wasmedge.engine import Engine, EngineMissing
+from .greeting import FORKSERVER, Filters, Hello, Welcome
 from .protocol import (
     ACK,
     END,
@@ -30,18 +31,15 @@ from .protocol import (
     PING,
     PONG,
     START,
-    VERSION,
     WELCOME,
     Frame,
     ProtocolError,
     Reader,
-    StartRequest,
-    pack,
     pack_numbers,
     send,
-    unpack,
     unpack_numbers,
 )
+from .start_request import WASMEDGE, StartRequest
 from .zygote import Zygote, ZygoteDied
 
 IDLE_SECONDS = 30
@@ -60,7 +58,7 @@ class Forkserver:
         self._listener = listener
         self._engine = engine
         self._zygote = Zygote(engine)
-        self._confinement = confinement.Confinement()
+        self._confinement = confinement.Confinement(Filters())
         self._built: dict[bytes, bytes] = {}  # plans by their requests, the one used last at the end
         self._running: dict[int, int] = {}  # pid to instance
         self._pids: dict[int, int] = {}  # instance to pid
@@ -144,10 +142,7 @@ class Forkserver:
                 for instance in unpack_numbers(frame.body):
                     self._exits.pop(instance, None)
             elif frame.kind == HELLO:
-                self._confinement = confinement.Confinement(*unpack(frame.body))
-                self._built.clear()
-                self._prepare()
-                self._welcome()
+                self._greet(Hello.decode(frame.body))
             elif frame.kind == PING:
                 self._send(PONG, b"")
             elif frame.kind == END:
@@ -159,25 +154,31 @@ class Forkserver:
         finally:
             frame.close()
 
-    def _prepare(self) -> None:
+    def _greet(self, hello: Hello) -> None:
+        """Take what a new supervisor brings, and tell it what there is.
+
+        One that speaks no version of ours is told no more than which we speak, and what it starts is refused.
+        """
+        if not FORKSERVER.common(hello.versions):
+            self._send(WELCOME, Welcome(FORKSERVER).encode())
+            raise ProtocolError(f"it speaks protocol {hello.versions}, and this forkserver {FORKSERVER}")
+        self._confinement = confinement.Confinement(hello.filters)
+        self._built.clear()
         try:
             self._zygote.prepare()
         except OSError as error:  # it is tried again when it is needed
             print(f"forkserver: no zygote yet: {error.strerror}", file=sys.stderr)
-
-    def _welcome(self) -> None:
         running = [number for pair in self._pids.items() for number in pair]
         exits = [number for instance, ended in self._exits.items() for number in (instance, *ended)]
-        version = self._engine.version.encode()
-        versions = pack_numbers(VERSION, self._confinement.landlock_abi)
-        self._send(WELCOME, pack([versions, version, pack_numbers(*running), pack_numbers(*exits)]))
+        engines = {WASMEDGE: self._engine.version.encode()}
+        self._send(WELCOME, Welcome(FORKSERVER, engines, self._confinement.landlock_abi, running, exits).encode())
 
     def _start(self, frame: Frame) -> None:
-        request = StartRequest.decode(frame.body)
+        request = StartRequest.decode(frame.body, worker.FIRST_FD)
         if frame.lost:
             self._send(FORKED, pack_numbers(request.instance, 0, 24))  # EMFILE
             return
-        if len(frame.fds) != request.fd_count():
+        if len(frame.fds) != len(request.descriptors.fds):
             raise ProtocolError(f"instance {request.instance}: {len(frame.fds)} descriptors do not fit it")
         try:
             pid = self._zygote.fork(self._build(request, frame.body), frame.fds)

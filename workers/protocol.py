@@ -18,9 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-VERSION = 5
-"""Of the protocol; a forkserver of another version is not joined."""
-
 MAX_BODY = 8 << 20
 MAX_FDS = 250  # SCM_MAX_FD is 253 (unix(7))
 
@@ -35,11 +32,9 @@ READY, FAILED, REFUSED = b"R", b"F", b"X"
 OWN_PID = 0x5AFE0B1D
 """Stands in a seccomp filter where the worker puts its own pid; above every pid there is (proc_sys_kernel(5))."""
 
-WASM, NATIVE = 0, 1
-"""Kinds of module file: bytes of the guest's, or our own compiler's product."""
-
 _HEADER = struct.Struct("<IHH")
 _U32 = struct.Struct("<I")
+_TAG = struct.Struct("<HI")
 
 
 class ProtocolError(Exception):
@@ -110,6 +105,35 @@ def unpack_numbers(body: bytes) -> tuple[int, ...]:
     if len(body) % 8:
         raise ProtocolError(f"{len(body)} bytes are not a row of numbers")
     return struct.unpack(f"<{len(body) // 8}q", body)
+
+
+def pack_tagged(fields: dict[int, bytes]) -> bytes:
+    """Fields by their tags: each is its tag, its length and its bytes."""
+    parts = []
+    for tag, field in fields.items():
+        parts.append(_TAG.pack(tag, len(field)))
+        parts.append(field)
+    return b"".join(parts)
+
+
+def unpack_tagged(body: bytes) -> dict[int, bytes]:
+    """What ``pack_tagged`` was given: readers skip tags that they do not know, and have a default for absent ones.
+
+    Raises ``ProtocolError`` where the lengths do not add up, or a tag comes twice.
+    """
+    fields: dict[int, bytes] = {}
+    at, end = 0, len(body)
+    while at < end:
+        if end - at < _TAG.size:
+            raise ProtocolError("body ends inside a field's tag")
+        tag, length = _TAG.unpack_from(body, at)
+        at += _TAG.size + length
+        if at > end:
+            raise ProtocolError("body ends inside a field")
+        if tag in fields:
+            raise ProtocolError(f"field {tag} comes twice")
+        fields[tag] = body[at - length : at]
+    return fields
 
 
 def unpack_report(report: bytes) -> tuple[int, bytes]:
@@ -195,163 +219,3 @@ class Reader:
                 os.close(fd)
         self._batches.clear()
         self._sock.close()
-
-
-class Preopen:
-    """A folder the guest finds open: its place in the guest, and whether it may be written."""
-
-    __slots__ = ("path", "readonly")
-
-    def __init__(self, path: bytes, readonly: bool) -> None:
-        self.path = path
-        self.readonly = readonly
-
-
-class StartRequest:
-    """All a worker needs to become one WASM instance. Descriptors are listed apart, in a fixed order:
-    report pipe, module, stdin, stdout, stderr, the cgroups' ``cgroup.procs``, the network namespace
-    if any, then one folder for each preopen.
-    """
-
-    __slots__ = (
-        "args",
-        "cgroups",
-        "env",
-        "function",
-        "gid",
-        "groups",
-        "instance",
-        "max_pages",
-        "module_kind",
-        "netns",
-        "network",
-        "oom_score_adj",
-        "preopens",
-        "rlimits",
-        "seccomp",
-        "terminal",
-        "uid",
-    )
-
-    def __init__(
-        self,
-        *,
-        instance: int,
-        args: list[bytes],
-        env: list[bytes],
-        preopens: list[Preopen],
-        function: bytes = b"_start",
-        module_kind: int = WASM,
-        uid: int = 0,
-        gid: int = 0,
-        groups: list[int] | None = None,
-        rlimits: list[tuple[int, int, int]] | None = None,
-        oom_score_adj: int | None = None,
-        max_pages: int = 0,
-        cgroups: int = 0,
-        netns: bool = False,
-        terminal: bool = False,
-        network: bool = False,
-        seccomp: bytes = b"",
-    ) -> None:
-        self.instance = instance
-        """The supervisor's number for this instance: unique for ever, unlike a pid."""
-        self.args = args
-        self.env = env
-        """``NAME=value`` each."""
-        self.preopens = preopens
-        self.function = function
-        self.module_kind = module_kind
-        self.uid = uid
-        self.gid = gid
-        self.groups = groups or []
-        self.rlimits = rlimits or []
-        """(resource, soft, hard) as in setrlimit(2); -1 is no limit."""
-        self.oom_score_adj = oom_score_adj
-        self.max_pages = max_pages
-        """Bound on the linear memory in pages of 64 KiB; 0 leaves it to the module."""
-        self.cgroups = cgroups
-        """How many ``cgroup.procs`` descriptors there are."""
-        self.netns = netns
-        self.terminal = terminal
-        """Stdin is a terminal, and becomes the controlling one."""
-        self.network = network
-        """Whether it may use sockets: it joins a network namespace, or is meant to have the host's network."""
-        self.seccomp = seccomp
-        """The spec's own filter, a program for seccomp(2); empty where there is none."""
-
-    def fd_count(self) -> int:
-        """How many descriptors belong to this request."""
-        return 5 + self.cgroups + int(self.netns) + len(self.preopens)
-
-    def encode(self) -> bytes:
-        """The body of a START frame."""
-        adj = -32768 if self.oom_score_adj is None else self.oom_score_adj
-        numbers = pack_numbers(
-            self.instance,
-            self.module_kind,
-            self.uid,
-            self.gid,
-            adj,
-            self.max_pages,
-            self.cgroups,
-            int(self.netns),
-            int(self.terminal),
-            int(self.network),
-        )
-        return pack(
-            [
-                numbers,
-                self.function,
-                pack(self.args),
-                pack(self.env),
-                pack([bytes([preopen.readonly]) + preopen.path for preopen in self.preopens]),
-                pack_numbers(*self.groups),
-                pack_numbers(*(number for limit in self.rlimits for number in limit)),
-                self.seccomp,
-            ]
-        )
-
-    @staticmethod
-    def besides_instance(body: bytes) -> bytes:
-        """A START frame's body but for the instance's number: the same for processes that are alike."""
-        return body[:8] + body[16:]  # the number of fields, the first one's length, and the number
-
-    @classmethod
-    def decode(cls, body: bytes) -> StartRequest:
-        """The request in a START frame's body. Raises ``ProtocolError``."""
-        fields = unpack(body)
-        if len(fields) != 8:
-            raise ProtocolError(f"a start request has 8 fields, not {len(fields)}")
-        numbers = unpack_numbers(fields[0])
-        limits = unpack_numbers(fields[6])
-        if len(numbers) != 10 or len(limits) % 3:
-            raise ProtocolError("a start request's numbers do not fit")
-        instance, kind, uid, gid, adj, pages, cgroups, netns, terminal, network = numbers
-        # -1 would leave root what it is (setresuid(2)).
-        if kind not in (WASM, NATIVE) or not 0 <= min(uid, gid) <= max(uid, gid) < 0xFFFFFFFF:
-            raise ProtocolError(f"module of kind {kind} for user {uid}, group {gid}: there is no such thing")
-        groups = unpack_numbers(fields[5])
-        if not all(0 <= group < 0xFFFFFFFF for group in groups) or not (adj == -32768 or -1000 <= adj <= 1000):
-            raise ProtocolError("a start request's groups or OOM score are out of range")
-        if not 0 <= pages <= 65536 or not 0 <= cgroups <= MAX_FDS or not all(unpack(fields[4])):
-            raise ProtocolError("a start request's numbers are out of range")
-        return cls(
-            instance=instance,
-            args=unpack(fields[2]),
-            env=unpack(fields[3]),
-            preopens=[Preopen(field[1:], field[:1] != b"\0") for field in unpack(fields[4])],
-            function=fields[1],
-            module_kind=kind,
-            uid=uid,
-            gid=gid,
-            groups=list(groups),
-            rlimits=[(limits[i], limits[i + 1], limits[i + 2]) for i in range(0, len(limits), 3)],
-            oom_score_adj=None if adj == -32768 else adj,
-            max_pages=pages,
-            cgroups=cgroups,
-            netns=bool(netns),
-            terminal=bool(terminal),
-            network=bool(network),
-            seccomp=fields[7],
-        )

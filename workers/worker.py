@@ -9,17 +9,17 @@ from __future__ import annotations
 import posix
 import struct
 
-from . import linux
+from . import linux, start_request
 from .calls.call_list import NEGATIVE, NONZERO, At, Label
 from .confinement import confinement
 from .engines.wasmedge.engine import TRAP, TRAPPED
-from .protocol import FAILED, READY, REFUSED, WASM
+from .protocol import FAILED, READY, REFUSED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .calls.call_list import CallList, Step
     from .engines.wasmedge.engine import Engine
-    from .protocol import StartRequest
+    from .start_request import Descriptors, StartRequest
 
 SETUP_FAILED = 125  # exit status of a worker that never ran its guest; nobody takes it for a guest's
 FIRST_FD = 4
@@ -43,28 +43,26 @@ _SIGPIPE = 13
 
 def build(calls: CallList, request: StartRequest, engine: Engine, cell: confinement.Confinement, mask: bytes) -> None:
     """Add the life of a worker, which ends with the guest's exit status. ``mask`` are the signals to let in."""
-    report, module = FIRST_FD, FIRST_FD + 1
-    places = FIRST_FD + 5
-    first = places + request.cgroups + int(request.netns)
-    preopens = [first + i for i in range(len(request.preopens))]
+    descriptors = request.descriptors
+    report, module = descriptors.one(start_request.REPORT), descriptors.one(start_request.MODULE)
+    netns, preopens = descriptors.one(start_request.NETNS), descriptors.all(start_request.FOLDER)
     pid = calls.slot()
     calls.libc("prctl", linux.PR_SET_NAME, b"wasm-worker", 0, 0, 0)
     # Before a byte of the guest's is looked at: later this process might say anybody's pid.
     calls.libc("getpid", out=pid)
     calls.libc("write", report, pid, 4)
     calls.libc("sigprocmask", linux.SIG_UNBLOCK, mask, None)
-    _take_streams(calls)
+    _take_streams(calls, descriptors)
     calls.libc("setsid")
     if request.terminal:
         calls.libc("ioctl", 0, linux.TIOCSCTTY, 0, fails=NEGATIVE, stage=TERMINAL)
-    for fd in range(places, places + request.cgroups):
+    for fd in descriptors.all(start_request.CGROUP):
         calls.libc("write", fd, b"0", 1, fails=NEGATIVE, stage=CGROUP)  # the writing process (cgroups(7))
-    if request.netns:
-        calls.libc("setns", first - 1, linux.CLONE_NEWNET, fails=NEGATIVE, stage=NETNS)
+    if netns >= 0:
+        calls.libc("setns", netns, linux.CLONE_NEWNET, fails=NEGATIVE, stage=NETNS)
     _limit(calls, request)
     confinement.drop_privileges(calls, request.uid, request.gid, request.groups, USER)
-    if first > places:
-        calls.libc("close_range", places, first - 1, 0)
+    _close_all_but(calls, descriptors, {report, module, *preopens})
     cell.enter(calls, request, module, preopens, pid, WALLS)
 
     path = b"/proc/self/fd/%d" % module
@@ -101,13 +99,22 @@ def _explain(engine: Engine, step: Step, result: int, number: int) -> tuple[byte
     return REFUSED, engine.explain(step, result)
 
 
-def _take_streams(calls: CallList) -> None:
+def _take_streams(calls: CallList, descriptors: Descriptors) -> None:
     """Take the streams, leave the zygote's socket behind."""
-    streams = FIRST_FD + 2
-    for number in range(3):
-        calls.libc("dup2", streams + number, number, fails=NEGATIVE, stage=STREAMS)
-    calls.libc("close_range", streams, streams + 2, 0)
+    for number, role in enumerate((start_request.STDIN, start_request.STDOUT, start_request.STDERR)):
+        calls.libc("dup2", descriptors.one(role), number, fails=NEGATIVE, stage=STREAMS)
     calls.libc("close", FIRST_FD - 1)
+
+
+def _close_all_but(calls: CallList, descriptors: Descriptors, kept: set[int]) -> None:
+    """Close the request's other descriptors, those of unknown roles included."""
+    first = -1
+    for fd in range(FIRST_FD, FIRST_FD + len(descriptors.fds) + 1):
+        if fd not in kept and fd < FIRST_FD + len(descriptors.fds):
+            first = fd if first < 0 else first
+        elif first >= 0:
+            calls.libc("close_range", first, fd - 1, 0)
+            first = -1
 
 
 def _limit(calls: CallList, request: StartRequest) -> None:
@@ -123,7 +130,7 @@ def _limit(calls: CallList, request: StartRequest) -> None:
 
 
 def _look_at(calls: CallList, module: int, path: bytes, kind: int) -> None:
-    if kind == WASM:  # WasmEdge's loader would run an ELF file as it comes, whoever made it
+    if kind == start_request.WASM:  # WasmEdge's loader would run an ELF file as it comes, whoever made it
         magic = calls.slot()
         calls.libc("pread", module, magic, len(_WASM_MAGIC), 0)
         calls.libc("memcmp", magic, _WASM_MAGIC, len(_WASM_MAGIC), fails=NONZERO, stage=NOT_WASM)

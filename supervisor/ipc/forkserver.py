@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from sandbox_api.errors import Internal, InvalidArgument, NotFound, ResourceExhausted, SandboxerError, Unavailable
 from workers import protocol
+from workers.greeting import FORKSERVER, Filters, Hello, Welcome
+from workers.start_request import REPORT, WASMEDGE, StartRequest
 
-from ..seccomp.allowed import Filters
 from .channel import HelperChannel, HelperFailed
 
 log = logging.getLogger(__name__)
@@ -100,18 +101,23 @@ class ForkserverClient:
             frame = await self._greet()
         if frame is None:
             raise HelperFailed("the forkserver does not answer")
-        version, engine, running, exits = protocol.unpack(frame.body)
-        spoken, *rest = protocol.unpack_numbers(version)
-        if spoken != protocol.VERSION:
-            raise HelperFailed(f"a forkserver of protocol {spoken} is running, not {protocol.VERSION}: drain it first")
-        numbers = protocol.unpack_numbers(running)
-        return Inventory(engine.decode(), rest[0], dict(zip(numbers[::2], numbers[1::2], strict=True)), _exits(exits))
+        try:
+            welcome = Welcome.decode(frame.body)
+        except protocol.ProtocolError as error:
+            raise HelperFailed(f"the forkserver answers what is no welcome ({error}): drain it first") from None
+        if not FORKSERVER.common(welcome.versions):
+            raise HelperFailed(
+                f"a forkserver of protocol {welcome.versions} is running, and this is for {FORKSERVER}: drain it first"
+            )
+        engine = welcome.engines.get(WASMEDGE, b"").decode()
+        running = dict(zip(welcome.running[::2], welcome.running[1::2], strict=True))
+        return Inventory(engine, welcome.landlock, running, _exits(welcome.exits))
 
     async def _greet(self) -> protocol.Frame | None:
         """Join the forkserver, or start one; None where it does not answer."""
         await self._helper.connect()
         self._welcome = asyncio.get_running_loop().create_future()
-        self._helper.send(protocol.HELLO, protocol.pack(self._filters.fields()))
+        self._helper.send(protocol.HELLO, Hello(FORKSERVER, self._filters).encode())
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 return await self._welcome
@@ -125,10 +131,10 @@ class ForkserverClient:
             self._helper.send(protocol.PING, b"")
         await asyncio.shield(self._pong)
 
-    async def start(self, request: protocol.StartRequest, fds: Sequence[int]) -> int:
+    async def start(self, request: StartRequest) -> int:
         """Run an instance; its pid, once the module is instantiated and about to run.
 
-        ``fds`` are all of the request's but the report pipe. Raises a ``SandboxerError`` when it does
+        The request's descriptors are all but the report pipe. Raises a ``SandboxerError`` when it does
         not come to that; then no process is left, and its exit is told to nobody.
         """
         name = request.instance
@@ -136,7 +142,8 @@ class ForkserverClient:
         start = self._starts[name] = _Start(asyncio.get_running_loop().create_future())
         try:
             try:
-                self._helper.send(protocol.START, request.encode(), [theirs, *fds])
+                request.descriptors.put(REPORT, theirs)
+                self._helper.send(protocol.START, request.encode(), request.descriptors.fds)
                 pid = await start.forked
             except Unavailable:
                 os.close(theirs)
@@ -242,7 +249,7 @@ class ForkserverClient:
 
     def _frame(self, frame: protocol.Frame) -> None:
         if frame.kind == protocol.EXITED:
-            self.exited(_exits(frame.body))
+            self.exited(_exits(protocol.unpack_numbers(frame.body)))
         elif frame.kind == protocol.FORKED:
             instance, pid, error = protocol.unpack_numbers(frame.body)
             start = self._starts.get(instance)
@@ -306,8 +313,7 @@ class ForkserverClient:
             self._on_lost()
 
 
-def _exits(body: bytes) -> list[Ended]:
-    numbers = protocol.unpack_numbers(body)
+def _exits(numbers: Sequence[int]) -> list[Ended]:
     return [Ended(*numbers[i : i + 5]) for i in range(0, len(numbers), 5)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
+from workers.start_request import CGROUP, MODULE, NETNS, STDERR, STDIN, STDOUT, Descriptors
 
 from ..aot.policy import Aot
 from ..cgroups import Resources
@@ -47,7 +48,8 @@ class Starter:
         netns = sandbox.netns or spec.netns
         opened = streams.Streams()
         context = wasi.WasiContext()
-        places: list[int] = []
+        opened_here: list[int] = []
+        descriptors = Descriptors()
         try:
             opened = streams.open_streams(process.stdio)
             context = wasi.assemble(spec, what, source.plan)
@@ -56,14 +58,16 @@ class Starter:
                 product = await self._aot.best(context.module)
                 if product is not None:
                     context.run_product(product.fd)
+            for role, fd in ((STDIN, opened.stdin), (STDOUT, opened.stdout), (STDERR, opened.stderr)):
+                descriptors.put(role, fd)
             for path in container.cgroup.entrances() if container.cgroup else ():
-                places.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
-            cgroups = len(places)
+                opened_here.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+                descriptors.add(CGROUP, opened_here[-1])
             if netns:
-                places.append(open_netns(netns))
+                opened_here.append(open_netns(netns))
+                descriptors.put(NETNS, opened_here[-1])
             placement = wasi.Placement(
-                cgroups=cgroups,
-                netns=bool(netns),
+                descriptors=descriptors,
                 network=bool(netns) or not spec.private_network,
                 terminal=process.stdio.terminal,
                 memory_limit=Resources.parse(spec.resources).memory_limit or 0,
@@ -74,16 +78,16 @@ class Starter:
                 await self._relay.pump(process.instance, pump)
                 process.pumped = True
             process.tier = product.level.name if product is not None else "interpreted"
-            others = [opened.stdin, opened.stdout, opened.stderr, *places, *context.folders]
             try:
-                return await self._forkserver.start(request, [context.module, *others])
+                return await self._forkserver.start(request)
             except InvalidArgument as error:
                 if self._aot is None or product is None:
                     raise
                 # The product may be at fault, and so our compiler: the module itself has the last word.
                 context.run_guest()
                 request.module_kind = context.kind
-                pid = await self._forkserver.start(request, [context.module, *others])
+                descriptors.put(MODULE, context.module)
+                pid = await self._forkserver.start(request)
                 process.tier = "interpreted"
                 self._aot.condemn(product, str(error))
                 return pid
@@ -93,5 +97,5 @@ class Starter:
         finally:
             opened.close()
             context.close()
-            for fd in places:
+            for fd in opened_here:
                 os.close(fd)

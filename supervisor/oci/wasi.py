@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass, field
 
 from sandbox_api.errors import InvalidArgument
-from workers.protocol import NATIVE, WASM, Preopen, StartRequest
+from workers.start_request import FOLDER, MODULE, NATIVE, WASM, Descriptors, Preopen, StartRequest
 
 from ..host import linux
 from ..host.errors import for_errno
@@ -66,10 +66,8 @@ class WasiContext:
 class Placement:
     """Where a worker runs, and under which limits."""
 
-    cgroups: int = 0
-    """Number of control groups that it joins."""
-    netns: bool = False
-    """It joins a network namespace."""
+    descriptors: Descriptors = field(default_factory=Descriptors)
+    """Streams, the entrances of control groups, and the network namespace that it joins."""
     network: bool = False
     """Its seccomp filter allows sockets."""
     terminal: bool = False
@@ -91,16 +89,20 @@ def max_pages(memory_limit: int) -> int:
 
 
 def request(instance: int, spec: ProcessSpec, context: WasiContext, placement: Placement) -> StartRequest:
-    """Make the start request for this process."""
+    """Make the start request for this process; the placement's descriptors get the module and the preopens' folders."""
     module, function = module_and_function(spec.args[0])
     env = list(spec.env)
     if spec.cwd != "/" and not any(each.startswith("PWD=") for each in env):
         env.append(f"PWD={spec.cwd}")  # where Go's WASI port, among others, finds its working directory
+    descriptors = placement.descriptors
+    descriptors.put(MODULE, context.module)
+    descriptors.add(FOLDER, *context.folders)
     return StartRequest(
         instance=instance,
         args=[os.fsencode(arg) for arg in (module, *spec.args[1:])],
         env=[os.fsencode(each) for each in env],
         preopens=context.preopens,
+        descriptors=descriptors,
         function=os.fsencode(function),
         module_kind=context.kind,
         uid=spec.uid,
@@ -109,8 +111,6 @@ def request(instance: int, spec: ProcessSpec, context: WasiContext, placement: P
         rlimits=[(limit.resource, limit.soft, limit.hard) for limit in spec.rlimits],
         oom_score_adj=spec.oom_score_adj,
         max_pages=max_pages(placement.memory_limit),
-        cgroups=placement.cgroups,
-        netns=placement.netns,
         terminal=placement.terminal,
         network=placement.network,
         seccomp=placement.seccomp,

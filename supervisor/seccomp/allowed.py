@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 import platform
-from dataclasses import dataclass
 
+from workers.greeting import Filters
 from workers.protocol import OWN_PID
 
 from .library import ALLOW, ERRNO, TRAP, FilterBuilder, call_names, low
@@ -82,33 +82,6 @@ _COMPILER_KIN = """
     sysinfo tgkill uname unlinkat
 """
 _CLONE_THREAD = 0x10000
-
-
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """The programs that the forkserver is given once, in the order of HELLO. Empty ones stand for no filter."""
-
-    interpreted_without_network: bytes = b""
-    """An interpreted guest maps no machine code at all."""
-    interpreted_with_network: bytes = b""
-    compiled_without_network: bytes = b""
-    """A compiled module is mapped from its file; after that ``no_new_code`` is put on top."""
-    compiled_with_network: bytes = b""
-    no_new_code: bytes = b""
-    """Forbids to map machine code from now on, and any further filter."""
-    names: bytes = b""
-    """As of ``call_names``."""
-
-    def fields(self) -> list[bytes]:
-        """The fields of HELLO."""
-        return [
-            self.interpreted_without_network,
-            self.interpreted_with_network,
-            self.compiled_without_network,
-            self.compiled_with_network,
-            self.no_new_code,
-            self.names,
-        ]
 
 
 def worker_filters(machine: str = platform.machine()) -> Filters:

@@ -16,9 +16,10 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from workers import forkserver, protocol
+from workers import forkserver
 from workers.calls.call_list import CallList, Step, address
 from workers.confinement import seccomp
+from workers.start_request import StartRequest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -45,7 +46,7 @@ class BrokenOut:
         self._load_call = ctypes.PYFUNCTYPE(None, *[ctypes.c_size_t] * 5)(self._load)
         self._run_call = ctypes.PYFUNCTYPE(None)(self._run)
 
-    def load(self, calls: CallList, path: bytes, request: protocol.StartRequest, folders: list[int]) -> None:
+    def load(self, calls: CallList, path: bytes, request: StartRequest, folders: list[int]) -> None:
         """Open the preopens as WasmEdge does, and the module that would be parsed."""
         lists = (calls.table(request.args), len(request.args), calls.table(folders), len(folders))
         calls.call(address(self._load_call), *lists, path)

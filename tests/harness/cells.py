@@ -10,9 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.seccomp.allowed import Filters, worker_filters
+from supervisor.seccomp.allowed import worker_filters
 from supervisor.seccomp.library import call_names
 from workers import protocol
+from workers.greeting import FORKSERVER, Filters, Hello
+from workers.start_request import (
+    FOLDER,
+    MODULE,
+    NATIVE,
+    REPORT,
+    STDERR,
+    STDIN,
+    STDOUT,
+    WASM,
+    Descriptors,
+    Preopen,
+    StartRequest,
+)
 
 from . import interpreters
 
@@ -41,7 +55,7 @@ class Cells:
 
     def __init__(
         self,
-        filters: Filters = Filters(),  # noqa: B008
+        filters: Filters | None = None,
         broken_out: bool = True,
         under: Sequence[str] = (),
         program: str = "workers.forkserver",
@@ -67,7 +81,7 @@ class Cells:
         self._instance = 0
         self._module = Path(self._folder.name, "module")
         self._module.write_bytes(b"\0asm\1\0\0\0")
-        protocol.send(self._socket, protocol.HELLO, protocol.pack(filters.fields()))
+        protocol.send(self._socket, protocol.HELLO, Hello(FORKSERVER, filters).encode())
         self._next(protocol.WELCOME)
 
     @property
@@ -93,19 +107,21 @@ class Cells:
         opened += [os.dup(out.fileno()), os.dup(err.fileno() if stderr is None else stderr)]
         opened += [os.open(path, os.O_PATH | os.O_DIRECTORY) for path, _ in folders]
         names = ["/", *(f"/{path.name}" for path, _ in folders[1:])]
-        preopens = [
-            protocol.Preopen(os.fsencode(name), readonly) for name, (_, readonly) in zip(names, folders, strict=False)
-        ]
-        native = protocol.NATIVE if chosen.suffix == ".so" else protocol.WASM
-        request = protocol.StartRequest(
+        preopens = [Preopen(os.fsencode(name), readonly) for name, (_, readonly) in zip(names, folders, strict=False)]
+        native = NATIVE if chosen.suffix == ".so" else WASM
+        descriptors = Descriptors()
+        for role, fd in zip((REPORT, MODULE, STDIN, STDOUT, STDERR), (theirs, *opened), strict=False):
+            descriptors.put(role, fd)
+        descriptors.add(FOLDER, *opened[4:])
+        request = StartRequest(
             instance=self._instance,
             args=[os.fsencode(arg) for arg in args],
-            env=[],
             preopens=preopens,
+            descriptors=descriptors,
             module_kind=native,
             **fields,  # type: ignore[arg-type]
         )
-        protocol.send(self._socket, protocol.START, request.encode(), [theirs, *opened])
+        protocol.send(self._socket, protocol.START, request.encode(), descriptors.fds)
         for fd in (theirs, *opened):
             os.close(fd)
         _, pid, _ = protocol.unpack_numbers(self._next(protocol.FORKED).body)

@@ -159,9 +159,9 @@ def test_native_code_in_an_image_is_never_run(start: Callable[..., Node], tmp_pa
     (tmp_path / "universal.wasm").write_bytes(universal)
     script = (
         "from workers.engines.wasmedge.engine import *;"
-        " from workers.protocol import *\n"
+        " from workers.start_request import *\n"
         "from workers.calls.call_list import *; plan = CallList(); engine = Engine(); engine.prime()\n"
-        "request = StartRequest(instance=1, args=[], env=[], preopens=[], module_kind=NATIVE)\n"
+        "request = StartRequest(instance=1, module_kind=NATIVE)\n"
         "engine.run(plan, engine.load(plan, sys.argv[1].encode(), request, []), True); Runner().perform(plan)"
     )
     assert (

@@ -14,10 +14,10 @@ from supervisor.lifecycle.events import TaskEvents
 from supervisor.lifecycle.preparations import Preparations
 from supervisor.lifecycle.signals import Signals
 from supervisor.model.registry import Registry
-from supervisor.seccomp.allowed import Filters
 from supervisor.services.sandboxes import SandboxService
 from supervisor.services.tasks import TaskService
 from supervisor.state.store import Store
+from workers.greeting import Filters
 
 from .specs import LEAST
 

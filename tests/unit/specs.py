@@ -8,7 +8,7 @@ from typing import Any
 
 from supervisor.oci import wasi
 from supervisor.oci.spec import ProcessSpec
-from workers.protocol import StartRequest
+from workers.start_request import REPORT, STDERR, STDIN, STDOUT, Descriptors, StartRequest
 
 LEAST: dict[str, Any] = {"process": {"args": ["/app.wasm"]}, "root": {"path": "rootfs"}}
 
@@ -58,4 +58,8 @@ def config(process: dict[str, Any] | None = None, **members: Any) -> bytes:
 
 def start_request(process: ProcessSpec, instance: int = 1, **members: Any) -> StartRequest:
     """The request that a worker gets for this process, with no limits, groups or network but these members."""
-    return wasi.request(instance, process, wasi.WasiContext(), wasi.Placement(**members))
+    descriptors = Descriptors()
+    for role in (REPORT, STDIN, STDOUT, STDERR):
+        descriptors.put(role, 0)
+    placement = wasi.Placement(**({"descriptors": descriptors} | members))
+    return wasi.request(instance, process, wasi.WasiContext(), placement)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import astuple
 
 from supervisor.ipc.forkserver import Ended
-from workers.protocol import ACK, EXITED, HELLO, VERSION, WELCOME, encode, pack, pack_numbers, unpack_numbers
+from workers.greeting import FORKSERVER, Welcome
+from workers.protocol import ACK, EXITED, HELLO, WELCOME, encode, pack_numbers, unpack_numbers
 
 _HEADER = struct.Struct("<IHH")
 
@@ -38,7 +39,7 @@ class StandIn:
             except asyncio.IncompleteReadError:
                 return
             if kind == HELLO:
-                self._send(WELCOME, pack([pack_numbers(VERSION, 0), b"0.14", b"", b""]))
+                self._send(WELCOME, Welcome(FORKSERVER, {b"wasmedge": b"0.14"}).encode())
             elif kind == ACK:
                 self.acknowledged.put_nowait(unpack_numbers(body))
 

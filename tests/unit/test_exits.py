@@ -28,8 +28,8 @@ from supervisor.model.process import Process, ProcessState
 from supervisor.model.registry import Registry
 from supervisor.model.sandbox import Sandbox
 from supervisor.oci.rootfs import MountPlan
-from supervisor.seccomp.allowed import Filters
 from supervisor.state.store import Recorded, Store
+from workers.greeting import Filters
 
 from .disk import Disk, disk
 from .standin import StandIn

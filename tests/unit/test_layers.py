@@ -58,7 +58,8 @@ BESIDES = {
 @pytest.mark.parametrize("file", files("supervisor"))
 def test_the_supervisor_knows_the_workers_by_their_protocol(file: str) -> None:
     found = set(imports(file))
-    known = {"workers", "workers.protocol", "workers.relay_protocol"} | BESIDES.get(file, set())
+    known = {f"workers{name}" for name in ("", ".protocol", ".greeting", ".start_request", ".relay_protocol")}
+    known |= BESIDES.get(file, set())
     assert {module for module in found if layer(module) == "workers"} <= known
     assert "tests" not in map(layer, found)
 

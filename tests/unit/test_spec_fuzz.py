@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sandbox_api.errors import InvalidArgument
 from supervisor.oci import bundle, rootfs
 from supervisor.oci.spec import Spec, parse
-from workers.protocol import StartRequest
+from workers.start_request import StartRequest
 
 from .specs import full, start_request, text
 

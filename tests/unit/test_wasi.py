@@ -13,6 +13,7 @@ from sandbox_api.errors import InvalidArgument
 from supervisor.oci.rootfs import MountPlan
 from supervisor.oci.spec import Bind, ProcessSpec, Rlimit, Spec, Tmpfs
 from supervisor.oci.wasi import WasiContext, assemble, max_pages, module_and_function
+from workers.start_request import CGROUP, Descriptors
 
 from .leaks import nothing_left_open
 from .specs import start_request
@@ -70,15 +71,17 @@ def test_a_request_says_all_that_the_spec_does() -> None:
         rlimits=(Rlimit(7, 64, -1),),
         oom_score_adj=0,
     )
+    descriptors = Descriptors()
+    descriptors.add(CGROUP, 7, 8)
     made = start_request(
-        spec, 9, memory_limit=2 * 65536, cgroups=2, netns=True, terminal=True, network=True, seccomp=b"filter"
+        spec, 9, memory_limit=2 * 65536, descriptors=descriptors, terminal=True, network=True, seccomp=b"filter"
     )
     assert (made.instance, made.function, made.args) == (9, b"run", [b"/app.wasm", "é".encode()])
     assert made.env == [b"A=1", b"PWD=/work"]
     assert (made.uid, made.gid, made.groups) == (1000, 1001, [10])
     assert (made.rlimits, made.oom_score_adj) == ([(7, 64, -1)], 0)
-    assert (made.max_pages, made.cgroups) == (2, 2)
-    assert (made.netns, made.terminal, made.network, made.seccomp) == (True, True, True, b"filter")
+    assert (made.max_pages, made.descriptors.all(CGROUP)) == (2, [7, 8])
+    assert (made.terminal, made.network, made.seccomp) == (True, True, b"filter")
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,15 @@ import struct
 
 from .. import linux
 from ..calls.call_list import NEGATIVE
-from ..protocol import NATIVE, WASM
+from ..start_request import NATIVE, WASM
 from .landlock import Landlock
 from .seccomp import Filter, Reporter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..calls.call_list import CallList, Data
-    from ..protocol import StartRequest
+    from ..greeting import Filters
+    from ..start_request import StartRequest
 
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -53,21 +54,19 @@ class Confinement:
 
     __slots__ = ("_landlock", "_no_new_code", "_reporter", "_with_network", "_without_network")
 
-    def __init__(
-        self,
-        interpreted_without_network: bytes = b"",
-        interpreted_with_network: bytes = b"",
-        compiled_without_network: bytes = b"",
-        compiled_with_network: bytes = b"",
-        no_new_code: bytes = b"",
-        names: bytes = b"",
-    ) -> None:
-        """Take the seccomp filters, empty where there are none, and the names of all system calls by number."""
+    def __init__(self, filters: Filters) -> None:
+        """Take the seccomp filters, and the names of all system calls by number."""
         self._landlock = Landlock()
-        self._without_network = {WASM: Filter(interpreted_without_network), NATIVE: Filter(compiled_without_network)}
-        self._with_network = {WASM: Filter(interpreted_with_network), NATIVE: Filter(compiled_with_network)}
-        self._no_new_code = Filter(no_new_code)
-        self._reporter = Reporter(names)
+        self._without_network = {
+            WASM: Filter(filters.interpreted_without_network),
+            NATIVE: Filter(filters.compiled_without_network),
+        }
+        self._with_network = {
+            WASM: Filter(filters.interpreted_with_network),
+            NATIVE: Filter(filters.compiled_with_network),
+        }
+        self._no_new_code = Filter(filters.no_new_code)
+        self._reporter = Reporter(filters.names)
 
     @property
     def landlock_abi(self) -> int:

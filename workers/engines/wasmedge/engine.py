@@ -8,7 +8,7 @@ from __future__ import annotations
 from ctypes import c_void_p, string_at
 
 from ...calls.call_list import FALSE, NONZERO, ZERO, At, Label, address
-from ...protocol import NATIVE
+from ...start_request import NATIVE
 from . import altstack, capi
 
 TYPE_CHECKING = False
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ...calls.call_list import CallList, Data, Step
-    from ...protocol import StartRequest
+    from ...start_request import StartRequest
 
 VERSION = b"0.14."
 TRAPPED = 134  # what WasmEdge's own program exits with after a trap

@@ -1,0 +1,52 @@
+"""HELLO and WELCOME: versions are agreed on, and what one side does not know is passed over."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.greeting import VERSIONS, Filters, Hello, Versions, Welcome
+from workers.protocol import ProtocolError, pack_numbers, pack_tagged
+
+LATER = 999
+"""A tag from a later version."""
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "common"),
+    [((6, 6), (6, 6), 6), ((6, 8), (7, 9), 8), ((6, 8), (1, 6), 6), ((6, 6), (7, 9), 0), ((7, 9), (6, 6), 0)],
+)
+def test_the_highest_version_that_both_speak(ours: tuple[int, int], theirs: tuple[int, int], common: int) -> None:
+    assert Versions(*ours).common(Versions(*theirs)) == common
+
+
+@pytest.mark.parametrize("numbers", [(), (6,), (6, 5), (0, 6), (6, 6, 6)])
+def test_what_is_no_pair_of_versions(numbers: tuple[int, ...]) -> None:
+    with pytest.raises(ProtocolError):
+        Hello.decode(pack_tagged({VERSIONS: pack_numbers(*numbers)}))
+
+
+@given(st.lists(st.binary(), min_size=6, max_size=6))
+def test_a_hello(programs: list[bytes]) -> None:
+    sent = Filters(*programs)
+    hello = Hello.decode(Hello(Versions(6, 7), sent).encode() + pack_tagged({LATER: b"x"}))
+    assert (hello.versions.lowest, hello.versions.highest) == (6, 7)
+    assert {name: getattr(hello.filters, name) for name in Filters.__slots__} == {
+        name: getattr(sent, name) for name in Filters.__slots__
+    }
+
+
+def test_a_welcome() -> None:
+    body = Welcome(Versions(6, 7), {b"wasmedge": b"0.14.1", b"another": b"1"}, 6, [1, 100], [2, 101, 0, 5, -1]).encode()
+    welcome = Welcome.decode(body + pack_tagged({LATER: b"x"}))
+    assert (str(welcome.versions), welcome.landlock) == ("6 to 7", 6)
+    assert welcome.engines == {b"wasmedge": b"0.14.1", b"another": b"1"}
+    assert (welcome.running, welcome.exits) == ([1, 100], [2, 101, 0, 5, -1])
+
+
+@given(st.binary())
+def test_hostile_greetings(body: bytes) -> None:
+    for decode in (Hello.decode, Welcome.decode):
+        with pytest.raises(ProtocolError):
+            decode(body)

@@ -1,0 +1,161 @@
+"""HELLO and WELCOME: the first messages between the supervisor and the forkserver.
+
+Both say the lowest and the highest version of their protocol that they speak, and go on in the highest that both do.
+The versions' field has the same tag and the same form in every version, so that each side can name the other's. A
+START's fields that a side does not know it skips: one that must not be skipped raises the lowest version.
+"""
+
+from __future__ import annotations
+
+from .protocol import ProtocolError, pack, pack_numbers, pack_tagged, unpack, unpack_numbers, unpack_tagged
+
+VERSIONS = 1
+"""Tag of the versions, in both messages."""
+_FILTERS = {
+    2: "interpreted_without_network",
+    3: "interpreted_with_network",
+    4: "compiled_without_network",
+    5: "compiled_with_network",
+    6: "no_new_code",
+    7: "names",
+}
+"""Tags in a HELLO to the forkserver."""
+ENGINES, LANDLOCK, RUNNING, EXITS = 2, 3, 4, 5
+"""Tags in a forkserver's WELCOME."""
+
+
+class Versions:
+    """The lowest and the highest version of a protocol that one side speaks."""
+
+    __slots__ = ("highest", "lowest")
+
+    def __init__(self, lowest: int, highest: int) -> None:
+        self.lowest = lowest
+        self.highest = highest
+
+    def common(self, other: Versions) -> int:
+        """The highest version that both speak; 0 where there is none."""
+        highest = min(self.highest, other.highest)
+        return highest if highest >= max(self.lowest, other.lowest) else 0
+
+    def encode(self) -> bytes:
+        """The field's bytes."""
+        return pack_numbers(self.lowest, self.highest)
+
+    @classmethod
+    def decode(cls, field: bytes) -> Versions:
+        """The versions in a field. Raises ``ProtocolError``."""
+        numbers = unpack_numbers(field)
+        if len(numbers) != 2 or not 0 < numbers[0] <= numbers[1]:
+            raise ProtocolError(f"{numbers} are no lowest and highest version")
+        return cls(*numbers)
+
+    def __str__(self) -> str:
+        return f"{self.lowest}" if self.lowest == self.highest else f"{self.lowest} to {self.highest}"
+
+
+FORKSERVER = Versions(6, 6)
+"""Versions of the protocol with the forkserver that this code speaks."""
+
+
+class Filters:
+    """The seccomp programs that the forkserver is given once. Empty ones stand for no filter."""
+
+    __slots__ = tuple(_FILTERS.values())
+
+    def __init__(
+        self,
+        interpreted_without_network: bytes = b"",
+        interpreted_with_network: bytes = b"",
+        compiled_without_network: bytes = b"",
+        compiled_with_network: bytes = b"",
+        no_new_code: bytes = b"",
+        names: bytes = b"",
+    ) -> None:
+        self.interpreted_without_network = interpreted_without_network
+        """An interpreted guest maps no machine code at all."""
+        self.interpreted_with_network = interpreted_with_network
+        self.compiled_without_network = compiled_without_network
+        """A compiled module is mapped from its file; after that ``no_new_code`` is put on top."""
+        self.compiled_with_network = compiled_with_network
+        self.no_new_code = no_new_code
+        """Forbids to map machine code from now on, and any further filter."""
+        self.names = names
+        """The names of all system calls by number, a line each."""
+
+
+class Hello:
+    """The supervisor's first message."""
+
+    __slots__ = ("filters", "versions")
+
+    def __init__(self, versions: Versions, filters: Filters | None = None) -> None:
+        self.versions = versions
+        self.filters = filters or Filters()
+
+    def encode(self) -> bytes:
+        """The body of a HELLO frame."""
+        programs = {tag: getattr(self.filters, name) for tag, name in _FILTERS.items()}
+        given = {tag: program for tag, program in programs.items() if program}
+        return pack_tagged({VERSIONS: self.versions.encode(), **given})
+
+    @classmethod
+    def decode(cls, body: bytes) -> Hello:
+        """The message in a HELLO frame's body. Raises ``ProtocolError``."""
+        fields = unpack_tagged(body)
+        filters = Filters(*(fields.get(tag, b"") for tag in _FILTERS))
+        return cls(Versions.decode(fields.get(VERSIONS, b"")), filters)
+
+
+class Welcome:
+    """The forkserver's answer."""
+
+    __slots__ = ("engines", "exits", "landlock", "running", "versions")
+
+    def __init__(
+        self,
+        versions: Versions,
+        engines: dict[bytes, bytes] | None = None,
+        landlock: int = 0,
+        running: list[int] | None = None,
+        exits: list[int] | None = None,
+    ) -> None:
+        self.versions = versions
+        self.engines = engines or {}
+        """The engines' versions by their names."""
+        self.landlock = landlock
+        """ABI of the kernel's Landlock; 0 is none."""
+        self.running = running or []
+        """Instance and pid of each worker."""
+        self.exits = exits or []
+        """The five numbers of an EXITED frame for each exit that was not acknowledged."""
+
+    def encode(self) -> bytes:
+        """The body of a WELCOME frame."""
+        return pack_tagged(
+            {
+                VERSIONS: self.versions.encode(),
+                ENGINES: pack([text for pair in self.engines.items() for text in pair]),
+                LANDLOCK: pack_numbers(self.landlock),
+                RUNNING: pack_numbers(*self.running),
+                EXITS: pack_numbers(*self.exits),
+            }
+        )
+
+    @classmethod
+    def decode(cls, body: bytes) -> Welcome:
+        """The message in a WELCOME frame's body. Raises ``ProtocolError``."""
+        fields = unpack_tagged(body)
+        engines = unpack(fields.get(ENGINES, pack([])))
+        landlock = unpack_numbers(fields.get(LANDLOCK, pack_numbers(0)))
+        running = unpack_numbers(fields.get(RUNNING, b""))
+        exits = unpack_numbers(fields.get(EXITS, b""))
+        if len(engines) % 2 or len(landlock) != 1 or len(running) % 2 or len(exits) % 5:
+            raise ProtocolError("a welcome's fields do not fit")
+        return cls(
+            Versions.decode(fields.get(VERSIONS, b"")),
+            dict(zip(engines[::2], engines[1::2], strict=True)),
+            landlock[0],
+            list(running),
+            list(exits),
+        )
