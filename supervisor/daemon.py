@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ class Daemon:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._stopping = asyncio.Event()
+        self._restarting = False
         self._background: set[asyncio.Task[None]] = set()
         self._grpc: list[grpc_server.Server] = []
         self._registry = Registry()
@@ -135,8 +137,9 @@ class Daemon:
         parts = self._build(cleanup)
         engine = await self._recover(cleanup, parts)
         await self._serve(cleanup, parts, engine)
-        notify("STOPPING=1")
-        log.info("ending")
+        if not self._restarting:
+            notify("STOPPING=1")
+        log.info("restarting" if self._restarting else "ending")
         await asyncio.gather(calls.all_done(), *(server.stop() for server in self._grpc))
 
     def _claim(self, cleanup: AsyncExitStack) -> None:
@@ -153,9 +156,9 @@ class Daemon:
     def _build(self, cleanup: AsyncExitStack) -> _Parts:
         """Make the parts. Nothing runs yet. Raises ``CannotStart`` or a ``SandboxerError``."""
         folder, registry = str(self._options.folder), self._registry
-        store = Store(f"{folder}/state.db")
+        store = Store(f"{folder}/state.db", self._restart)
         cleanup.callback(store.close)
-        hierarchy = cgroups.detect()
+        hierarchy = cgroups.detect(owner=folder)
         relay = RelayClient(f"{folder}/relay.sock")
         aot = Aot(self._options.aot)
         events = TaskEvents(self._publisher)
@@ -169,7 +172,7 @@ class Daemon:
         sandboxes = SandboxService(
             registry, store, containers, preparations, signals, tasks, str(self._options.task_socket)
         )
-        recovery = Recovery(registry, store, hierarchy, containers, preparations, exits, forkserver)
+        recovery = Recovery(folder, registry, store, hierarchy, containers, preparations, exits, forkserver)
         inspection = Inspection(registry, store, containers, events)
         return _Parts(forkserver, relay, aot, tasks, sandboxes, recovery, inspection, hierarchy.version)
 
@@ -242,11 +245,19 @@ class Daemon:
 
     async def _leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Exit at once, last of all, with all of gRPC's connections (see its ``Server.stop``)."""
-        if error is None:
-            logging.shutdown()
-            os._exit(0)
-        for server in self._grpc:
-            await server.inner.stop(0)
+        if error is not None and not self._restarting:
+            for server in self._grpc:
+                await server.inner.stop(0)
+            return
+        logging.shutdown()
+        if self._restarting:
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        os._exit(0)
+
+    def _restart(self) -> None:
+        """Stop serving, and begin as a new program: what is in memory has no record any more."""
+        self._restarting = True
+        self._stopping.set()
 
     def _lacking(self, what: str) -> None:
         """Say what confinement this host cannot give. Raises ``CannotStart`` where it is required."""

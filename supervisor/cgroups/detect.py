@@ -10,18 +10,18 @@ from .v1 import CONTROLLERS, V1
 from .v2 import AVAILABLE, V2
 
 
-def detect(root: str = "/sys/fs/cgroup", mounts: str = "/proc/self/mountinfo") -> Hierarchy:
+def detect(root: str = "/sys/fs/cgroup", mounts: str = "/proc/self/mountinfo", owner: str = "") -> Hierarchy:
     """Version 2 where ``root`` is its hierarchy, and else version 1 with what is mounted in ``root``.
 
     A version 2 tree beside version 1's ("hybrid") is left alone: its controllers are elsewhere. A host with
-    neither has no controllers: containers without limits run there.
+    neither has no controllers: containers without limits run there. ``owner`` marks the groups that are made there.
     Raises ``OSError``.
     """
     root = os.path.normpath(root)
     if os.path.exists(os.path.join(root, AVAILABLE)):  # every group of version 2 has it, and none of version 1
-        return Hierarchy(V2(Tree(root)))
+        return Hierarchy(V2(Tree(root, owner)))
     with open(mounts, encoding="utf-8", errors="surrogateescape") as stream:
-        return Hierarchy(V1(v1_mounts(stream.read(), root)))
+        return Hierarchy(V1(v1_mounts(stream.read(), root), owner))
 
 
 def v1_mounts(mountinfo: str, root: str) -> dict[str, str]:

@@ -109,6 +109,19 @@ class Hierarchy:
         self._holders.update(held)
         return Cgroup(self, path, own, held, counted)
 
+    def thaw_owned(self) -> None:
+        """Thaw every group that is marked as the owner's: in version 1, what is frozen does not take SIGKILL.
+
+        Raises ``OSError``.
+        """
+        if self.layout.freezer is not None:
+            for group in self.layout.trees[self.layout.freezer].owned():
+                self.layout.freeze(group, False)
+
+    def remove_owned(self) -> int:
+        """Remove every group that is marked as the owner's; how many are still in use. Raises ``OSError``."""
+        return sum(not files.remove(group) for files in self.layout.trees.values() for group in files.owned())
+
     def make_leaf(self, tree: str, path: GroupPath) -> list[GroupPath]:
         """Make a group that nothing is in; answers it and the parents that were missing.
 

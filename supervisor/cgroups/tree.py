@@ -19,13 +19,18 @@ PROCS = "cgroup.procs"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
+_OWNER = "trusted.wasm-sandboxer"
+
+
 class Tree:
     """One mounted hierarchy. Methods raise ``OSError`` unless they say otherwise."""
 
-    __slots__ = ("root",)
+    __slots__ = ("_owner", "root")
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, owner: str = "") -> None:
+        """``owner`` is written on every group that is made, for ``owned``."""
         self.root = root
+        self._owner = os.fsencode(owner)
 
     def path(self, group: GroupPath, file: str = "") -> str:
         """The path of a group's directory, or of a file in it."""
@@ -48,6 +53,8 @@ class Tree:
                 below = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
                 os.close(fd)
                 fd = below
+                if self._owner and group[:depth] in made:
+                    self._mark(fd)
         except OSError:
             for each in reversed(made):
                 self.remove(each)
@@ -55,6 +62,24 @@ class Tree:
         finally:
             os.close(fd)
         return made
+
+    def owned(self) -> list[GroupPath]:
+        """The groups that carry the owner's name, those below others first."""
+        found = []
+        for path, _, _ in os.walk(self.root, topdown=False):
+            try:
+                owner = os.getxattr(path, _OWNER, follow_symlinks=False)
+            except OSError:  # it has none, or has just gone
+                continue
+            if owner == self._owner:
+                found.append(tuple(os.path.relpath(path, self.root).split("/")))
+        return found
+
+    def _mark(self, fd: int) -> None:
+        try:
+            os.setxattr(fd, _OWNER, self._owner)
+        except OSError as error:  # it only helps a sandboxer whose state is lost
+            log.debug("control group: cannot be marked: %s", error)
 
     def remove(self, group: GroupPath) -> bool:
         """Remove a group, if it is there; false while processes or groups are in it."""

@@ -26,10 +26,10 @@ class V1(Layout):
 
     version = 1
 
-    def __init__(self, mounts: Mapping[str, str]) -> None:
+    def __init__(self, mounts: Mapping[str, str], owner: str = "") -> None:
         """``mounts``: where each controller is mounted; co-mounted ones have the same place."""
         self._name = {controller: os.path.basename(place) for controller, place in mounts.items()}
-        self.trees = {os.path.basename(place): Tree(place) for place in mounts.values()}
+        self.trees = {os.path.basename(place): Tree(place, owner) for place in mounts.values()}
         self.controllers = frozenset(mounts)
         self.memory = self._name.get("memory")
         self.freezer = self._name.get("freezer")

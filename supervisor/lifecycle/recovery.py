@@ -9,6 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
+from contextlib import suppress
+
+from sandbox_api.errors import NotFound
 
 from ..cgroups import Hierarchy
 from ..host import proc
@@ -17,6 +21,7 @@ from ..model.container import Container
 from ..model.process import ALIVE, Process, ProcessState
 from ..model.registry import Registry
 from ..state.store import Made, Store
+from . import abandoned
 from .containers import ContainerManager
 from .exits import ExitRecorder
 from .forkserver import ForkserverManager
@@ -33,6 +38,7 @@ class Recovery:
 
     def __init__(
         self,
+        folder: str,
         registry: Registry,
         store: Store,
         hierarchy: Hierarchy,
@@ -41,6 +47,7 @@ class Recovery:
         exits: ExitRecorder,
         forkserver: ForkserverManager,
     ) -> None:
+        self._folder = folder
         self._registry = registry
         self._store = store
         self._hierarchy = hierarchy
@@ -98,9 +105,14 @@ class Recovery:
             self._containers.repair(container)
         if self._forkserver.fresh:
             self._end_strays()
+        if self._store.new:
+            await abandoned.end_all(self._folder, self._hierarchy, self._forkserver)
+            self._store.number_from(time.time_ns() // 1_000_000)  # above all that helpers may still know
+            return
         for instance in inventory.running.keys() - self._registry.processes.keys():
             log.warning("killing instance %d, of which nothing is on record", instance)
-            await self._forkserver.kill(instance, signal.SIGKILL)
+            with suppress(NotFound):
+                await self._forkserver.kill(instance, signal.SIGKILL)
         if self._registry.sandboxes:
             log.info(
                 "recovered %d sandboxes, %d containers, %d instances that run, %d exits",

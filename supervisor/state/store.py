@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import IntEnum
-from pathlib import Path
+from typing import Any
 
-from sandbox_api.errors import Internal, ResourceExhausted, Unavailable
+from sandbox_api.errors import Internal, NotFound, ResourceExhausted, Unavailable
 from sandbox_api.interface import Exit, NewSandbox, Stdio
 
 from ..model.container import Container
@@ -25,9 +24,6 @@ from ..model.sandbox import Sandbox, SandboxState
 from ..oci.rootfs import MountPlan
 from . import file as state_file
 from . import rows
-from .spare import Spare, Statement
-
-_CHANGES = ("INSERT", "UPDATE", "DELETE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,74 +51,68 @@ class StoreFull(ResourceExhausted, StoreFailed):
     """There is no room on the disk."""
 
 
-class StoreMended(Unavailable, StoreFailed):
-    """The state file was damaged, and has been made anew. Nothing was changed."""
+class StoreDamaged(Unavailable, StoreFailed):
+    """The state file is damaged and was set aside: the sandboxer has to begin again without it."""
 
 
 class Store:
     """The state file. Every method is one transaction, and raises ``StoreFailed`` where the disk refuses."""
 
-    def __init__(self, path: str) -> None:
-        """Open the file, or make it; one that is damaged is made anew from its spare.
+    def __init__(self, path: str, on_damage: Callable[[], None] = lambda: None) -> None:
+        """Open the file, or make it where there is none or it is damaged.
 
+        ``on_damage`` is called once where damage shows later: every call fails from then on.
         Raises ``StoreFailed`` where the disk refuses, and ``state_file.Foreign``.
         """
         self._path = path
-        self._spare = Spare(os.path.join(os.path.dirname(path), "spare"))
-        self._changes: list[Statement] | None = None
-        """Of the transaction that is under way, if there is one."""
+        self._on_damage = on_damage
+        self._damaged = False
+        self._in_transaction = False
         try:
-            self._open()
+            self._db, self.new = state_file.open_or_begin(path)
         except (sqlite3.Error, OSError) as error:
             raise _failure(path, error) from None
 
-    def _open(self) -> None:
-        try:
-            self._db, self._serial = state_file.open_checked(self._path, self._spare)
-        except state_file.Unfit as error:
-            state_file.replace(Path(self._path), self._spare, str(error))
-            self._db, self._serial = state_file.open_checked(self._path, self._spare)
-        self._spare.renew(self._db)
-
     def _failed(self, error: sqlite3.Error) -> StoreFailed:
-        """What to raise. Damage that shows while we run is mended, now or when it shows the next time."""
         damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-        if not damaged and not isinstance(error, sqlite3.ProgrammingError):  # this one: it could not be opened again
-            return _failure(self._path, error)
-        return self._mend()
+        return self._give_up(str(error)) if damaged else _failure(self._path, error)
 
-    def _mend(self) -> StoreFailed:
-        self._db.close()  # before there is another of its name: it takes that one's journal with it
-        try:
-            self._open()
-        except (sqlite3.Error, OSError, state_file.Unfit) as worse:
-            return _failure(self._path, worse)
-        return StoreMended(f"{self._path} was damaged, and is made anew: try again")
+    def _give_up(self, fault: str) -> StoreFailed:
+        if not self._damaged:
+            try:
+                state_file.set_aside(self._path, fault)
+            except OSError as error:
+                return _failure(self._path, error)
+            self._damaged = True
+            self._on_damage()
+        return StoreDamaged(f"{self._path} is damaged: the sandboxer begins again without it")
 
     def _run(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
-        """Run a statement: a change either in the transaction that is under way, or in one of its own."""
-        change = sql.startswith(_CHANGES)
-        if self._changes is not None:
-            if change:
-                self._changes.append((sql, values))
-            return self._db.execute(sql, values)
-        if change:
-            with self._transaction():
-                return self._run(sql, values)
+        """Run a statement, in the transaction that is under way or in one of its own."""
+        if self._damaged:
+            raise self._give_up("")
         try:
             return self._db.execute(sql, values)
+        except sqlite3.Error as error:
+            if self._in_transaction:
+                raise
+            raise self._failed(error) from None
+
+    def _read(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows that a query finds."""
+        cursor = self._run(sql, values)
+        try:
+            return cursor.fetchall()
         except sqlite3.Error as error:
             raise self._failed(error) from None
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        number = self._serial + 1
-        changes = self._changes = []
+        self._in_transaction = True
         try:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._run("BEGIN IMMEDIATE")
             yield
-            self._db.execute("UPDATE serial SET number = ?", (number,))
-            self._db.execute("COMMIT")
+            self._run("COMMIT")
         except BaseException as error:
             with suppress(sqlite3.Error):
                 self._db.rollback()
@@ -130,19 +120,30 @@ class Store:
                 raise self._failed(error) from None
             raise
         finally:
-            self._changes = None
-        self._serial = number
-        self._spare.add(self._db, number, changes)
+            self._in_transaction = False
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """Values that were not written like this are damage, too."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._give_up(f"{type(error).__name__}: {error}") from None
+
+    def number_from(self, instance: int) -> None:
+        """Give no instance a number below this."""
+        with self._transaction():
+            self._run("DELETE FROM sqlite_sequence WHERE name = 'processes'")
+            self._run("INSERT INTO sqlite_sequence VALUES ('processes', ?)", (instance - 1,))
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
-        self._spare.close()
 
     def add_sandbox(self, sandbox: Sandbox, new: NewSandbox) -> None:
         """Record a new sandbox."""
         self._run(
-            "INSERT INTO sandboxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, crc32(?5, ?6, ?7))",
+            "INSERT INTO sandboxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 sandbox.namespace,
                 sandbox.id,
@@ -159,8 +160,7 @@ class Store:
     def update_sandbox(self, sandbox: Sandbox) -> None:
         """Record its state and labels."""
         self._run(
-            "UPDATE sandboxes SET state = ?, labels = ?, exited_at = ?, checksum = crc32(config, annotations, ?2)"
-            " WHERE namespace = ? AND id = ?",
+            "UPDATE sandboxes SET state = ?, labels = ?, exited_at = ? WHERE namespace = ? AND id = ?",
             (sandbox.state, json.dumps(sandbox.labels), sandbox.exited_at, sandbox.namespace, sandbox.id),
         )
 
@@ -168,11 +168,15 @@ class Store:
         """Forget it. Its containers are removed before."""
         self._run("DELETE FROM sandboxes WHERE namespace = ? AND id = ?", (sandbox.namespace, sandbox.id))
 
-    def sandboxes(self) -> Iterator[Sandbox]:
+    def sandboxes(self) -> list[Sandbox]:
         """Every sandbox on record."""
-        found = self._run("SELECT namespace, id, netns, labels, state, created_at, exited_at FROM sandboxes")
-        for namespace, sandbox_id, netns, labels, state, created_at, exited_at in found:
-            yield Sandbox(namespace, sandbox_id, netns, json.loads(labels), SandboxState(state), created_at, exited_at)
+        with self._decoding():
+            return [
+                Sandbox(namespace, sandbox_id, netns, json.loads(labels), SandboxState(state), created_at, exited_at)
+                for namespace, sandbox_id, netns, labels, state, created_at, exited_at in self._read(
+                    "SELECT namespace, id, netns, labels, state, created_at, exited_at FROM sandboxes"
+                )
+            ]
 
     def add_container(
         self, container: Container, recorded: Recorded, cgroup: str, made: Made = Made.UNFINISHED
@@ -183,7 +187,7 @@ class Store:
         """
         with self._transaction():
             self._run(
-                "INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, ?, crc32(?5, ?6))",
+                "INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     container.namespace,
                     container.id,
@@ -212,14 +216,13 @@ class Store:
         )
 
     def recorded(self, container: Container) -> Recorded:
-        """What the container was made from."""
-        config, plan, sound = self._run(
-            "SELECT config, plan, checksum = crc32(config, plan) FROM containers WHERE namespace = ? AND id = ?",
-            (container.namespace, container.id),
-        ).fetchone()
-        if not sound:
-            raise self._mend()
-        return Recorded(config, rows.plan_of(plan))
+        """What the container was made from. Raises ``NotFound`` where it is not on record."""
+        for config, plan in self._read(
+            "SELECT config, plan FROM containers WHERE namespace = ? AND id = ?", (container.namespace, container.id)
+        ):
+            with self._decoding():
+                return Recorded(bytes(config), rows.plan_of(plan))
+        raise NotFound(f"container {container.id}: it was deleted")
 
     def remove_container(self, container: Container) -> None:
         """Forget it and its processes."""
@@ -228,50 +231,47 @@ class Store:
             self._run("DELETE FROM processes WHERE namespace = ? AND container_id = ?", key)
             self._run("DELETE FROM containers WHERE namespace = ? AND id = ?", key)
 
-    def containers(self) -> Iterator[tuple[Container, str, Made]]:
+    def containers(self) -> list[tuple[Container, str, Made]]:
         """Every container on record with its processes; its control group's state ("": none); how far it was made."""
-        execs: dict[tuple[str, str], dict[str, Process]] = {}
-        found = self._run(
-            "SELECT namespace, container_id, instance, exec_id, state, pid, start_time, stdin, stdout, stderr,"
-            " terminal, pumped, exit_status, exited_at FROM processes"
-        )
-        for namespace, container_id, instance, exec_id, state, pid, start_time, *rest in found:
-            stdin, stdout, stderr, terminal, pumped, status, at = rest
-            process = Process(
-                instance,
-                f"{container_id}/{exec_id}" if exec_id else container_id,
-                exec_id,
-                Stdio(stdin, stdout, stderr, bool(terminal)),
-                ProcessState(state),
-                pid,
-                start_time,
-                None if status is None else Exit(status, at),
-                bool(pumped),
-            )
-            execs.setdefault((namespace, container_id), {})[exec_id] = process
-        for namespace, container_id, sandbox_id, bundle, cgroup, made in self._run(
-            "SELECT namespace, id, sandbox_id, bundle, cgroup, made FROM containers"
-        ):
-            processes = execs[namespace, container_id]
-            init = processes.pop("")
-            yield (
-                Container(namespace, container_id, sandbox_id, bundle, init, execs=processes or None),
-                cgroup,
-                Made(made),
-            )
+        processes: dict[tuple[str, str], dict[str, Process]] = {}
+        with self._decoding():
+            for namespace, container_id, instance, exec_id, state, pid, start_time, *rest in self._read(
+                "SELECT namespace, container_id, instance, exec_id, state, pid, start_time, stdin, stdout, stderr,"
+                " terminal, pumped, exit_status, exited_at FROM processes"
+            ):
+                stdin, stdout, stderr, terminal, pumped, status, at = rest
+                process = Process(
+                    instance,
+                    f"{container_id}/{exec_id}" if exec_id else container_id,
+                    exec_id,
+                    Stdio(stdin, stdout, stderr, bool(terminal)),
+                    ProcessState(state),
+                    pid,
+                    start_time,
+                    None if status is None else Exit(status, at),
+                    bool(pumped),
+                )
+                processes.setdefault((namespace, container_id), {})[exec_id] = process
+            found = []
+            for namespace, container_id, sandbox_id, bundle, cgroup, made in self._read(
+                "SELECT namespace, id, sandbox_id, bundle, cgroup, made FROM containers"
+            ):
+                execs = processes[namespace, container_id]
+                init = execs.pop("")
+                container = Container(namespace, container_id, sandbox_id, bundle, init, execs=execs or None)
+                found.append((container, cgroup, Made(made)))
+            return found
 
     def add_process(self, container: Container, process: Process, spec: bytes) -> None:
         """Record an exec, which is given its instance number."""
         self._insert_process(container, process, spec)
 
     def exec_spec(self, process: Process) -> bytes:
-        """The OCI process, as JSON, of an exec."""
-        spec, sound = self._run(
-            "SELECT spec, checksum = crc32(spec) FROM processes WHERE instance = ?", (process.instance,)
-        ).fetchone()
-        if not sound:
-            raise self._mend()
-        return bytes(spec)
+        """The OCI process, as JSON, of an exec. Raises ``NotFound`` where it is not on record."""
+        for (spec,) in self._read("SELECT spec FROM processes WHERE instance = ?", (process.instance,)):
+            with self._decoding():
+                return bytes(spec)
+        raise NotFound(f"container {process.name}: it was deleted")
 
     def update_process(self, process: Process) -> None:
         """Record its state, pid and exit."""
@@ -305,7 +305,7 @@ class Store:
         """Record a preparation."""
         stdio = prepared.stdio
         self._run(
-            "INSERT INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, crc32(?5, ?6))",
+            "INSERT INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 namespace,
                 prepared.container_id,
@@ -323,18 +323,17 @@ class Store:
 
     def prepared(self, namespace: str, container_id: str, exec_id: str) -> Prepared | None:
         """The preparation of a container or an exec, if there is one."""
-        row = self._run(
-            f"SELECT {rows.PREPARED} FROM prepared WHERE namespace = ? AND container_id = ? AND exec_id = ?",
-            (namespace, container_id, exec_id),
-        ).fetchone()
-        return rows.prepared(*row) if row else None
+        found = self._prepared("container_id = ? AND exec_id = ?", namespace, container_id, exec_id)
+        return found[0] if found else None
 
     def all_prepared(self, namespace: str, sandbox_id: str) -> list[Prepared]:
         """All preparations of a sandbox."""
-        found = self._run(
-            f"SELECT {rows.PREPARED} FROM prepared WHERE namespace = ? AND sandbox_id = ?", (namespace, sandbox_id)
-        )
-        return [rows.prepared(*row) for row in found.fetchall()]
+        return self._prepared("sandbox_id = ?", namespace, sandbox_id)
+
+    def _prepared(self, condition: str, *values: str) -> list[Prepared]:
+        with self._decoding():
+            found = self._read(f"SELECT {rows.PREPARED} FROM prepared WHERE namespace = ? AND {condition}", values)
+            return [rows.prepared(*row) for row in found]
 
     def remove_prepared(self, namespace: str, prepared: Prepared) -> None:
         """Forget a preparation."""
@@ -347,7 +346,7 @@ class Store:
         stdio = process.stdio
         cursor = self._run(
             "INSERT INTO processes (namespace, container_id, exec_id, state, pid, start_time, stdin, stdout, stderr,"
-            " terminal, spec, pumped, checksum) VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, 0, crc32(?9))",
+            " terminal, spec, pumped) VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, 0)",
             (
                 container.namespace,
                 container.id,

@@ -1,7 +1,7 @@
 """Kill any part at any moment, under load, and see that nothing is lost: ``python -m tests.chaos.run --seconds 60``.
 
 Clients hand over, create, start, exec, pause, limit, kill, stop and delete at random; supervisor, forkserver and relay
-are killed and started again at random moments, and the state file is damaged. After every restart, and at the end, all
+are killed and started again at random moments. After every restart, and at the end, all
 that the clients know is compared with what the daemon answers and with what is in /proc. One seed makes the same
 choices, not the same interleaving.
 """
@@ -88,7 +88,6 @@ class Chaos:
             "deaths of the supervisor": counts["supervisor"],
             "deaths of the forkserver": counts["forkserver"],
             "deaths of the relay": counts["relay"],
-            "state files damaged": counts["state files"],
             "exits told": counts["exits told"],
             "  of which nobody could know the status": counts["statuses nobody can know"],
             "Waits answered across deaths": counts["waits answered on their first connection"],
@@ -109,7 +108,6 @@ class Chaos:
                 self._forkserver,
                 self._forkserver,
                 self._relay,
-                self._state_file,
                 self._both,
                 self._while_it_starts,
             ]
@@ -195,25 +193,6 @@ class Chaos:
             self.world.hung_up.append(time.monotonic())  # and of those that were started meanwhile
         if self._random.random() < 0.3:  # before there is another
             self._supervisor()
-
-    def _state_file(self) -> None:
-        """The supervisor dies, and what it wrote is damaged."""
-        self._end_supervisor(kill=True)
-        self.world.count("state files")
-        state, journal = self.daemon.dir / "state.db", self.daemon.dir / "state.db-wal"
-        damage = self._random.choice(["garbage", "short", "without its journal", "page"])
-        if damage == "garbage":
-            for path in (state, journal):
-                path.write_bytes(self._random.randbytes(path.stat().st_size))
-        elif damage == "short":
-            os.truncate(state, state.stat().st_size // 2)
-        elif damage == "without its journal":
-            journal.unlink(missing_ok=True)
-        else:
-            with state.open("r+b") as file:
-                file.seek(self._random.randrange(state.stat().st_size // 4096) * 4096)
-                file.write(bytes(4096))
-        self.daemon.start()
 
     def _blind(self) -> None:
         self.world.blind.append(time.monotonic())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -195,22 +194,6 @@ def test_a_file_from_the_future_is_refused(path: str) -> None:
         Store(path)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (version + 1,)  # it is as it was
-
-
-def test_a_file_of_the_first_version_is_brought_up(path: str) -> None:
-    store = Store(path)
-    fill(store)
-    store.close()
-    with closing(sqlite3.connect(path)) as database:
-        for table in ("sandboxes", "containers", "processes", "prepared"):
-            database.execute(f"ALTER TABLE {table} DROP COLUMN checksum")
-        database.executescript("DROP TABLE serial; PRAGMA user_version = 1;")
-    shutil.rmtree(Path(path).with_name("spare"))
-    for _ in range(2):
-        store = Store(path)
-        check(store)
-        store.close()
-    assert not list(Path(path).parent.glob("*.unfit-*"))
 
 
 def test_a_full_disk_is_an_error_and_no_more(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""What runs, is mounted or limited although no state tells of it: the state file was lost, or set aside as damaged."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from contextlib import suppress
+
+import psutil
+
+from sandbox_api.errors import Internal
+
+from ..cgroups import Hierarchy
+from ..host import linux
+from ..ipc.forkserver import ForkserverClient
+
+log = logging.getLogger(__name__)
+
+END_SECONDS = 30.0
+"""How long killed workers may take to be gone; only one stuck in the kernel takes longer."""
+EMPTY_SECONDS = 5.0
+"""How long control groups may take to be empty: a reaped process leaves its group a little later."""
+
+_OURS = ("containers", "bundles")
+"""Folders below --dir in which containers' mounts and bundles are."""
+
+
+async def end_all(folder: str, hierarchy: Hierarchy, forkserver: ForkserverClient) -> None:
+    """End every worker that was ever forked for this folder, and remove its mounts, control groups and folders.
+
+    Raises ``Internal`` where a worker does not end.
+    """
+    ended = await _end_workers(hierarchy, forkserver)
+    detached = _detach(folder)
+    await _remove_groups(hierarchy)
+    for name in _OURS:
+        _remove_folders(f"{folder}/{name}")
+    if ended or detached:
+        log.warning("ended %d workers and removed %d mounts that no state tells of", ended, detached)
+
+
+async def _end_workers(hierarchy: Hierarchy, forkserver: ForkserverClient) -> int:
+    ended = set()
+    deadline = time.monotonic() + END_SECONDS
+    while pids := list(forkserver.workers()):
+        with suppress(OSError):
+            hierarchy.thaw_owned()
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        ended.update(pids)
+        if time.monotonic() > deadline:
+            raise Internal(f"pid {pids[0]}, which no state tells of, does not end after SIGKILL")
+        await asyncio.sleep(0.01)
+    return len(ended)
+
+
+def _mounts(folder: str) -> list[str]:
+    """Mount points below a folder, in the order in which they were mounted."""
+    points = [each.mountpoint for each in psutil.disk_partitions(all=True)]
+    return [point for point in points if point.startswith(f"{folder}/")]
+
+
+def _detach(folder: str) -> int:
+    found = [path for name in _OURS for path in _mounts(f"{folder}/{name}")]
+    for path in reversed(found):  # what is mounted on others comes after them
+        try:
+            linux.detach(path)
+        except OSError as error:
+            log.error("%s: cannot be unmounted: %s", path, error.strerror)
+    return len(found)
+
+
+async def _remove_groups(hierarchy: Hierarchy) -> None:
+    deadline = time.monotonic() + EMPTY_SECONDS
+    try:
+        while left := hierarchy.remove_owned():
+            if time.monotonic() > deadline:
+                log.error("%d control groups are still in use, and stay", left)
+                return
+            await asyncio.sleep(0.01)
+    except OSError as error:
+        log.error("control groups cannot be removed: %s", error)
+
+
+def _remove_folders(top: str) -> None:
+    """Remove empty folders, and bundles' config.json. Nothing else: a mount that could not be removed stays whole."""
+    if _mounts(top):
+        return
+    for path, _, files in os.walk(top, topdown=False):
+        for name in {"config.json", "config.json.new"}.intersection(files):
+            os.unlink(f"{path}/{name}")
+        with suppress(OSError):
+            os.rmdir(path)
