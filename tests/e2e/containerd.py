@@ -75,9 +75,12 @@ def tools(peers: bool = False) -> Path:
 class Containerd:
     """containerd on paths of its own. A context manager that leaves no process, mount or file behind."""
 
-    def __init__(self, folder: Path, sandboxer: Path, *, extra: str = "", peers: bool = False) -> None:
+    def __init__(
+        self, folder: Path, sandboxer: Path, *, extra: str = "", peers: bool = False, programs: Path | None = None
+    ) -> None:
+        """``programs`` is a folder laid out like / with a containerd in it; without one, Debian's is fetched."""
         self.folder = folder
-        self.tools = tools(peers)
+        self.tools = programs or tools(peers)
         self.log = folder / "containerd.log"
         self.socket = folder / "c.sock"
         self._process: subprocess.Popen[bytes] | None = None

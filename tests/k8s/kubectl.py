@@ -1,0 +1,57 @@
+"""kubectl, as a person would use it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+class KubectlFailed(AssertionError):
+    """kubectl's own words."""
+
+
+class Kubectl:
+    """kubectl with one configuration, in one namespace."""
+
+    def __init__(self, program: str, config: Path, namespace: str = "default") -> None:
+        self._program = program
+        self._config = config
+        self.namespace = namespace
+
+    def of(self, namespace: str) -> Kubectl:
+        """The same in another namespace."""
+        return Kubectl(self._program, self._config, namespace)
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line."""
+        return [self._program, f"--kubeconfig={self._config}", f"--namespace={self.namespace}", *arguments]
+
+    def run(self, *arguments: str, stdin: str = "", seconds: float = 120) -> str:
+        """What it prints. Raises ``KubectlFailed``."""
+        done = subprocess.run(
+            self.command(*arguments), input=stdin, capture_output=True, text=True, check=False, timeout=seconds
+        )
+        if done.returncode:
+            raise KubectlFailed(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def try_run(self, *arguments: str) -> str:
+        """What it prints, or nothing where it fails."""
+        try:
+            return self.run(*arguments)
+        except KubectlFailed:
+            return ""
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """Create or change objects."""
+        self.run("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+
+    def get(self, *what: str) -> Any:
+        """Objects as values."""
+        return json.loads(self.run("get", *what, "-o", "json"))
+
+    def wait(self, what: str, condition: str, seconds: int = 120) -> None:
+        """Return when a condition holds, such as ``condition=Ready`` or ``jsonpath={.status.phase}=Succeeded``."""
+        self.run("wait", f"--for={condition}", f"--timeout={seconds}s", what, seconds=seconds + 30)

@@ -1,0 +1,53 @@
+"""The programs of a cluster: built by the Go toolchain from ``tools/``; etcd and the CNI plug-ins from Debian."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PROGRAMS = ROOT / ".cache" / "k8s"
+"""A folder laid out like /."""
+TOOLS = Path(__file__).resolve().parent / "tools"
+
+
+class ProgramsMissing(Exception):
+    """A program of the cluster cannot be had here; the text says what to install."""
+
+
+@cache
+def programs() -> Path:
+    """Build or fetch what is missing: a quarter of an hour the first time. Raises ``ProgramsMissing``."""
+    for module in sorted(TOOLS.iterdir()):
+        _build(module)
+    if not (PROGRAMS / "usr/bin/etcd").exists():
+        subprocess.run([Path(__file__).with_name("fetch-debian.sh"), PROGRAMS], check=True)
+    return PROGRAMS
+
+
+def _build(module: Path) -> None:
+    """Build the ``tool`` lines of a Go module, unless they were built from these very versions."""
+    stamp = PROGRAMS / f"{module.name}.sum"
+    wanted = (module / "go.mod").read_text() + (module / "go.sum").read_text()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    if not shutil.which("go"):
+        raise ProgramsMissing("Go is not installed: install Go 1.26 or later, which builds Kubernetes and containerd")
+    (PROGRAMS / "usr/bin").mkdir(parents=True, exist_ok=True)
+    print(f"k8s: building {module.name}, which takes minutes the first time", file=sys.stderr, flush=True)
+    command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", f"{PROGRAMS / 'usr/bin'}/", "tool"]
+    done = subprocess.run(command, cwd=module, check=False, env={**os.environ, "GOFLAGS": ""})
+    if done.returncode:
+        raise ProgramsMissing(f"{module.name} was not built (see above); its versions are in {module}/go.mod")
+    stamp.write_text(wanted)
+
+
+if __name__ == "__main__":
+    try:
+        print(programs())
+    except ProgramsMissing as error:
+        sys.exit(f"k8s: {error}")
