@@ -215,8 +215,8 @@ class TaskApi(Protocol):
     async def create(self, namespace: str, new: NewTask) -> int:
         """Prepare a container; its pid, which is 0 until it is started."""
 
-    async def start(self, namespace: str, task_id: str, exec_id: str) -> int:
-        """Run it; the pid, once its module is instantiated."""
+    async def start(self, namespace: str, task_id: str, exec_id: str, hold_stdin: bool) -> int:
+        """Run it; the pid, once its module is instantiated. ``hold_stdin``: its input does not end with its writers."""
 
     async def wait(self, namespace: str, task_id: str, exec_id: str) -> Exit:
         """Answer when the process has ended, or at once if it has."""

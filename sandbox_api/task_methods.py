@@ -10,7 +10,7 @@ from .errors import Unimplemented
 from .interface import NewTask, Preparation, Stdio, TaskApi
 from .proto import task_pb2 as pb
 
-SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
+V2, V3 = SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 """The same methods and messages under two names."""
 
 _EMPTY = Empty().SerializeToString()
@@ -27,7 +27,6 @@ class TaskMethods:
         """Methods by service and name."""
         methods = (
             Method("Create", self.create, Kind.CHANGE),
-            Method("Start", self.start, Kind.CHANGE),
             Method("Wait", self.wait, Kind.WAIT),
             Method("State", self.state, Kind.READ),
             Method("Kill", self.kill, Kind.CHANGE),
@@ -44,7 +43,10 @@ class TaskMethods:
             Method("Shutdown", self.shutdown, Kind.CHANGE),
             Method("Checkpoint", self.checkpoint, Kind.CHANGE),
         )
-        return {(service, method.name): method for service in SERVICES for method in methods}
+        table = {(service, method.name): method for service in SERVICES for method in methods}
+        table[V2, "Start"] = Method("Start", self.start, Kind.CHANGE)
+        table[V3, "Start"] = Method("Start", self.start_v3, Kind.CHANGE)
+        return table
 
     async def create(self, namespace: str, payload: bytes) -> bytes:
         """Create."""
@@ -56,9 +58,19 @@ class TaskMethods:
         return pb.CreateTaskResponse(pid=pid).SerializeToString()
 
     async def start(self, namespace: str, payload: bytes) -> bytes:
-        """Start."""
+        """Start, version 2: standard input ends with its writers, as iSulad's clients expect."""
+        return await self._start(namespace, payload, hold_stdin=False)
+
+    async def start_v3(self, namespace: str, payload: bytes) -> bytes:
+        """Start, version 3: standard input stays open until CloseIO, as runc's shim keeps it.
+
+        containerd's restart closes its end of the FIFO and opens it again.
+        """
+        return await self._start(namespace, payload, hold_stdin=True)
+
+    async def _start(self, namespace: str, payload: bytes, *, hold_stdin: bool) -> bytes:
         request = decode(pb.StartRequest, payload)
-        pid = await self._tasks.start(namespace, request.id, request.exec_id)
+        pid = await self._tasks.start(namespace, request.id, request.exec_id, hold_stdin)
         return pb.StartResponse(pid=pid).SerializeToString()
 
     async def wait(self, namespace: str, payload: bytes) -> bytes:

@@ -40,7 +40,7 @@ class Starter:
         self._relay = relay
         self._aot = aot
 
-    async def start(self, sandbox: Sandbox, container: Container, process: Process) -> int:
+    async def start(self, sandbox: Sandbox, container: Container, process: Process, hold_stdin: bool) -> int:
         """Run a process; its pid. Raises a ``SandboxerError``, and leaves nothing open or running then."""
         source = self._containers.source(container)
         spec = source.spec
@@ -51,7 +51,7 @@ class Starter:
         opened_here: list[int] = []
         descriptors = Descriptors()
         try:
-            opened = streams.open_streams(process.stdio)
+            opened = streams.open_streams(process.stdio, hold_stdin)
             context = wasi.assemble(spec, what, source.plan)
             product = None
             if self._aot and not wasi.has_access_list(context.module):

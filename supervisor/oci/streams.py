@@ -49,14 +49,17 @@ class Streams:
         self.pumps.clear()
 
 
-def open_streams(stdio: Stdio) -> Streams:
-    """Open a process's streams. Raises ``InvalidArgument``, and leaves nothing open then."""
+def open_streams(stdio: Stdio, hold_stdin: bool = False) -> Streams:
+    """Open a process's streams. Raises ``InvalidArgument``, and leaves nothing open then.
+
+    With ``hold_stdin`` a FIFO for standard input does not end with its writers, but with CloseIO alone.
+    """
     streams = Streams()
     try:
         if stdio.terminal:
-            _open_terminal(stdio, streams)
+            _open_terminal(stdio, streams, hold_stdin)
         else:
-            _open_input(stdio.stdin, streams)
+            _open_input(stdio.stdin, streams, hold_stdin)
             streams.stdout = _open_output("stdout", stdio.stdout)
             streams.stderr = _open_output("stderr", stdio.stderr)
     except BaseException:
@@ -76,13 +79,13 @@ def check(stdio: Stdio) -> None:
             _path(name, where)
 
 
-def _open_terminal(stdio: Stdio, streams: Streams) -> None:
+def _open_terminal(stdio: Stdio, streams: Streams, hold_stdin: bool) -> None:
     """One pseudo-terminal for all three streams; the relay stands between it and the client's FIFOs."""
     master, slave = os.openpty()
     try:
         streams.stdin, streams.stdout, streams.stderr = slave, os.dup(slave), os.dup(slave)
         if stdio.stdin:
-            source = _open_reader("stdin", stdio.stdin)
+            source = _open_reader(stdio.stdin, hold_stdin)
             streams.pumps.append(Pump(relay_protocol.TERMINAL_INPUT, source, os.dup(master)))
         sink = _open_output("stdout", stdio.stdout)
         streams.pumps.append(Pump(relay_protocol.TERMINAL_OUTPUT, os.dup(master), sink))
@@ -90,11 +93,11 @@ def _open_terminal(stdio: Stdio, streams: Streams) -> None:
         os.close(master)
 
 
-def _open_input(where: str, streams: Streams) -> None:
+def _open_input(where: str, streams: Streams, hold: bool) -> None:
     if not where:
         streams.stdin = os.open("/dev/null", os.O_RDONLY | _FLAGS)
         return
-    fd = _open_reader("stdin", where)
+    fd = _open_reader(where, hold)
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
         # A reader of the FIFO itself would see its end before the client first opens it.
         streams.stdin, theirs = os.pipe2(os.O_CLOEXEC)
@@ -104,9 +107,15 @@ def _open_input(where: str, streams: Streams) -> None:
         streams.stdin = fd
 
 
-def _open_reader(name: str, where: str) -> int:
+def _open_reader(where: str, hold: bool) -> int:
     # Non-blocking: the open of a FIFO for reading would wait for its writer.
-    return _open(name, _path(name, where), os.O_RDONLY | os.O_NONBLOCK | _FLAGS)
+    fd = _open("stdin", _path("stdin", where), os.O_RDONLY | os.O_NONBLOCK | _FLAGS)
+    if not hold or not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return fd
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | _FLAGS)  # a writer that stays
+    finally:
+        os.close(fd)
 
 
 def _open_output(name: str, where: str) -> int:

@@ -114,18 +114,18 @@ class TaskService:
         log.info("added %s", name)
         self._events.exec_added(container, process)
 
-    async def start(self, namespace: str, task_id: str, exec_id: str) -> int:
+    async def start(self, namespace: str, task_id: str, exec_id: str, hold_stdin: bool = False) -> int:
         """Run a created process. Raises ``ResourceExhausted`` at once where too many starts are under way."""
         container, process = self._registry.process(namespace, task_id, exec_id)
         if self._starts >= MAX_STARTS:
             raise ResourceExhausted(f"container {process.name}: {MAX_STARTS} starts are under way: try again later")
         self._starts += 1
         try:
-            return await self._start(container, process)
+            return await self._start(container, process, hold_stdin)
         finally:
             self._starts -= 1
 
-    async def _start(self, container: Container, process: Process) -> int:
+    async def _start(self, container: Container, process: Process, hold_stdin: bool) -> int:
         async with container.lock:
             process.require("start", ProcessState.CREATED)
             sandbox = self._registry.sandbox(container.namespace, container.sandbox_id)
@@ -135,7 +135,7 @@ class TaskService:
             process.state = ProcessState.STARTING
             try:
                 with _about(process.name):
-                    process.pid = await self._starter.start(sandbox, container, process)
+                    process.pid = await self._starter.start(sandbox, container, process, hold_stdin)
             except BaseException:
                 process.state, process.pumped = ProcessState.CREATED, False
                 raise

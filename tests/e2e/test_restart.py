@@ -84,10 +84,6 @@ def test_a_pod_takes_new_containers_after_the_sandboxers_restart(node: Node) -> 
         assert node.sandboxer.workers() == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a guest sees the end of its input when the client closes it, and containerd's end closes it, too",
-)
 def test_a_restart_of_containerd_does_not_end_a_containers_stdin(node: Node) -> None:
     with node.pod() as pod:
         container = pod.run("cat", stdin=True)

@@ -174,8 +174,10 @@ class Container:
         self.connection = self.connect()
         return self
 
-    def start(self, exec_id: str = "") -> Container:
-        pid = self.connection.call("Start", pb.StartRequest(id=self.id, exec_id=exec_id)).pid
+    def start(self, exec_id: str = "", version: int = 2) -> Container:
+        """Start it; by a call of version 3 its input is held open until CloseIO."""
+        service = f"containerd.task.v{version}.Task"
+        pid = self.connection.call("Start", pb.StartRequest(id=self.id, exec_id=exec_id), service).pid
         if not exec_id:
             self.pid = pid
         return self

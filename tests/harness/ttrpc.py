@@ -33,12 +33,12 @@ class Connection:
         self._decoder = frames.Decoder()
         self._answers: dict[int, ttrpc_pb2.Response] = {}
 
-    def call(self, method: str, request: Message, service: str = "containerd.task.v3.Task") -> Message:
+    def call(self, method: str, request: Message, service: str = "containerd.task.v2.Task") -> Message:
         """The answer; raises what the status stands for."""
         return self.receive(self.send(method, request, service), method)
 
-    def send(self, method: str, request: Message, service: str = "containerd.task.v3.Task") -> int:
-        """Send a request; the stream on which the answer will come."""
+    def send(self, method: str, request: Message, service: str = "containerd.task.v2.Task") -> int:
+        """Send a request; the stream on which the answer will come. Version 2: inputs end with their writers."""
         self._stream += 2
         message = ttrpc_pb2.Request(service=service, method=method, payload=request.SerializeToString())
         if self._namespace:

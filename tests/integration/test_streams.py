@@ -57,6 +57,30 @@ def test_close_io_ends_an_input_that_is_still_open_after_what_was_written(pod: P
     assert output.text() == "x" * 30_000
 
 
+def test_version_3_holds_the_input_open_until_close_io(pod: Pod) -> None:
+    container = pod.with_wasm("cat").fifos("stdin", "stdout").build()
+    output = Collected(container.bundle / "stdout")
+    container.start(version=3)
+    for text in ("first ", "second"):  # as before and after containerd's restart
+        (container.bundle / "stdin").write_text(text)
+    waiter = container.wait_later(timeout=0.3)
+    with pytest.raises(TimeoutError):
+        waiter.result()
+    container.close_stdin()
+    assert (container.wait(), output.text()) == (0, "first second")
+
+
+def test_version_3_holds_a_terminals_input_open_until_close_io(pod: Pod) -> None:
+    container = pod.with_wasm("cat").terminal().fifos("stdin", "stdout").streams(stderr="").build()
+    output = Collected(container.bundle / "stdout")
+    container.start(version=3)
+    (container.bundle / "stdin").write_text("first\n")
+    (container.bundle / "stdin").write_text("second\n")
+    container.close_stdin()
+    assert container.wait() == 0
+    assert sorted(output.text().split()) == ["first"] * 2 + ["second"] * 2  # typed, and from the guest
+
+
 def test_much_input_and_output_arrive_whole(pod: Pod) -> None:
     container, output = cat(pod)
     data = "0123456789abcdef" * 65536
