@@ -119,6 +119,10 @@ class Daemon:
         """Serve until SIGTERM or SIGINT. Raises ``CannotStart``."""
         if os.geteuid() != 0:
             raise CannotStart("the sandboxer has to run as root: it mounts, and gives containers their users")
+        if not linux.has_mount_setattr():
+            raise CannotStart(
+                "this kernel has no mount_setattr(2), without which mounts can be swapped: boot 5.12 or later"
+            )
         try:
             async with AsyncExitStack() as cleanup:
                 await self._run(cleanup)

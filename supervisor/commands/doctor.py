@@ -16,7 +16,7 @@ import click
 from workers.confinement import landlock
 
 from .. import cgroups
-from ..host import interpreters
+from ..host import interpreters, linux
 from ..seccomp.allowed import worker_filters
 from ..seccomp.library import LIBRARY, SeccompMissing
 
@@ -53,6 +53,7 @@ class Host:
     engine: Callable[[], tuple[bool, str]] = lambda: engine_version()
     landlock_abi: Callable[[], int] = landlock.abi
     filters: Callable[[], object] = worker_filters
+    mounts: Callable[[], bool] = linux.has_mount_setattr
     open_files: Callable[[], int] = lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
     def read(self, path: str) -> str:
@@ -105,6 +106,7 @@ def examine(host: Host) -> list[Finding]:
             "streams, terminals and connections of many containers at once",
             "ulimit -Hn 1048576 before the start; as a unit, LimitNOFILE=1048576",
         ),
+        _mounts(host),
         _overlay(host),
         _namespaces(host),
         _capabilities(host),
@@ -214,6 +216,12 @@ def _number(what: str, text: str, purpose: str, remedy: str) -> Finding:
         return Finding(what, State.MISSING, "unknown", purpose, remedy)
     value = int(text)  # -1 is no limit
     return Finding(what, State.SHORT if 0 <= value < _MANY else State.OK, text, purpose, remedy)
+
+
+def _mounts(host: Host) -> Finding:
+    state, found = (State.OK, "mount_setattr") if host.mounts() else (State.MISSING, "no mount_setattr")
+    purpose = "mounts that nobody can swap, without devices"
+    return Finding("mounts", state, found, purpose, "a kernel of 5.12 or later", required=True)
 
 
 def _overlay(host: Host) -> Finding:

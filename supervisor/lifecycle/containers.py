@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import posixpath
+import os
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from ..model.prepared import Prepared
 from ..model.process import Process, ProcessState
 from ..model.registry import Registry
 from ..model.sandbox import Sandbox, SandboxState
-from ..oci import bundle, rootfs, streams, wasi
+from ..oci import bundle, mount_tree, rootfs, streams, wasi
 from ..oci import spec as oci
 from ..state.store import Made, Recorded, Store, StoreFailed
 from . import usage
@@ -51,6 +51,7 @@ class ContainerManager:
         self._hierarchy = hierarchy
         self._aot = aot
         self._told_of_capabilities = False
+        mount_tree.prepare(f"{folder}/mounting")
         self._remembered: OrderedDict[int, ContainerSource] = OrderedDict()  # by instance of the init process
 
     def make(self, namespace: str, new: NewTask) -> Container:
@@ -69,12 +70,13 @@ class ContainerManager:
         stdio = _stdio(new.stdio, prepared, spec.process.terminal)
         streams.check(stdio)
         resources = Resources.parse(spec.resources)
+        home = f"{self._folder}/mounting"
         folder = f"{self._folder}/containers/{namespace}/{new.id}"
         if prepared and prepared.rootfs and not new.rootfs:
             # The client handed its root file system over before: it is mounted in our own bundle, whichever is named.
-            plan = rootfs.plan(spec, prepared.root, prepared.rootfs, folder)
+            plan = rootfs.plan(spec, prepared.root, prepared.rootfs, folder, home)
         else:
-            plan = rootfs.plan(spec, bundle.root(new.bundle, spec.root), new.rootfs, folder)
+            plan = rootfs.plan(spec, bundle.root(new.bundle, spec.root), new.rootfs, folder, home)
         container = Container(namespace, new.id, sandbox.id, new.bundle, Process(0, new.id, "", stdio))
         group = spec.cgroups_path or (_default_path(container) if resources.limited else "")
         planned = self._hierarchy.plan(group, resources) if group else ""
@@ -104,13 +106,12 @@ class ContainerManager:
         """Have the module compiled before it is started."""
         if self._aot is None or not self._aot.active:
             return
-        args = (posixpath.join(spec.process.cwd, spec.process.args[0]),)
         try:
-            context = wasi.assemble(spec, replace(spec.process, args=args, cwd="/"), plan)
+            module = wasi.foresee(spec.process, plan)
         except SandboxerError:  # Start will say so
             return
-        self._aot.seen(context.module)
-        context.close()
+        self._aot.seen(module)
+        os.close(module)
 
     def source(self, container: Container) -> ContainerSource:
         """What a container was made from."""

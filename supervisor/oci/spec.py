@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 
 from sandbox_api.errors import InvalidArgument
 
+from ..host import linux
+from .mount_options import BindOptions, of_bind
+
 T = TypeVar("T")
 
 PASSED_OVER = frozenset({"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2"})
@@ -57,6 +60,15 @@ class Bind:
     destination: str
     source: str
     readonly: bool = False
+    attributes: int = 0
+    deep_attributes: int = 0
+    recursive: bool = True
+
+    @property
+    def options(self) -> BindOptions:
+        """Its options, as the kernel has them."""
+        readonly = linux.MOUNT_ATTR_RDONLY if self.readonly else 0
+        return BindOptions(self.attributes | readonly, self.deep_attributes, self.recursive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +112,14 @@ def parse(text: bytes) -> Spec:
     process = member(root, "process", dict)
     if process is None:
         raise InvalidArgument("config.json: process is missing")
-    linux = member(root, "linux", dict) or {}
+    of_linux = member(root, "linux", dict) or {}
     rootfs = member(root, "root", dict)
     if rootfs is None or not member(rootfs, "path", str, "root"):
         raise InvalidArgument("config.json: root.path is missing")
     binds, tmpfs = _mounts(member(root, "mounts", list) or [])
     if len(binds) + len(tmpfs) > MAX_MOUNTS:
         raise InvalidArgument(f"config.json: {len(binds) + len(tmpfs)} mounts; {MAX_MOUNTS} is the most")
-    private, netns = _network(member(linux, "namespaces", list, "linux") or [])
+    private, netns = _network(member(of_linux, "namespaces", list, "linux") or [])
     annotations = member(root, "annotations", dict) or {}
     return Spec(
         process=parse_process(process),
@@ -116,13 +128,13 @@ def parse(text: bytes) -> Spec:
         binds=binds,
         tmpfs=tmpfs,
         annotations={str(key): str(value) for key, value in annotations.items()},
-        cgroups_path=member(linux, "cgroupsPath", str, "linux") or "",
-        resources=member(linux, "resources", dict, "linux") or {},
+        cgroups_path=member(of_linux, "cgroupsPath", str, "linux") or "",
+        resources=member(of_linux, "resources", dict, "linux") or {},
         private_network=private,
         netns=netns,
-        seccomp=member(linux, "seccomp", dict, "linux") or {},
-        masked=_paths(linux, "maskedPaths"),
-        readonly=_paths(linux, "readonlyPaths"),
+        seccomp=member(of_linux, "seccomp", dict, "linux") or {},
+        masked=_paths(of_linux, "maskedPaths"),
+        readonly=_paths(of_linux, "readonlyPaths"),
         capabilities=any((member(process, "capabilities", dict, "process") or {}).values()),
     )
 
@@ -238,7 +250,9 @@ def _mounts(mounts: list[Any]) -> tuple[tuple[Bind, ...], tuple[Tmpfs, ...]]:
                 tmpfs.pop(earlier, None)
         if kind == "bind" or "bind" in options or "rbind" in options:
             source = member(mount, "source", str, "mounts") or ""
-            binds[destination] = Bind(destination, source, readonly)
+            asked = of_bind(option for option in options if option != "ro")
+            readonly = readonly or "rro" in options
+            binds[destination] = Bind(destination, source, readonly, asked.attributes, asked.deep, asked.recursive)
         elif kind == "tmpfs":
             if destination in _DEFAULT_TMPFS:
                 continue
@@ -260,8 +274,8 @@ def _destination(path: str) -> str:
     return normal
 
 
-def _paths(linux: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    paths = _strings(linux, name, "linux")
+def _paths(owner: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    paths = _strings(owner, name, "linux")
     for path in paths:
         if not path.startswith("/") or posixpath.normpath(path) == "/":
             raise InvalidArgument(f"config.json: linux.{name}: {path!r} is not an absolute path below '/'")

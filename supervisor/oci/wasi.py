@@ -15,8 +15,9 @@ from workers.start_request import FOLDER, MODULE, NATIVE, WASM, Descriptors, Pre
 
 from ..host import linux
 from ..host.errors import for_errno
-from .rootfs import MountPlan, make_folders
-from .spec import ProcessSpec, Spec
+from . import mount_tree
+from .rootfs import MountPlan
+from .spec import ProcessSpec
 
 PAGE = 65536
 """Bytes of a WebAssembly page."""
@@ -117,28 +118,15 @@ def request(instance: int, spec: ProcessSpec, context: WasiContext, placement: P
     )
 
 
-def assemble(spec: Spec, process: ProcessSpec, plan: MountPlan) -> WasiContext:
+def assemble(process: ProcessSpec, plan: MountPlan) -> WasiContext:
     """Open the module and every folder the guest gets. Raises ``InvalidArgument``; nothing stays open then."""
     context = WasiContext()
     try:
-        root = os.open(plan.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        context.add("/", root, spec.root_readonly)
-        top = len(context.folders)
-        for bind in spec.binds:
-            if bind in plan.binds:
-                fd = linux.open_in_root(root, bind.destination, os.O_PATH)
-                if not stat.S_ISDIR(os.fstat(fd).st_mode):
-                    os.close(fd)
-                    continue
-            else:
-                fd = os.open(bind.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            context.add(bind.destination, fd, bind.readonly)
-        for number, tmpfs in enumerate(plan.tmpfs):
-            fd = os.open(plan.tmpfs_path(number), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            context.add(tmpfs.destination, fd, tmpfs.readonly)
+        for place in mount_tree.build(plan):
+            context.add(place.path, place.fd, place.readonly)
         context.module = _open_module(context, process)
         if process.cwd != "/":
-            _add_cwd(context, top, process.cwd, spec.root_readonly)
+            _add_cwd(context, process.cwd)
     except OSError as error:
         context.close()
         raise for_errno(error, InvalidArgument)(f"{error.filename or plan.root}: {error.strerror}") from None
@@ -159,19 +147,46 @@ def _holder(context: WasiContext, path: str) -> tuple[int, str, bool]:
     return context.folders[best], path[len(prefix) :].lstrip("/") or ".", context.preopens[best].readonly
 
 
-def _open_module(context: WasiContext, process: ProcessSpec) -> int:
-    name, _ = module_and_function(process.args[0])
-    path = "/" + posixpath.normpath(posixpath.join(process.cwd, name)).lstrip("/")
-    folder, inside, _ = _holder(context, path)
+def foresee(process: ProcessSpec, plan: MountPlan) -> int:
+    """Open the module that a start will most likely find, without making a mount. Raises ``InvalidArgument``."""
+    path = _module_path(process)
+    fitting = [bind for bind in plan.binds if path == bind.destination or path.startswith(bind.destination + "/")]
+    nearest = max(fitting, key=lambda bind: len(bind.destination), default=None)
+    source, prefix = (nearest.source, nearest.destination) if nearest else (plan.root, "")
     try:
-        # Non-blocking: a FIFO in the module's place must hold nobody up.
-        fd = linux.open_in_root(folder, inside, os.O_RDONLY | os.O_NONBLOCK)
+        base = linux.open_resolved(source)
     except OSError as error:
         raise for_errno(error, InvalidArgument)(f"module {path}: {error.strerror}") from None
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(fd)
-        raise InvalidArgument(f"module {path} is not a regular file")
+    try:
+        return _open_program(base, path[len(prefix) :].lstrip("/"), path, process)
+    finally:
+        os.close(base)
+
+
+def _module_path(process: ProcessSpec) -> str:
+    name, _ = module_and_function(process.args[0])
+    return "/" + posixpath.normpath(posixpath.join(process.cwd, name)).lstrip("/")
+
+
+def _open_module(context: WasiContext, process: ProcessSpec) -> int:
+    path = _module_path(process)
+    folder, inside, _ = _holder(context, path)
+    return _open_program(folder, inside, path, process)
+
+
+def _open_program(base: int, inside: str, path: str, process: ProcessSpec) -> int:
+    """Open a module by its place below ``base``, or ``base`` itself; ``path`` is its name in the guest."""
+    try:
+        place = linux.open_in_root(base, inside, os.O_PATH) if inside else os.dup(base)
+        try:
+            status = os.fstat(place)
+            if not stat.S_ISREG(status.st_mode):
+                raise InvalidArgument(f"module {path} is not a regular file")
+            fd = linux.open_regular(place)
+        finally:
+            os.close(place)
+    except OSError as error:
+        raise for_errno(error, InvalidArgument)(f"module {path}: {error.strerror}") from None
     # here, since a product that was compiled from it would be readable
     if not _may_read(status, process) and not has_access_list(fd):
         os.close(fd)
@@ -197,7 +212,7 @@ def _may_read(status: os.stat_result, process: ProcessSpec) -> bool:
     return bool(status.st_mode & stat.S_IROTH)
 
 
-def _add_cwd(context: WasiContext, top: int, cwd: str, root_readonly: bool) -> None:
+def _add_cwd(context: WasiContext, cwd: str) -> None:
     """Let relative paths start at ``cwd``.
 
     WASI has no working directory. C libraries look a path, relative or absolute, up in the preopen with
@@ -206,7 +221,7 @@ def _add_cwd(context: WasiContext, top: int, cwd: str, root_readonly: bool) -> N
     root. What is lost: a file that lies in the root itself is not found by its absolute path.
     """
     folder, inside, readonly = _holder(context, cwd)  # before the root's own folders: a link in it may lead to another
-    root = context.folders[0]
+    root, root_readonly = context.folders[0], context.preopens[0].readonly
     taken = {preopen.path for preopen in context.preopens}
     listing = linux.open_in_root(root, ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -221,14 +236,14 @@ def _add_cwd(context: WasiContext, top: int, cwd: str, root_readonly: bool) -> N
             fd = linux.open_in_root(root, name, os.O_PATH | os.O_DIRECTORY)
         except OSError:  # not a folder, or a link to nowhere
             continue
-        context.preopens.insert(top, Preopen(os.fsencode(path), root_readonly))
-        context.folders.insert(top, fd)
+        context.preopens.insert(1, Preopen(os.fsencode(path), root_readonly))
+        context.folders.insert(1, fd)
     try:
         fd = linux.open_in_root(folder, inside, os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
         if readonly:
             raise InvalidArgument(f"config.json: process.cwd {cwd}: no such folder in a read-only root") from None
-        fd = make_folders(folder, inside)
+        fd = mount_tree.make_folders(folder, inside)
     context.preopens[0] = Preopen(b".", readonly)
     context.folders[0] = fd
     os.close(root)

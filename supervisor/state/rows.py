@@ -20,16 +20,12 @@ def members(value: Any) -> dict[str, object]:
 def plan_of(text: str) -> MountPlan:
     """A plan from its JSON."""
     values = json.loads(text)
-    return MountPlan(
-        root=values["root"],
-        rootfs=_mounts(values["rootfs"]),
-        binds=tuple(Bind(**each) for each in values["binds"]),
-        tmpfs=tuple(Tmpfs(**each) for each in values["tmpfs"]),
-        tmpfs_folder=values["tmpfs_folder"],
-        masked=tuple(values["masked"]),
-        readonly=tuple(values["readonly"]),
-        mount_id=values["mount_id"],
-    )
+    for name in ("inner", "masked", "readonly"):
+        values[name] = tuple(values[name])
+    values["rootfs"] = _mounts(values["rootfs"])
+    values["binds"] = tuple(Bind(**each) for each in values["binds"])
+    values["tmpfs"] = tuple(Tmpfs(**each) for each in values["tmpfs"])
+    return MountPlan(**values)
 
 
 PREPARED = "sandbox_id, container_id, exec_id, spec, rootfs, stdin, stdout, stderr, terminal, bundle"

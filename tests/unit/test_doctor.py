@@ -42,6 +42,7 @@ def host(tmp_path: Path) -> Host:
         engine=lambda: (True, "0.14.1"),
         landlock_abi=lambda: 7,
         filters=lambda: None,
+        mounts=lambda: True,
         open_files=lambda: 1 << 20,
     )
 
@@ -205,3 +206,9 @@ def test_on_this_host() -> None:
     result = CliRunner().invoke(doctor)
     for what in ("libwasmedge", "Landlock", "seccomp", "cgroups", "open files", "capabilities"):
         assert f"\n{what} " in result.output
+
+
+def test_a_kernel_that_cannot_change_mounts_by_descriptor_will_not_do(host: Host) -> None:
+    found = finding(replace(host, mounts=lambda: False), "mounts")
+    assert (found.state, found.required) == (State.MISSING, True)
+    assert "5.12" in found.remedy

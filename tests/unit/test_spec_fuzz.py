@@ -123,7 +123,7 @@ def test_what_is_accepted_can_be_planned(data: bytes) -> None:
     if spec is not None:
         root = bundle.root("/nowhere", spec.root)
         try:
-            rootfs.plan(spec, "/usr" if root == "/nowhere/rootfs" else root, (), "/nowhere")
+            rootfs.plan(spec, "/usr" if root == "/nowhere/rootfs" else root, (), "/nowhere", "")
         except InvalidArgument:
             pass
 

@@ -27,10 +27,13 @@ from .disk import disk
 STDIO = Stdio("/in", "/out é", "file:///err", terminal=True)
 PLAN = MountPlan(
     "/bundle/rootfs",
-    (Mount("overlay", "overlay", "", ("lowerdir=/a", "upperdir=/b")),),
-    (Bind("/etc/hosts", "/hosts é", readonly=True),),
-    (Tmpfs("/tmp", readonly=True, data="size=1m"),),
-    "/dir/containers/ns/c",
+    root_readonly=True,
+    rootfs=(Mount("overlay", "overlay", "", ("lowerdir=/a", "upperdir=/b")),),
+    binds=(Bind("/etc/hosts", "/hosts é", readonly=True, deep_attributes=8, recursive=False),),
+    inner=("/etc/hosts",),
+    tmpfs=(Tmpfs("/tmp", readonly=True, data="size=1m"),),
+    tmpfs_folder="/dir/containers/ns/c",
+    home="/dir/mounting",
     masked=("/proc/kcore",),
     readonly=("/proc/sys", "/é"),
 )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from sandbox_api.errors import InvalidArgument
-from supervisor.oci.rootfs import MountPlan
+from sandbox_api.errors import FailedPrecondition, InvalidArgument
+from supervisor.oci import mount_tree
+from supervisor.oci.rootfs import plan
 from supervisor.oci.spec import Bind, ProcessSpec, Rlimit, Spec, Tmpfs
 from supervisor.oci.wasi import WasiContext, assemble, max_pages, module_and_function
 from workers.start_request import CGROUP, Descriptors
@@ -125,15 +126,17 @@ class Tree:
         cwd: str = "/",
         binds: Sequence[Bind] = (),
         tmpfs: Sequence[Tmpfs] = (),
-        mounted: Sequence[Bind] = (),
         readonly: bool = False,
+        spoiled: Callable[[], object] | None = None,
     ) -> Iterator[WasiContext]:
         """What is made of such a spec; nothing of it may be left afterwards."""
         process = ProcessSpec((module,), cwd=cwd)
         spec = Spec(process, "", readonly, tuple(binds), tuple(tmpfs))
-        plan = MountPlan(str(self.root), (), tuple(mounted), tuple(tmpfs), str(self.tmpfs_folder))
+        todo = plan(spec, str(self.root), (), str(self.tmpfs_folder), str(self.root.parent / "mounting"))
+        if spoiled:
+            spoiled()
         with nothing_left_open():
-            context = assemble(spec, process, plan)
+            context = assemble(process, todo)
             try:
                 yield context
             finally:
@@ -147,20 +150,23 @@ class Tree:
         """Guest path to folder (relative to all) and whether it is read-only."""
         assert len(context.preopens) == len(context.folders)
         return {
-            preopen.path.decode(): (where(fd).relative_to(self.root.parent), preopen.readonly)
+            preopen.path.decode(): (self.where(fd), preopen.readonly)
             for preopen, fd in zip(context.preopens, context.folders, strict=True)
         }
 
     def module(self, context: WasiContext) -> str:
-        return str(where(context.module).relative_to(self.root.parent))
+        return str(self.where(context.module))
 
-
-def where(fd: int) -> Path:
-    return Path(os.readlink(f"/proc/self/fd/{fd}"))
+    def where(self, fd: int) -> Path:
+        """Whose descriptor it is: of a copy of a mount, a path says nothing."""
+        status = os.fstat(fd)
+        (found,) = (each for each in self.root.parent.rglob("*") if os.path.samestat(each.lstat(), status))
+        return found.relative_to(self.root.parent)
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
+    mount_tree.prepare(str(tmp_path / "mounting"))
     return Tree(tmp_path)
 
 
@@ -184,14 +190,17 @@ def test_binds_and_tmpfs_are_preopens_at_their_places(tree: Tree) -> None:
 
 def test_of_what_is_mounted_only_folders_are_preopens(tree: Tree) -> None:
     """As they are inside the root, where the mounts are."""
-    tree.file("root/etc/hosts")
-    file, folder = Bind("/etc/hosts", "/host/hosts"), Bind("/etc", "/host/etc", readonly=True)
-    with tree.context(binds=[file, folder], mounted=[folder, file]) as context:
-        assert tree.preopens(context) == {"/": (Path("root"), False), "/etc": (Path("root/etc"), True)}
+    file = Bind("/data/hosts", str(tree.file("outside/hosts")))
+    folder = Bind("/data", str(tree.outside), readonly=True)
+    with tree.context(binds=[file, folder]) as context:
+        assert tree.preopens(context) == {"/": (Path("root"), False), "/data": (Path("outside"), True)}
 
 
 def test_a_bind_that_has_gone_away(tree: Tree) -> None:
-    tree.refuses("outside/gone: No such file", binds=[Bind("/data", str(tree.outside / "gone"))])
+    gone = tree.outside / "gone"
+    gone.mkdir()
+    with pytest.raises(FailedPrecondition, match="outside/gone on /data: No such file"):
+        tree.context(binds=[Bind("/data", str(gone))], spoiled=gone.rmdir).__enter__()
 
 
 # The module
