@@ -51,13 +51,8 @@ class Starter:
         opened_here: list[int] = []
         descriptors = Descriptors()
         try:
-<<<<<<< HEAD
             opened = streams.open_streams(process.stdio, hold_stdin)
-            context = wasi.assemble(spec, what, source.plan)
-=======
-            opened = streams.open_streams(process.stdio)
             context = wasi.assemble(what, source.plan)
->>>>>>> a5d5c5a (Mounts are made by descriptor, detached, and without devices)
             product = None
             if self._aot and not wasi.has_access_list(context.module):
                 product = await self._aot.best(context.module)
