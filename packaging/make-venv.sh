@@ -1,5 +1,6 @@
 #!/bin/sh
-# make-venv.sh PYTHON FOLDER: a virtual environment with this checkout and its tools in it.
+# make-venv.sh PYTHON FOLDER: a virtual environment with this checkout and its tools in it, at the versions that CI
+# tested (constraints.txt).
 set -eu
 
 python=$1
@@ -15,4 +16,4 @@ command -v "$python" >/dev/null || { say "no $python: install Python 3.11 or lat
     exit 1
 }
 [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
-"$folder/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'

@@ -64,6 +64,62 @@ def test_the_supervisor_knows_the_workers_by_their_protocol(file: str) -> None:
     assert "tests" not in map(layer, found)
 
 
+# From top to bottom; a place is a folder, or a file that is in none. Places of one row may import each other.
+SUPERVISOR = (
+    ("__main__", "cli", "daemon"),
+    ("services",),
+    ("lifecycle",),
+    ("commands",),
+    ("state",),
+    ("images", "aot", "ipc", "model"),
+    ("oci", "cgroups", "seccomp"),
+    ("host",),
+)
+WORKERS = (
+    ("forkserver", "relay", "compiler"),
+    ("zygote",),
+    ("worker",),
+    ("engines",),
+    ("confinement",),
+    ("start_request",),
+    ("calls", "pumps"),
+    ("boot", "greeting", "compile_protocol", "relay_protocol"),
+    ("protocol", "linux"),
+)
+TABLES = {"supervisor": SUPERVISOR, "workers": WORKERS}
+
+
+def place(module: str) -> str:
+    """The folder or the file in a package that a module belongs to; "" for the package itself."""
+    package, *names = module.split(".")
+    name = names[0] if names else ""
+    return name if (ROOT / package / name).is_dir() or (ROOT / package / f"{name}.py").exists() else ""
+
+
+@pytest.mark.parametrize("package", TABLES)
+def test_every_folder_has_its_row(package: str) -> None:
+    """A new folder, or a file beside the folders, is given a row in this test's table."""
+    modules = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+    folders = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    rows = {name for row in TABLES[package] for name in row}
+    assert modules | folders == rows, f"{package}/: give what is new a row in the table above; take out what has gone"
+
+
+@pytest.mark.parametrize("file", [*files("supervisor"), *files("workers")])
+def test_imports_run_down_the_rows(file: str) -> None:
+    package = layer(file.replace("/", "."))
+    rows = {name: number for number, row in enumerate(TABLES[package]) for name in row}
+    here = place(file.removesuffix(".py").replace("/", "."))
+    for module in imports(file):
+        there = place(module) if layer(module) == package else ""
+        if here not in rows or there not in rows:
+            continue
+        assert rows[there] >= rows[here], (
+            f"{file} imports {module}: {package}/{there} stands above {package}/{here}. Move what both need to a row "
+            f"below, or hand it over from above as an argument (rows from the top: {TABLES[package]})"
+        )
+
+
 def loaded_by(*modules: str) -> set[str]:
     """The modules that a fresh interpreter has after importing these as a helper does."""
     program = f"import sys; sys.path.insert(0, sys.argv[1]); import {', '.join(modules)}; print(*sys.modules)"
