@@ -21,18 +21,23 @@ import time
 
 from . import linux
 from .calls.call_list import NEGATIVE, CallList, Runner
-from .compile_protocol import COMPILED, CRASHED, MADE, NO_MEMORY, REFUSED, TIMED_OUT, UNABLE, Request
+from .compile_protocol import COMPILED, CRASHED, MADE, NO_MEMORY, REFUSED, STARTS, TIMED_OUT, UNABLE, Request
 from .confinement import confinement
 from .confinement.landlock import Landlock
 from .confinement.seccomp import Filter
 from .engines.wasmedge import capi_compiler
 from .protocol import Frame, Reader, send
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 NOBODY = 65534  # user and group
 NATIVE_SECTION = b"wasmedge"
 """Custom section in which WasmEdge's "universal" modules carry native code."""
 
 _MAGIC = b"\0asm\1\0\0\0"
+_START_SECTION = 8
 _OUTPUT = b"out.so"
 _MAX_TEXT = 2000
 _WALL_FACTOR, _WALL_SECONDS = 20, 60
@@ -66,15 +71,26 @@ def main() -> None:
 def without_native(code: bytes) -> bytes:
     """The module without the sections in which it brings native code. What is malformed stays for the compiler."""
     kept = bytearray(code[:8])
+    for kind, begin, content, end in _sections(code):
+        name_size, name = _leb(code, content) if kind == 0 else (0, content)
+        if kind or code[name : name + name_size] != NATIVE_SECTION:
+            kept += code[begin:end]
+    return bytes(kept)
+
+
+def traits(code: bytes) -> int:
+    """The bits of ``compile_protocol`` that are true of a module."""
+    return STARTS if any(kind == _START_SECTION for kind, *_ in _sections(code)) else 0
+
+
+def _sections(code: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Each section's kind, and where it begins, its content begins, and it ends (WebAssembly, "Modules")."""
     at = 8
     while at < len(code):
-        begin, section = at, code[at]
-        size, at = _leb(code, at + 1)
-        name_size, name = _leb(code, at) if section == 0 else (0, at)
-        at += size
-        if section or code[name : name + name_size] != NATIVE_SECTION:
-            kept += code[begin:at]
-    return bytes(kept)
+        begin = at
+        size, content = _leb(code, at + 1)
+        at = content + size
+        yield code[begin], begin, content, at
 
 
 def _leb(code: bytes, at: int) -> tuple[int, int]:
@@ -118,7 +134,7 @@ def _keep(control: _socket.socket, request: Request, module: int) -> tuple[bytes
     if os.WIFEXITED(status) and verdict[:1] == MADE:
         # All that ran in the cell is gone, so nobody writes to it any more.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return MADE, b"", [os.open(_OUTPUT, flags, dir_fd=folder)]
+        return MADE, verdict[1:2], [os.open(_OUTPUT, flags, dir_fd=folder)]
     if os.WIFEXITED(status) and verdict:
         return verdict[:1], verdict[1:], []
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == _signal.SIGKILL:
@@ -252,7 +268,7 @@ def _compile(library: ctypes.PyDLL, level: int, code: bytes) -> bytes:
     compiler = library.WasmEdge_CompilerCreate(conf)
     result = library.WasmEdge_CompilerCompileFromBuffer(compiler, code, len(code), b"/" + _OUTPUT)
     if library.WasmEdge_ResultOK(result):
-        return MADE
+        return MADE + bytes([traits(code)])
     message: bytes = library.WasmEdge_ResultGetMessage(result)
     # "AOT runtime is disabled in this build" is not about the module.
     return (UNABLE if b"disabled" in message else REFUSED) + message[:_MAX_TEXT]

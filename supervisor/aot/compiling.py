@@ -172,7 +172,7 @@ class Compiling:
             verdict, text = outcome.verdict, outcome.text
             if verdict is Verdict.MADE:
                 loop = asyncio.get_running_loop()
-                size = await loop.run_in_executor(self._threads, self._install, job.digest, level, outcome.product)
+                size = await loop.run_in_executor(self._threads, self._install, job.digest, level, outcome)
                 log.info(
                     "compiled %.12s at %s: %.2f s, %d bytes", job.digest, level.name, time.monotonic() - began, size
                 )
@@ -188,8 +188,8 @@ class Compiling:
         )
         return failure
 
-    def _install(self, digest: str, level: Level, product: int) -> int:
+    def _install(self, digest: str, level: Level, outcome: Outcome) -> int:
         try:
-            return self._cache.install(digest, level, product)
+            return self._cache.install(digest, level, outcome.product, outcome.traits)
         finally:  # here, and not where it might be cancelled: the number would soon be another file's
-            os.close(product)
+            os.close(outcome.product)

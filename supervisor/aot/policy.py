@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..seccomp.allowed import compiler_filter
 from ..seccomp.library import SeccompMissing
-from .cache import Cache, Unverified
+from .cache import Cache, Unverified, traits
 from .compiler_process import CompilerProcess
 from .compiling import Compiling
 from .digests import Digests
@@ -32,6 +32,8 @@ class Product:
     digest: str
     """The module's."""
     level: Level
+    traits: int = 0
+    """The module's, as bits of ``workers.compile_protocol``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ class Aot:
                 loop = asyncio.get_running_loop()
                 fd = await loop.run_in_executor(self._threads, works.cache.verify, digest, level)
             if fd is not None:
-                return Product(fd, digest, level)
+                return Product(fd, digest, level, traits(fd))
         return None
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.compile_protocol import Request
-from workers.compiler import without_native
+from workers.compile_protocol import STARTS, Request
+from workers.compiler import traits, without_native
 from workers.protocol import ProtocolError, pack, pack_numbers
 
 from ..harness.modules import MAGIC, custom, exits, section
@@ -50,3 +50,11 @@ def test_a_request_arrives_as_it_was_sent() -> None:
     assert {name: getattr(copy, name) for name in Request.__slots__} == {
         name: getattr(request, name) for name in Request.__slots__
     }
+
+
+def test_a_start_section_is_a_trait_of_its_module() -> None:
+    empty = b"\0asm\1\0\0\0"
+    types, functions, start, code = b"\1\4\1\x60\0\0", b"\3\2\1\0", b"\x08\1\0", b"\x0a\4\1\2\0\x0b"
+    assert traits(empty + types + functions + start + code) == STARTS
+    assert traits(empty + types + functions + code) == 0
+    assert traits(empty + b"\x00\x05\x04start" + b"\xff") == 0  # malformed: the compiler has refused it before
