@@ -79,7 +79,7 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
 @click.option(
     "--require-confinement",
     is_flag=True,
-    help="Refuse to run where Landlock or seccomp is missing (see: wasm-sandboxer doctor).",
+    help="Refuse to run where Landlock, seccomp or an empty root is missing (see: wasm-sandboxer doctor).",
 )
 @click.option(
     "--libwasmedge",

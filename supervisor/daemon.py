@@ -191,6 +191,9 @@ class Daemon:
         inventory = await parts.forkserver.connect()
         if not inventory.landlock:
             self._lacking("this kernel has no Landlock: workers are not kept from the host's files by it")
+        if inventory.no_empty_root:
+            reason = os.strerror(inventory.no_empty_root)
+            self._lacking(f"workers have no empty root ({reason}): native code in them could read the host's metadata")
         cleanup.push_async_callback(parts.aot.close)
         await parts.aot.start(inventory.engine)
         await parts.recovery.reconcile(inventory)

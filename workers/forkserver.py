@@ -171,7 +171,8 @@ class Forkserver:
         running = [number for pair in self._pids.items() for number in pair]
         exits = [number for instance, ended in self._exits.items() for number in (instance, *ended)]
         engines = {WASMEDGE: self._engine.version.encode()}
-        self._send(WELCOME, Welcome(FORKSERVER, engines, self._confinement.landlock_abi, running, exits).encode())
+        landlock, refused = self._confinement.landlock_abi, self._zygote.no_empty_root
+        self._send(WELCOME, Welcome(FORKSERVER, engines, landlock, running, exits, refused).encode())
 
     def _start(self, frame: Frame) -> None:
         request = StartRequest.decode(frame.body, worker.FIRST_FD)

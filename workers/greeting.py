@@ -20,7 +20,7 @@ _FILTERS = {
     7: "names",
 }
 """Tags in a HELLO to the forkserver."""
-ENGINES, LANDLOCK, RUNNING, EXITS = 2, 3, 4, 5
+ENGINES, LANDLOCK, RUNNING, EXITS, NO_EMPTY_ROOT = 2, 3, 4, 5, 6
 """Tags in a forkserver's WELCOME."""
 
 
@@ -110,7 +110,7 @@ class Hello:
 class Welcome:
     """The forkserver's answer."""
 
-    __slots__ = ("engines", "exits", "landlock", "running", "versions")
+    __slots__ = ("engines", "exits", "landlock", "no_empty_root", "running", "versions")
 
     def __init__(
         self,
@@ -119,12 +119,15 @@ class Welcome:
         landlock: int = 0,
         running: list[int] | None = None,
         exits: list[int] | None = None,
+        no_empty_root: int = 0,
     ) -> None:
         self.versions = versions
         self.engines = engines or {}
         """The engines' versions by their names."""
         self.landlock = landlock
         """ABI of the kernel's Landlock; 0 is none."""
+        self.no_empty_root = no_empty_root
+        """The errno by which workers were refused an empty root; 0 where they have one."""
         self.running = running or []
         """Instance and pid of each worker."""
         self.exits = exits or []
@@ -137,6 +140,7 @@ class Welcome:
                 VERSIONS: self.versions.encode(),
                 ENGINES: pack([text for pair in self.engines.items() for text in pair]),
                 LANDLOCK: pack_numbers(self.landlock),
+                NO_EMPTY_ROOT: pack_numbers(self.no_empty_root),
                 RUNNING: pack_numbers(*self.running),
                 EXITS: pack_numbers(*self.exits),
             }
@@ -148,9 +152,10 @@ class Welcome:
         fields = unpack_tagged(body)
         engines = unpack(fields.get(ENGINES, pack([])))
         landlock = unpack_numbers(fields.get(LANDLOCK, pack_numbers(0)))
+        no_empty_root = unpack_numbers(fields.get(NO_EMPTY_ROOT, pack_numbers(0)))
         running = unpack_numbers(fields.get(RUNNING, b""))
         exits = unpack_numbers(fields.get(EXITS, b""))
-        if len(engines) % 2 or len(landlock) != 1 or len(running) % 2 or len(exits) % 5:
+        if len(engines) % 2 or len(landlock) != 1 or len(no_empty_root) != 1 or len(running) % 2 or len(exits) % 5:
             raise ProtocolError("a welcome's fields do not fit")
         return cls(
             Versions.decode(fields.get(VERSIONS, b"")),
@@ -158,4 +163,5 @@ class Welcome:
             landlock[0],
             list(running),
             list(exits),
+            no_empty_root[0],
         )

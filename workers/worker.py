@@ -11,7 +11,7 @@ import struct
 
 from . import linux, start_request
 from .calls.call_list import NEGATIVE, NONZERO, At, Label
-from .confinement import confinement
+from .confinement import confinement, empty_root
 from .engines.wasmedge.engine import TRAP, TRAPPED
 from .protocol import FAILED, READY, REFUSED
 
@@ -65,9 +65,10 @@ def build(calls: CallList, request: StartRequest, engine: Engine, cell: confinem
     _close_all_but(calls, descriptors, {report, module, *preopens})
     cell.enter(calls, request, module, preopens, pid, WALLS)
 
-    path = b"/proc/self/fd/%d" % module
+    path = b"%sself/fd/%d" % (engine.proc, module)  # proc is the current directory
     _look_at(calls, module, path, request.module_kind)
     guest = engine.load(calls, path, request, preopens)
+    empty_root.leave_proc(calls, WALLS)
     cell.forbid_new_code(calls, request, pid, WALLS)
     for fd in (module, *preopens):  # WasmEdge opened its own
         calls.libc("close", fd)
@@ -124,7 +125,7 @@ def _limit(calls: CallList, request: StartRequest) -> None:
     if request.oom_score_adj is not None:
         fd, score = calls.slot(), b"%d" % request.oom_score_adj
         flags = posix.O_WRONLY | posix.O_CLOEXEC
-        calls.libc("open", b"/proc/self/oom_score_adj", flags, out=fd, fails=NEGATIVE, stage=LIMITS)
+        calls.libc("open", b"self/oom_score_adj", flags, out=fd, fails=NEGATIVE, stage=LIMITS)
         calls.libc("write", At(fd), score, len(score), fails=NEGATIVE, stage=LIMITS)
         calls.libc("close", At(fd))
 

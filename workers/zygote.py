@@ -18,6 +18,7 @@ import sys
 
 from . import linux, worker
 from .calls.call_list import ANY, NONZERO, At, CallList, Label, Runner
+from .confinement import empty_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,21 +56,41 @@ class Zygote:
         self._root: _socket.socket | None = None
         self._worker_zygote: _socket.socket | None = None
         self._loop, self._forked = self._build()
+        self._isolated = False
+        self.no_empty_root = 0
+        """The errno by which an empty root was refused: workers then have the host's."""
 
     def prepare(self) -> None:
-        """Fork the first, if there is none. Raises ``OSError``."""
+        """Fork the root zygote, if there is none. Raises ``OSError``."""
         if self._root is not None:
             return
+        if not self.no_empty_root:
+            refusal = self._fork_root(isolate=True)
+            if refusal and self._isolated:  # never less than before
+                raise OSError(refusal, posix.strerror(refusal))
+            self._isolated, self.no_empty_root = not refusal, refusal
+        if self.no_empty_root:
+            print(f"forkserver: workers have no empty root: {posix.strerror(self.no_empty_root)}", file=sys.stderr)
+            self._fork_root(isolate=False)
+
+    def _fork_root(self, isolate: bool) -> int:
+        """Fork the root zygote: 0, or the errno by which an empty root was refused. Raises ``OSError``."""
         ours, theirs = _pair()
         try:
             if linux.fork() == 0:
-                self._serve(theirs.fileno())
+                self._serve(theirs.fileno(), isolate)
         except OSError:
             ours.close()
             raise
         finally:
             theirs.close()
+        said = ours.recv(8)
+        refusal = int.from_bytes(said, sys.byteorder) if said else errno.ESRCH
+        if refusal:
+            ours.close()
+            return refusal
         self._root = ours
+        return 0
 
     def calls(self) -> CallList:
         """A plan that begins with the fork; what is added to it is the worker's."""
@@ -159,12 +180,21 @@ class Zygote:
             self._root.close()
             self._root = None
 
-    def _serve(self, sock: int) -> None:
-        """Be the first zygote. Never returns."""
+    def _serve(self, sock: int, isolate: bool) -> None:
+        """Be the root zygote, in an empty root or the host's. Never returns."""
         try:
             posix.dup2(sock, _SOCKET)
             linux.close_range(_SOCKET + 1, linux.LAST_FD)
             linux.prctl(linux.PR_SET_NAME, b"wasm-first")
+            refusal = 0
+            try:
+                if isolate:
+                    empty_root.enter(keep_proc=bool(self._engine.proc))
+                else:
+                    posix.chdir(empty_root.PROC)
+            except OSError as error:
+                refusal = error.errno or errno.EIO
+            posix.write(_SOCKET, refusal.to_bytes(8, sys.byteorder))
             _fill_holes()
             ctypes.memmove(self._base + _LOOP, self._loop, len(self._loop))
             step = self._runner.run(self._base + _LOOP)

@@ -52,6 +52,7 @@ class Host:
     cgroup: Path = Path("/sys/fs/cgroup")
     engine: Callable[[], tuple[bool, str]] = lambda: engine_version()
     landlock_abi: Callable[[], int] = landlock.abi
+    empty_root: Callable[[], tuple[bool, str]] = lambda: empty_root()
     filters: Callable[[], object] = worker_filters
     mounts: Callable[[], bool] = linux.has_mount_setattr
     open_files: Callable[[], int] = lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -86,6 +87,7 @@ def examine(host: Host) -> list[Finding]:
     return [
         _libwasmedge(host),
         _landlock(host),
+        _empty_root(host),
         _seccomp(host),
         _cgroups(host),
         _number(
@@ -149,7 +151,17 @@ def table(findings: Iterable[Finding]) -> list[str]:
 
 def engine_version() -> tuple[bool, str]:
     """Whether the engine loads, and its version or what is wrong. In a process of its own: it is large, and native."""
-    command, environment = interpreters.helper("engines.wasmedge.version")
+    return _run("engines.wasmedge.version")
+
+
+def empty_root() -> tuple[bool, str]:
+    """Whether workers get an empty root, or why not. In a process of its own, which is in it for good."""
+    return _run("confinement.empty_root")
+
+
+def _run(module: str) -> tuple[bool, str]:
+    """Run a helper that ends by itself: whether it went well, and the last line that it said."""
+    command, environment = interpreters.helper(module)
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -175,6 +187,13 @@ def _landlock(host: Host) -> Finding:
     else:
         found, remedy = "none", "boot with lsm=landlock added to the kernel's command line (Linux 5.13 or later)"
     return Finding("Landlock", state, found, purpose, remedy)
+
+
+def _empty_root(host: Host) -> Finding:
+    fine, said = host.empty_root()
+    purpose = "a guest that breaks out finds no name of the host's"
+    remedy = "run it as root; in a container, with CAP_SYS_ADMIN and leave to mount proc (Linux 5.8 or later)"
+    return Finding("empty root", State.OK if fine else State.MISSING, said, purpose, remedy)
 
 
 def _seccomp(host: Host) -> Finding:

@@ -44,6 +44,8 @@ class Inventory:
     engine: str
     landlock: int
     """ABI of the kernel's Landlock; 0 is none."""
+    no_empty_root: int
+    """The errno by which workers were refused an empty root; 0 where they have one."""
     running: dict[int, int]
     ended: list[Ended]
 
@@ -111,7 +113,7 @@ class ForkserverClient:
             )
         engine = welcome.engines.get(WASMEDGE, b"").decode()
         running = dict(zip(welcome.running[::2], welcome.running[1::2], strict=True))
-        return Inventory(engine, welcome.landlock, running, _exits(welcome.exits))
+        return Inventory(engine, welcome.landlock, welcome.no_empty_root, running, _exits(welcome.exits))
 
     async def _greet(self) -> protocol.Frame | None:
         """Join the forkserver, or start one; None where it does not answer."""

@@ -40,7 +40,7 @@ _ENDING_KIN = "exit"
 
 _ALWAYS = (
     f"{_FILES_SEEN} {_FILES_KIN} {_WAITING_SEEN} {_WAITING_KIN} {_MEMORY_SEEN} {_MEMORY_KIN} "
-    f"{_ENDING_SEEN} {_ENDING_KIN}"
+    f"{_ENDING_SEEN} {_ENDING_KIN} chdir"
 ).split()
 
 _NETWORK_SEEN = """
@@ -128,6 +128,7 @@ def _worker(machine: str, compiled: bool, network: bool) -> bytes:
         if compiled:
             # Machine code comes from a file and is never writable; the filter on top ends this once it is loaded.
             builder.rule(ALLOW, "mmap", low(2, 0, _PROT_WRITE), low(3, 0, _MAP_ANONYMOUS))
+            builder.rule(ERRNO | errno.ENOENT, "getcwd")  # dlopen() wants to know, and does without
             builder.rule(ALLOW, "seccomp", low(0, _SECCOMP_SET_MODE_FILTER), low(1, 0))
         # Blocking signals does nothing and says it has: fork() and its like block them first, and a SIGSYS that is
         # blocked kills before its handler has named the call.
@@ -154,5 +155,6 @@ def _no_new_code(machine: str) -> bytes:
     with FilterBuilder(ALLOW, machine) as builder:
         for name in ("mmap", "mprotect"):
             builder.rule(TRAP, name, low(2, _PROT_EXEC, _PROT_EXEC))
+        builder.rule(TRAP, "chdir")
         builder.rule(TRAP, "seccomp")
         return builder.program()

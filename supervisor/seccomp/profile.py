@@ -38,14 +38,15 @@ _OPERATORS = {
     "SCMP_CMP_MASKED_EQ": library.MASKED_EQ,
 }
 _MAX_ERRNO = 4095
+_OURS = ("seccomp", "chdir", "getcwd")  # the worker's last steps
 
 
 def oci_filter(profile: Mapping[str, Any], machine: str = platform.machine()) -> bytes:
     """Build the filter program of an OCI spec's ``linux.seccomp`` (config-linux.md, "Seccomp").
 
     It is installed before the worker's own, and the kernel takes the stricter of both, so neither widens the
-    other. Two things differ from what runc makes of it: ``seccomp`` itself is let pass, for the worker's own
-    filter comes after and forbids it; and no other ABI of the machine is let in, whatever ``architectures`` says.
+    other. Two things differ from what runc makes of it: the calls of the worker's last steps pass, since the worker's
+    own filter comes after and forbids them; and no other ABI of the machine is let in, whatever ``architectures`` says.
     Raises ``InvalidArgument`` where it is malformed, wants a listener, or forbids what the engine cannot do
     without (``NEEDED``), and ``SeccompMissing``.
     """
@@ -57,12 +58,13 @@ def oci_filter(profile: Mapping[str, Any], machine: str = platform.machine()) ->
     _require_needed(default, rules)
     with FilterBuilder(default, machine) as builder:
         for action, name, compares in rules:
-            if name != "seccomp":
+            if name not in _OURS:
                 try:
                     builder.rule(action, name, *compares)
                 except OSError as error:
                     raise InvalidArgument(f"config.json: {where}: {error}") from None
-        builder.rule(ALLOW, "seccomp")
+        for name in _OURS:
+            builder.rule(ALLOW, name)
         return builder.program()
 
 

@@ -38,6 +38,7 @@ class BrokenOut:
     """At the engine's place: loads nothing, and runs a try with the rights of a guest."""
 
     version = "broken out"
+    proc = b""
 
     def prime(self) -> None:
         """As ``Engine``'s."""
@@ -63,7 +64,7 @@ class BrokenOut:
     def _load(self, args: int, count: int, folders: int, folder_count: int, path: int) -> None:
         self._args = [os.fsdecode(each or b"") for each in (ctypes.c_char_p * count).from_address(args)]
         fds = (ctypes.c_uint64 * folder_count).from_address(folders)
-        self._folders = [os.open(f"/proc/self/fd/{fd}/.", os.O_RDONLY | os.O_DIRECTORY) for fd in fds]
+        self._folders = [os.open(f"self/fd/{fd}/.", os.O_RDONLY | os.O_DIRECTORY) for fd in fds]
         os.close(os.open(ctypes.string_at(path), os.O_RDONLY))
 
     def _run(self) -> None:
@@ -97,6 +98,31 @@ def _open(folders: list[int], folder: str, path: str, flags: str) -> object:
     """Open a path, in a preopen or ("-") wherever it leads; read a byte where that is asked for."""
     fd = os.open(path, int(flags), 0o600, dir_fd=None if folder == "-" else folders[int(folder)])
     return None if int(flags) & (os.O_WRONLY | os.O_RDWR | os.O_DIRECTORY) else len(os.read(fd, 1))
+
+
+@_try
+def _stat(folders: list[int], folder: str, path: str) -> object:
+    """The size of what is at a path, in a preopen or ("-") wherever it leads."""
+    return os.stat(path, dir_fd=None if folder == "-" else folders[int(folder)]).st_size
+
+
+@_try
+def _readlink(folders: list[int], folder: str, path: str) -> object:
+    base, buffer = -100 if folder == "-" else folders[int(folder)], ctypes.create_string_buffer(4096)  # AT_FDCWD
+    return _checked(_libc.readlinkat(base, path.encode(), buffer, 4096))
+
+
+@_try
+def _set_times(folders: list[int], folder: str, path: str) -> object:
+    os.utime(path, (1, 1), dir_fd=None if folder == "-" else folders[int(folder)])
+    return None
+
+
+@_try
+def _access(folders: list[int], folder: str, path: str) -> object:
+    """faccessat2(2), at the real user's rights."""
+    base = -100 if folder == "-" else folders[int(folder)]  # AT_FDCWD
+    return _checked(_libc.faccessat(base, path.encode(), os.F_OK, 0))
 
 
 @_try

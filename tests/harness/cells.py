@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from supervisor.seccomp.allowed import worker_filters
 from supervisor.seccomp.library import call_names
 from workers import protocol
-from workers.greeting import FORKSERVER, Filters, Hello
+from workers.greeting import FORKSERVER, Filters, Hello, Welcome
 from workers.start_request import (
     FOLDER,
     MODULE,
@@ -31,6 +32,8 @@ from workers.start_request import (
 from . import interpreters
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+WITHOUT_EMPTY_ROOT = (sys.executable, str(ROOT / "tests/harness/refusing.py"), "pivot_root")
+"""Runs a command whose workers are refused an empty root."""
 SIGSYS = 159
 NUMBERS = {name: number for number, name in enumerate(call_names().decode().split("\n")) if name}
 """Of system calls, by name."""
@@ -82,7 +85,7 @@ class Cells:
         self._module = Path(self._folder.name, "module")
         self._module.write_bytes(b"\0asm\1\0\0\0")
         protocol.send(self._socket, protocol.HELLO, Hello(FORKSERVER, filters).encode())
-        self._next(protocol.WELCOME)
+        self.no_empty_root = Welcome.decode(self._next(protocol.WELCOME).body).no_empty_root
 
     @property
     def pid(self) -> int:
@@ -177,9 +180,9 @@ class Worker:
         return Outcome(self.report, 128 - code if code < 0 else code, call, *texts)
 
 
-def shut(broken_out: bool = True) -> Cells:
+def shut(broken_out: bool = True, under: Sequence[str] = ()) -> Cells:
     """Cells with both walls."""
-    return Cells(worker_filters(), broken_out)
+    return Cells(worker_filters(), broken_out, under)
 
 
 def refused(outcome: Outcome) -> str:

@@ -41,6 +41,7 @@ def host(tmp_path: Path) -> Host:
         cgroup=tmp_path / "cgroup",
         engine=lambda: (True, "0.14.1"),
         landlock_abi=lambda: 7,
+        empty_root=lambda: (True, "in a mount namespace"),
         filters=lambda: None,
         mounts=lambda: True,
         open_files=lambda: 1 << 20,
@@ -83,6 +84,13 @@ def test_landlock(host: Host, abi: int, state: State, hint: str) -> None:
     assert found.state is state
     assert hint in found.remedy
     assert not found.required
+
+
+def test_an_empty_root_that_is_refused(host: Host) -> None:
+    assert finding(host, "empty root").state is State.OK
+    found = finding(replace(host, empty_root=lambda: (False, "Operation not permitted")), "empty root")
+    assert (found.state, found.found) == (State.MISSING, "Operation not permitted")
+    assert "CAP_SYS_ADMIN" in found.remedy
 
 
 def test_seccomp_not_in_the_kernel(host: Host) -> None:
@@ -204,7 +212,7 @@ def test_colours_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_on_this_host() -> None:
     result = CliRunner().invoke(doctor)
-    for what in ("libwasmedge", "Landlock", "seccomp", "cgroups", "open files", "capabilities"):
+    for what in ("libwasmedge", "Landlock", "empty root", "seccomp", "cgroups", "open files", "capabilities"):
         assert f"\n{what} " in result.output
 
 

@@ -38,9 +38,11 @@ def test_a_hello(programs: list[bytes]) -> None:
 
 
 def test_a_welcome() -> None:
-    body = Welcome(Versions(6, 7), {b"wasmedge": b"0.14.1", b"another": b"1"}, 6, [1, 100], [2, 101, 0, 5, -1]).encode()
+    body = Welcome(
+        Versions(6, 7), {b"wasmedge": b"0.14.1", b"another": b"1"}, 6, [1, 100], [2, 101, 0, 5, -1], 1
+    ).encode()
     welcome = Welcome.decode(body + pack_tagged({LATER: b"x"}))
-    assert (str(welcome.versions), welcome.landlock) == ("6 to 7", 6)
+    assert (str(welcome.versions), welcome.landlock, welcome.no_empty_root) == ("6 to 7", 6, 1)
     assert welcome.engines == {b"wasmedge": b"0.14.1", b"another": b"1"}
     assert (welcome.running, welcome.exits) == ([1, 100], [2, 101, 0, 5, -1])
 

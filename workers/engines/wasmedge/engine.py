@@ -9,7 +9,7 @@ from ctypes import c_void_p, string_at
 
 from ...calls.call_list import FALSE, NONZERO, ZERO, At, Label, address
 from ...start_request import NATIVE
-from . import altstack, capi
+from . import altstack, capi, imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ TRAPPED = 134  # what WasmEdge's own program exits with after a trap
 
 PARSE, VALIDATE, INSTANTIATE, NO_FUNCTION, PARAMETERS, TRAP = range(101, 107)
 """Labels of the steps that can fail."""
+
+_ABSOLUTE = b"_ZNSt10filesystem8absoluteERKNS_7__cxx114pathE"
+_LEXICALLY_NORMAL = b"_ZNKSt10filesystem7__cxx114path16lexically_normalEv"
 
 _WHAT = {PARSE: "not a WebAssembly module", VALIDATE: "not a valid module", INSTANTIATE: "cannot be instantiated"}
 
@@ -46,12 +49,18 @@ class Engine:
         self._lib = lib
         self._calls = {name: address(getattr(lib, f"WasmEdge_{name}")) for name in capi.FUNCTIONS}
         self._wasi = 0
+        self.proc = b"/proc/"
+        """What it needs before a path in proc; empty where a path relative to proc will do."""
 
     def prime(self) -> None:
         """Do once, in the forkserver, what every instance needs and no guest can influence."""
         lib = self._lib
         lib.WasmEdge_LogOff()  # it would write to stdout, which is the guest's
         self._stack = altstack.FaultStack(lib)
+        # WasmEdge makes a module's path absolute, from a directory that has no path. Made normal it stays relative;
+        # both take a std::filesystem::path and return one.
+        normal = imports.imported(lib, _LEXICALLY_NORMAL)
+        self.proc = b"" if normal and imports.redirect(lib, _ABSOLUTE, normal) else b"/proc/"
         # Costly (about 0.5 MiB), and the same for all until ModuleInstanceInitWASI.
         self._wasi = lib.WasmEdge_ModuleInstanceCreateWASI(None, 0, None, 0, None, 0)
 
@@ -138,9 +147,9 @@ class Engine:
         return f"{_WHAT[step.stage]}: {message}{wanted}"
 
     def _init_wasi(self, calls: CallList, request: StartRequest, folders: list[int]) -> None:
-        # Without "/." WasmEdge does not get in: it opens with O_NOFOLLOW, and /proc/self/fd/N is a link.
+        # Without "/." WasmEdge does not get in: it opens with O_NOFOLLOW, and self/fd/N is a link.
         preopens = [
-            b"%s:/proc/self/fd/%d/.%s" % (preopen.path, fd, b":readonly" if preopen.readonly else b"")
+            b"%s:%sself/fd/%d/.%s" % (preopen.path, self.proc, fd, b":readonly" if preopen.readonly else b"")
             for preopen, fd in zip(request.preopens, folders, strict=True)
         ]
         lists = [(calls.table(texts), len(texts)) for texts in (request.args, request.env, preopens)]

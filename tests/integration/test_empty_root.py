@@ -1,0 +1,177 @@
+"""Native code in a worker finds no name of the host's: Landlock and seccomp let metadata pass, so there is none."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..harness.cells import NUMBERS, WITHOUT_EMPTY_ROOT, Cells, Worker, forbidden, refused, shut
+from ..harness.daemon import Daemon
+from ..harness.guests import guest
+
+PATHS = (
+    "/etc/shadow",
+    "/etc",
+    "/proc",
+    "/proc/1",
+    "/proc/self",
+    "/proc/self/exe",
+    "/proc/self/root/etc/shadow",
+    "/proc/self/cwd",
+    "/proc/self/fd/0",
+    "/dev/null",
+    "/sys/kernel",
+    "self",
+    "self/exe",
+    "1",
+    "../etc/shadow",
+    "../../proc/self/exe",
+)
+
+
+@pytest.fixture(scope="module")
+def cells() -> Iterator[Cells]:
+    made = shut()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A file of root's, outside of what the guest is given."""
+    tmp_path.chmod(0o755)
+    path = tmp_path / "mine"
+    path.write_text("not the guest's")
+    os.utime(path, (1000, 1000))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["wasm", "so"])
+@pytest.mark.parametrize("uid", [0, 1000])
+@pytest.mark.parametrize("how", ["stat", "readlink", "set_times", "access", "open"])
+def test_a_path_of_the_host_leads_nowhere(
+    cells: Cells, tmp_path: Path, mine: Path, how: str, uid: int, suffix: str
+) -> None:
+    module = tmp_path / f"module.{suffix}"  # as interpreted and as compiled guests run
+    module.write_bytes(b"\0asm\1\0\0\0")
+    flags = (str(os.O_PATH),) if how == "open" else ()
+    for path in (*PATHS, str(mine)):
+        outcome = cells.run(how, "-", path, *flags, uid=uid, gid=uid, module=module)
+        assert refused(outcome) == "ENOENT", path
+    assert mine.stat().st_mtime == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("statx", ("0", "4095", "@")),
+        ("newfstatat", ("@", "0")),
+        ("readlinkat", ("@", "4095")),
+        ("utimensat", ("0", "0")),
+        ("faccessat2", ("0", "0")),
+    ],
+)
+def test_the_calls_themselves(cells: Cells, name: str, last: tuple[str, ...]) -> None:
+    assert refused(cells.run("call", str(NUMBERS[name]), "-100", "@/etc/shadow", *last)) == "ENOENT"
+
+
+@pytest.mark.parametrize("name", ["getxattr", "lgetxattr", "name_to_handle_at", "statfs", "stat", "readlink", "fchdir"])
+def test_calls_that_nothing_needs_are_forbidden(cells: Cells, name: str) -> None:
+    if name not in NUMBERS:
+        pytest.skip(f"{name} is no system call of this machine")
+    forbidden(cells.run("call", str(NUMBERS[name]), "@/etc/shadow", "@", "@", "4095"), name)
+
+
+def test_a_worker_stands_in_an_empty_root_and_nothing_else_is_mounted(cells: Cells) -> None:
+    worker = _waiting(cells)
+    assert os.listdir(f"/proc/{worker.pid}/root") == []
+    assert os.listdir(f"/proc/{worker.pid}/cwd") == []
+    mounts = _mounts(worker.pid)
+    assert len(mounts) == 1, mounts
+    assert " / / ro,nosuid,nodev,noexec" in mounts[0]
+    os.kill(worker.pid, 9)
+    worker.wait()
+
+
+def test_mounts_of_the_host_are_neither_kept_nor_undone(tmp_path: Path) -> None:
+    """Those there were before the zygotes: they had a copy of them for a moment."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(place)], check=True)
+    try:
+        (place / "file").write_text("there")
+        before = Path("/proc/self/mounts").read_text()
+        started = shut()
+        worker = _waiting(started)
+        assert Path("/proc/self/mounts").read_text() == before
+        assert (place / "file").read_text() == "there"
+        assert not any(str(place) in line for line in _mounts(worker.pid))
+        os.kill(worker.pid, 9)
+        worker.wait()
+        started.close()
+        assert Path("/proc/self/mounts").read_text() == before
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_where_it_is_refused_workers_run_without_it(tmp_path: Path) -> None:
+    plain = shut(under=WITHOUT_EMPTY_ROOT)
+    assert plain.no_empty_root == errno.EPERM
+    worker = _waiting(plain)
+    assert os.stat(f"/proc/{worker.pid}/root").st_ino == os.stat("/").st_ino
+    assert os.stat(f"/proc/{worker.pid}/cwd").st_ino == os.stat("/").st_ino
+    os.kill(worker.pid, 9)
+    worker.wait()
+    plain.close()
+    guests = shut(broken_out=False, under=WITHOUT_EMPTY_ROOT)
+    folders = [(tmp_path / name, name == "ro") for name in ("root", "ro")]
+    for folder, _ in folders:
+        folder.mkdir()
+    (tmp_path / "ro" / "fixed").write_text("fixed")
+    outcome = guests.run("x", "ro", module=guest("conformance_files"), folders=folders)
+    guests.close()
+    assert (outcome.report, outcome.status) == ("R", 0), outcome
+
+
+def test_the_log_says_that_it_is_refused_and_required_it_is_an_error() -> None:
+    daemon = Daemon()
+    daemon.prefix = [*WITHOUT_EMPTY_ROOT]
+    with daemon:
+        assert "workers have no empty root (Operation not permitted)" in daemon.log_text()
+    daemon = Daemon("--require-confinement")
+    daemon.prefix = [*WITHOUT_EMPTY_ROOT]
+    with pytest.raises(AssertionError, match=r"workers have no empty root \(Operation not permitted\)"), daemon:
+        pass
+
+
+def _waiting(cells: Cells) -> Worker:
+    """A worker that waits for the end of its input, which never comes."""
+    read, write = os.pipe()
+    worker = cells.start("wait", stdin=read)
+    os.close(read)
+    os.set_inheritable(write, False)
+    _held.append(write)
+    return worker
+
+
+_held: list[int] = []
+
+
+def _mounts(pid: int) -> list[str]:
+    """All mounts of a process's namespace, below its root or not (setns(2) goes to the namespace's own root)."""
+    program = (
+        "import ctypes, os, sys\n"
+        "proc = os.open('/proc', os.O_PATH)\n"
+        "fd = os.open(f'/proc/{sys.argv[1]}/ns/mnt', os.O_RDONLY)\n"
+        "assert ctypes.CDLL(None).setns(fd, 0x20000) == 0\n"
+        "file = os.open('self/mountinfo', os.O_RDONLY, dir_fd=proc)\n"
+        "sys.stdout.write(os.read(file, 1 << 20).decode())"
+    )
+    command = [sys.executable, "-c", program, str(pid)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
