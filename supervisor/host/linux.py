@@ -117,23 +117,12 @@ def mounts_on_detached() -> bool:
     return True
 
 
-def mount_id(fd: int) -> int:
-    """The mount that a descriptor's file is in (proc_pid_fdinfo(5)). Raises ``OSError``."""
-    with open(f"/proc/self/fdinfo/{fd}") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
-
-
 def detach(target: str) -> None:
     """Unmount ``target`` with all that is mounted below it, now or when it is no longer busy. Raises ``OSError``.
 
     For a place that only we can change.
     """
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW), target)
-
-
-def detach_mount(mount: int) -> None:
-    """Unmount the mount whose root ``mount`` is open on, with all below it. Raises ``OSError``."""
-    _check(_libc.umount2(b"/proc/self/fd/%d" % mount, MNT_DETACH), "umount2")
 
 
 def _openat2(folder: int, path: str, flags: int, mode: int, resolve: int) -> int:

@@ -26,23 +26,23 @@ class MountPlan:
     """The mounts a container needs. Recorded before the first is made, so that all can be undone."""
 
     root: str
-    """The root file system's folder, without links."""
+    """The root file system's folder, without links: the bundle's, or where ``rootfs`` is mounted."""
     root_readonly: bool = False
     rootfs: tuple[Mount, ...] = ()
+    """The engine's, mounted in ``folder``: on the bundle's root nothing is mounted."""
     binds: tuple[Bind, ...] = ()
     """All of them, the outermost first; their sources without links."""
     inner: tuple[str, ...] = ()
     """Destinations of those that are mounted into the root: files, and folders in which something is changed."""
     tmpfs: tuple[Tmpfs, ...] = ()
-    tmpfs_folder: str = ""
-    """Where the private tmpfs are mounted, each in a folder named by its number."""
+    """Private ones, each mounted in a folder named by its number."""
+    folder: str = ""
+    """The container's own folder below --dir: whatever is mounted by name is mounted in it."""
     masked: tuple[str, ...] = ()
     readonly: tuple[str, ...] = ()
     """Paths in the root that are to be empty, or not to be written; those that are not there are passed over."""
     home: str = ""
     """The sandboxer's folder for mounting (``mount_tree.prepare``)."""
-    mount_id: int = 0
-    """Of the mount that the root's folder is in before ``rootfs`` is mounted on it: that one is the client's."""
 
     @property
     def empty(self) -> bool:
@@ -51,13 +51,13 @@ class MountPlan:
 
     def tmpfs_path(self, number: int) -> str:
         """The folder of the tmpfs with this number."""
-        return f"{self.tmpfs_folder}/{number}"
+        return f"{self.folder}/{number}"
 
 
 def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str, home: str) -> MountPlan:
-    """What must be mounted for this container, whose root is the folder ``root``.
+    """Plan the mounts of a container whose root is the folder ``root``, or ``rootfs`` where that is given.
 
-    ``folder`` is for its tmpfs, ``home`` the sandboxer's. Raises ``InvalidArgument`` where that cannot be.
+    ``folder`` is for its mounts, ``home`` the sandboxer's. Raises ``InvalidArgument`` where that cannot be.
     """
     root = os.path.realpath(root)
     if root == "/":
@@ -75,28 +75,29 @@ def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str, home: str)
     inner = tuple(
         bind.destination for bind in binds if bind.destination not in folders or _holds(bind.destination, changed)
     )
-    made = MountPlan(
-        root=root,
+    return MountPlan(
+        root=f"{folder}/rootfs" if rootfs else root,
         root_readonly=spec.root_readonly,
         rootfs=tuple(rootfs),
         binds=tuple(binds),
         inner=inner,
         tmpfs=spec.tmpfs,
-        tmpfs_folder=folder if spec.tmpfs else "",
+        folder=folder,
         masked=spec.masked,
         readonly=spec.readonly,
         home=home,
     )
-    return replace(made, mount_id=_mount_id(root)) if rootfs else made
 
 
 def mount(todo: MountPlan) -> None:
     """Make the mounts that have names. On failure all that was made is undone; raises a ``SandboxerError``."""
     try:
+        if todo.rootfs:
+            os.makedirs(todo.root, mode=0o700)  # in a folder that nobody but us can change
         for each in todo.rootfs:
             _mount_rootfs(each, todo.root)
         for number, tmpfs in enumerate(todo.tmpfs):
-            path = todo.tmpfs_path(number)  # in a folder that nobody but us can change
+            path = todo.tmpfs_path(number)
             os.makedirs(path, mode=0o700)
             flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
             linux.mount("tmpfs", path, "tmpfs", flags, tmpfs.data)
@@ -115,18 +116,14 @@ def unmount(done: MountPlan) -> None:
 
     May take as long as the kernel needs for what a guest left in it: not for the event loop.
     """
-    for number in range(len(done.tmpfs)):
-        try:
-            linux.detach(done.tmpfs_path(number))
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOENT):  # not a mount point (any more)
-                raise
-        _remove_folder(done.tmpfs_path(number))
-    if done.tmpfs:
-        _remove_folder(done.tmpfs_folder)
-    for _ in done.rootfs:
-        if not _detach_root(done):
-            break
+    places = [done.tmpfs_path(number) for number in range(len(done.tmpfs))]
+    if done.rootfs:
+        places.append(done.root)
+    for place in places:
+        _detach_all(place)
+        _remove_folder(place)
+    if places:
+        _remove_folder(done.folder)
 
 
 def _resolved(bind: Bind) -> Bind:
@@ -150,35 +147,15 @@ def _holds(folder: str, paths: Sequence[str]) -> bool:
     return False
 
 
-def _mount_id(path: str) -> int:
-    """The mount that a folder is in; 0 where there is no such folder."""
-    try:
-        fd = linux.open_resolved(path, os.O_DIRECTORY)
-    except OSError:
-        return 0
-    try:
-        return linux.mount_id(fd)
-    finally:
-        os.close(fd)
-
-
-def _detach_root(done: MountPlan) -> bool:
-    """Detach the uppermost mount on the root's folder, but none that was there before; whether there was one."""
-    try:
-        fd = linux.open_resolved(done.root, os.O_DIRECTORY)
-    except OSError:
-        return False
-    try:
-        if linux.mount_id(fd) == done.mount_id:
-            return False
-        linux.detach_mount(fd)
-    except OSError as error:
-        if error.errno == errno.EINVAL:  # not the root of a mount
-            return False
-        raise
-    finally:
-        os.close(fd)
-    return True
+def _detach_all(path: str) -> None:
+    """Detach every mount from a folder of ours."""
+    while True:
+        try:
+            linux.detach(path)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):  # not a mount point (any more)
+                return
+            raise
 
 
 def _remove_folder(path: str) -> None:

@@ -47,6 +47,8 @@ class Node:
         self.paused = self.pod.with_wasm("sleep").mount("/scratch", kind="tmpfs").linux(**limits).build().start()
         self.paused.connection.call("Pause", pb.PauseRequest(id=self.paused.id))
         self.created = self.pod.with_wasm("exit").mount("/tmp", kind="tmpfs").linux(**limits).build()
+        builder = self.pod.with_wasm("exit").file("etc/hosts", "").mount("/etc/hosts", daemon.log)
+        self.mounted = builder.rootfs_mount("bind", self.created.rootfs, "rbind").build()
         self.ended = self.pod.with_wasm("exit").args("7").mount("/tmp", kind="tmpfs").linux(**limits).build().start()
         assert self.ended.wait() == 7
         self.waiter = self.placed.wait_later().arrived()
@@ -63,7 +65,7 @@ class Node:
         return f"{self.pod.id}-old"
 
     def containers(self) -> list[Container]:
-        return [self.runs, self.placed, self.paused, self.created, self.ended]
+        return [self.runs, self.placed, self.paused, self.created, self.mounted, self.ended]
 
     def groups(self) -> list[str]:
         walk = os.walk("/sys/fs/cgroup")  # unlike glob, it does not mind what goes away meanwhile

@@ -57,7 +57,7 @@ def planned(
 ) -> MountPlan:
     """The plan for a container with these mounts, and other members of its spec."""
     spec = Spec(ProcessSpec(("a",)), "rootfs", binds=binds, tmpfs=tuple(tmpfs), **members)
-    return plan(spec, str(folder / "rootfs"), rootfs, str(folder / "tmpfs"), str(folder / "mounting"))
+    return plan(spec, str(folder / "rootfs"), rootfs, str(folder / "own"), str(folder / "mounting"))
 
 
 @contextmanager
@@ -68,8 +68,8 @@ def seen(folder: Path, todo: MountPlan) -> Iterator[dict[str, Path]]:
     places = build(todo)
     try:
         assert set(mounts(folder)) - set(before) <= {
-            "rootfs",
-            *(f"tmpfs/{number}" for number in range(len(todo.tmpfs))),
+            "own/rootfs",
+            *(f"own/{number}" for number in range(len(todo.tmpfs))),
         }
         yield {place.path: Path(f"/proc/self/fd/{place.fd}") for place in places}
     finally:
@@ -106,8 +106,8 @@ def test_files_are_mounted_and_folders_only_where_they_hold_one(
 def test_the_plan_says_where(folder: Path) -> None:
     rootfs = (Mount("overlay", "overlay", "", ("lowerdir=/l",)),)
     todo = planned(folder, rootfs=rootfs, tmpfs=(Tmpfs("/t"), Tmpfs("/u")))
-    assert (todo.root, todo.rootfs) == (str(folder / "rootfs"), rootfs)
-    assert [todo.tmpfs_path(number) for number in range(2)] == [f"{folder}/tmpfs/0", f"{folder}/tmpfs/1"]
+    assert (todo.root, todo.rootfs) == (f"{folder}/own/rootfs", rootfs)
+    assert [todo.tmpfs_path(number) for number in range(2)] == [f"{folder}/own/0", f"{folder}/own/1"]
 
 
 @pytest.mark.parametrize(
@@ -231,10 +231,10 @@ def test_a_tmpfs_of_each_container_s_own(folder: Path) -> None:
     tmpfs = (Tmpfs("/t", data="size=64k"), Tmpfs("/u"))
     todo = planned(folder, tmpfs=tmpfs)
     mount(todo)
-    assert mounts(folder) == ["tmpfs/0", "tmpfs/1"]
+    assert mounts(folder) == ["own/0", "own/1"]
     assert os.statvfs(todo.tmpfs_path(0)).f_blocks * 4096 == 65536
     unmount(todo)
-    assert not (folder / "tmpfs").exists()
+    assert not (folder / "own").exists()
 
 
 def test_masked_and_read_only_paths(folder: Path) -> None:
@@ -264,10 +264,12 @@ def test_the_root_file_system_is_mounted_as_asked(folder: Path) -> None:
     rootfs = [Mount("bind", str(folder / "host/folder"), "", ("rbind", "ro", "rprivate"))]
     todo = planned(folder, rootfs=rootfs)
     mount(todo)
-    assert (folder / "rootfs/inside").exists()
+    assert mounts(folder) == ["own/rootfs"]  # and nothing on the client's
+    assert (folder / "own/rootfs/inside").exists()
     with pytest.raises(OSError, match="Read-only"):
-        (folder / "rootfs/new").touch()
+        (folder / "own/rootfs/new").touch()
     unmount(todo)
+    assert not (folder / "own").exists()
 
 
 def test_unmounting_what_was_never_mounted_and_twice(folder: Path) -> None:
@@ -309,7 +311,7 @@ def test_what_was_mounted_before_a_failure_is_undone(folder: Path) -> None:
     binds = (Bind("/a", str(folder / "host/file")), Bind("/etc", str(folder / "host/file")))
     with pytest.raises(FailedPrecondition, match=r"on /etc: "):
         build(planned(folder, *binds))
-    with pytest.raises(FailedPrecondition, match=r"tmpfs/1: "):
+    with pytest.raises(FailedPrecondition, match=r"own/1: "):
         mount(planned(folder, binds[0], tmpfs=[Tmpfs("/t"), Tmpfs("/u", data="size=lots")]))
     assert mounts(folder) == []
 

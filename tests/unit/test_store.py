@@ -32,7 +32,7 @@ PLAN = MountPlan(
     binds=(Bind("/etc/hosts", "/hosts é", readonly=True, deep_attributes=8, recursive=False),),
     inner=("/etc/hosts",),
     tmpfs=(Tmpfs("/tmp", readonly=True, data="size=1m"),),
-    tmpfs_folder="/dir/containers/ns/c",
+    folder="/dir/containers/ns/c",
     home="/dir/mounting",
     masked=("/proc/kcore",),
     readonly=("/proc/sys", "/é"),
