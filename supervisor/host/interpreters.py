@@ -8,7 +8,7 @@ process, the supervisor first, stays with the host's libraries.
 from __future__ import annotations
 
 import os
-import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,10 +21,7 @@ OUR_FOLDER = Path(sys.prefix) / "wasmedge"
 """Filled by install-wasmedge.sh: beside the packages that this interpreter runs."""
 
 _WITH_ENGINE = ("forkserver", "compiler", "engines.wasmedge.version")
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from workers import boot; boot.detach(); "
-    "import workers.{module} as helper; helper.main()"
-)
+_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); import workers.{module} as helper; helper.main()"
 
 
 def python(engine: bool) -> tuple[list[str], dict[str, str]]:
@@ -55,25 +52,13 @@ def helper(module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
     return [*command, "-c", _BOOT.format(module=module), package_root, *arguments], environment
 
 
-def spawn(module: str, *arguments: str, stdin: int | None = None, stdout: int | None = None) -> int:
-    """Start a helper in a session of its own; its pid. Its streams are /dev/null where none are given.
+def spawn(module: str, *arguments: str, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL) -> int:
+    """Start a helper in ``/`` and in a session of its own, with no descriptor but its streams; its pid.
 
-    The reaper collects it, with every other child. Not by subprocess, which takes a thread to wait in, and falls
-    back on fork(). Raises ``OSError``.
+    The reaper collects it, with every other child. Not by posix_spawn(3): glibc has the child ignore two signals of
+    its own (SIGCANCEL, SIGSETXID), and so would all guests. Raises ``OSError``.
     """
     command, environment = helper(module, *arguments)
-    streams: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
-        (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0)
-        if given is None
-        else (os.POSIX_SPAWN_DUP2, given, number)
-        for number, given in ((0, stdin), (1, stdout))
-    ]
-    return os.posix_spawn(
-        command[0],
-        command,
-        environment,
-        file_actions=streams,
-        setsid=True,
-        setsigmask=(),
-        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
-    )
+    process = subprocess.Popen(command, stdin=stdin, stdout=stdout, env=environment, cwd="/", start_new_session=True)
+    process.returncode = 0  # nobody waits for it here
+    return process.pid

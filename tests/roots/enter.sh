@@ -27,4 +27,9 @@ for file in /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt; do
         mount --bind "$file" "$root$file"
     fi
 done
-exec chroot "$root" "$@"
+# Not by chroot alone: what changes its own root in turn (the compiler's cell) would have the machine's around it.
+cd "$root"
+pivot_root . .
+umount -l .
+cd /
+exec "$@"
