@@ -15,7 +15,19 @@ from .commands.group import LazyGroup
 from .host import interpreters
 
 SECTIONS = {
-    "Containers": {"ps": "listing", "pods": "listing", "inspect": "listing"},
+    "Containers": {
+        "run": "run",
+        "ps": "listing",
+        "logs": "logs",
+        "exec": "exec",
+        "stop": "control",
+        "kill": "control",
+        "pause": "control",
+        "resume": "control",
+        "rm": "control",
+        "inspect": "listing",
+        "pods": "listing",
+    },
     "Images and compiled modules": {"pack": "pack", "warm": "warm"},
     "The node": {"doctor": "doctor", "drain": "drain", "completion": "completion"},
 }
@@ -88,6 +100,7 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
     help="libwasmedge 0.14 to use, or a folder that has it in lib; by default the one that install-wasmedge.sh "
     "fetched, and else the system's.",
 )
+@click.option("--private", is_flag=True, hidden=True, help="End with standard input, and leave nothing behind.")
 @aot_options(mode=True)
 @click.option(
     "--log-level",
@@ -105,6 +118,7 @@ def main(
     events: str,
     socket_group: int | None,
     require_confinement: bool,
+    private: bool,
     libwasmedge: Path | None,
     log_level: str,
     aot: Settings,
@@ -134,7 +148,7 @@ def main(
     logs.begin(log_level)
 
     async def serve() -> None:
-        options = Options(listen.absolute(), folder.absolute(), aot, events, socket_group, require_confinement)
+        options = Options(listen.absolute(), folder.absolute(), aot, events, socket_group, require_confinement, private)
         await Daemon(options).run()
 
     try:

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -44,6 +45,7 @@ from .lifecycle.signals import Signals
 from .model.registry import Registry
 from .seccomp.allowed import worker_filters
 from .seccomp.library import SeccompMissing
+from .services.auto_remove import AutoRemove
 from .services.inspection import Inspection
 from .services.sandboxes import SandboxService
 from .services.tasks import TaskService
@@ -72,6 +74,8 @@ class Options:
     """Group that may use the APIs beside root."""
     require_confinement: bool = False
     """Refuse to run where the kernel or a library lacks what confines workers."""
+    private: bool = False
+    """A command's own: it ends when its standard input does, with all that it runs, and removes its folder."""
 
     @property
     def task_socket(self) -> Path:
@@ -99,6 +103,7 @@ class _Parts:
     tasks: TaskService
     sandboxes: SandboxService
     recovery: Recovery
+    auto_remove: AutoRemove
     inspection: Inspection
     cgroup_version: int
 
@@ -153,6 +158,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
             cleanup.callback(loop.remove_signal_handler, number)
+        if self._options.private:
+            loop.add_reader(0, self._stopping.set)
         cleanup.callback(os.close, _lock_folder(self._options.folder, self._options.socket_group))
         sockets.claim(self._options.listen)
         linux.become_subreaper()
@@ -176,9 +183,11 @@ class Daemon:
         sandboxes = SandboxService(
             registry, store, containers, preparations, signals, tasks, str(self._options.task_socket)
         )
+        auto_remove = AutoRemove(registry, sandboxes)
+        events.on_exit.append(auto_remove.ended)
         recovery = Recovery(folder, registry, store, hierarchy, containers, preparations, exits, forkserver)
         inspection = Inspection(registry, store, containers, events)
-        return _Parts(forkserver, relay, aot, tasks, sandboxes, recovery, inspection, hierarchy.version)
+        return _Parts(forkserver, relay, aot, tasks, sandboxes, recovery, auto_remove, inspection, hierarchy.version)
 
     async def _recover(self, cleanup: AsyncExitStack, parts: _Parts) -> str:
         """Join what an earlier daemon left, and start what is missing; the engine's version."""
@@ -197,6 +206,7 @@ class Daemon:
         cleanup.push_async_callback(parts.aot.close)
         await parts.aot.start(inventory.engine)
         await parts.recovery.reconcile(inventory)
+        parts.auto_remove.look_over()
         cleanup.push_async_callback(self._disconnect, parts)
         return inventory.engine
 
@@ -256,6 +266,8 @@ class Daemon:
             for server in self._grpc:
                 await server.inner.stop(0)
             return
+        if self._options.private and not self._restarting:
+            shutil.rmtree(self._options.folder, ignore_errors=True)
         logging.shutdown()
         if self._restarting:
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -279,6 +291,9 @@ class Daemon:
 
     async def _disconnect(self, parts: _Parts) -> None:
         """Leave instances to run, and the helpers with them; without instances, end the helpers, too."""
+        if self._options.private:
+            for namespace, sandbox_id in list(self._registry.sandboxes):
+                await parts.sandboxes.shutdown(namespace, sandbox_id)
         if self._publisher is not None:
             await self._publisher.drain(1.0)
         for task in list(self._background):

@@ -183,6 +183,12 @@ class Tasks:
         self._client.close()
 
 
+def with_status(error: click.ClickException, status: int) -> click.ClickException:
+    """The error, which ends the command with this exit status."""
+    error.exit_code = status  # type: ignore[misc]  # click's own way, but for its annotation
+    return error
+
+
 def _nobody(where: Path) -> click.ClickException:
     return click.ClickException(
         f"nobody serves on {where}: start the daemon (wasm-sandboxer), or name its --listen and --dir"

@@ -29,7 +29,7 @@ class LazyGroup(click.Group):
         if cmd_name not in self._modules:
             return None
         module = importlib.import_module(f"{__package__}.{self._modules[cmd_name]}")
-        command = getattr(module, cmd_name)
+        command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")  # exec_
         assert isinstance(command, click.Command)
         return command
 

@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -42,7 +43,9 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
-class _Image:
+class Image:
+    """An image in an archive."""
+
     config: dict[str, Any]
     layers: list[str]
     """Names in the archive, the lowest first."""
@@ -50,13 +53,20 @@ class _Image:
 
 def programs(path: Path) -> Iterator[Program]:
     """The program of each image in the archive. Raises ``ArchiveUnfit`` and ``OSError``."""
+    with reading(path) as archive:
+        found = list(images(archive))
+        if not found:
+            raise ArchiveUnfit("there is no image in it")
+        for image in found:
+            yield _program(archive, image)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[tarfile.TarFile]:
+    """An archive to read from. What is wrong with it in here is ``ArchiveUnfit``; raises ``OSError``, too."""
     try:
         with tarfile.open(path) as archive:
-            images = list(_images(archive))
-            if not images:
-                raise ArchiveUnfit("there is no image in it")
-            for image in images:
-                yield _program(archive, image)
+            yield archive
     except (
         tarfile.TarError,
         EOFError,
@@ -66,21 +76,23 @@ def programs(path: Path) -> Iterator[Program]:
         lzma.LZMAError,
         gzip.BadGzipFile,
     ) as error:
-        raise ArchiveUnfit(f"not an image archive: {error}") from None
+        why = str(error).partition("\n")[0].rstrip(":")  # tarfile's tells of every compression, in a line each
+        raise ArchiveUnfit(f"not an image archive: {why}") from None
 
 
-def _images(archive: tarfile.TarFile) -> Iterator[_Image]:
+def images(archive: tarfile.TarFile) -> Iterator[Image]:
+    """The images in it. Raises ``ArchiveUnfit``."""
     names = set(archive.getnames())
     if "index.json" in names:
         yield from _indexed(archive, names, _document(archive, "index.json"), _MAX_DEPTH)
     elif "manifest.json" in names:  # docker before 25
         for saved in _items(_document(archive, "manifest.json")):
-            yield _Image(_object(_document(archive, str(saved.get("Config")))), _strings(saved.get("Layers")))
+            yield Image(_object(_document(archive, str(saved.get("Config")))), _strings(saved.get("Layers")))
     else:
         raise ArchiveUnfit("not an image archive: neither index.json nor manifest.json is in it")
 
 
-def _indexed(archive: tarfile.TarFile, names: set[str], index: Any, depth: int) -> Iterator[_Image]:
+def _indexed(archive: tarfile.TarFile, names: set[str], index: Any, depth: int) -> Iterator[Image]:
     """The images of an index (image-spec, image-index.md) as far as they are here: other platforms' often are not."""
     for described in _items(_object(index).get("manifests")):
         blob = _blob(described)
@@ -94,21 +106,21 @@ def _indexed(archive: tarfile.TarFile, names: set[str], index: Any, depth: int) 
         config = _blob(_object(manifest.get("config")))
         layers = [_blob(layer) for layer in _items(manifest.get("layers"))]
         if config in names:
-            yield _Image(_object(_document(archive, config)), layers)
+            yield Image(_object(_document(archive, config)), layers)
 
 
-def _program(archive: tarfile.TarFile, image: _Image) -> Program:
+def _program(archive: tarfile.TarFile, image: Image) -> Program:
     settings = _object(image.config.get("config") or {})
     args = _strings(settings.get("Entrypoint")) + _strings(settings.get("Cmd"))
     if not args:
         raise ArchiveUnfit("the image names nothing to run: it has neither Entrypoint nor Cmd")
     name, _ = module_and_function(args[0])
     wanted = posixpath.join("/", str(settings.get("WorkingDir") or ""), name)
-    tree = _Tree(archive, image.layers)
+    tree = Tree(archive, image.layers)
     return Program(wanted, tree.copy(wanted))
 
 
-class _Tree:
+class Tree:
     """An image's root file system: for each path, the layer and entry that it comes from."""
 
     def __init__(self, archive: tarfile.TarFile, layers: list[str]) -> None:
@@ -118,6 +130,25 @@ class _Tree:
         for layer in layers:
             with self._open(layer) as tar:
                 self._add(layer, tar)
+
+    def entries(self) -> list[tuple[str, tarfile.TarInfo]]:
+        """Every path and what lies there; a path is without links but for its last part."""
+        return [(self._place(path), entry) for path, (_, entry) in self._entries.items()]
+
+    def files(self) -> Iterator[tuple[str, tarfile.TarInfo, IO[bytes]]]:
+        """Every regular file, opened, layer by layer in the order in which they are stored."""
+        for layer in self._layers:
+            here = [(path, entry) for path, (where, entry) in self._entries.items() if where == layer]
+            with self._open(layer) as tar:
+                for path, entry in sorted(here, key=lambda each: each[1].offset):
+                    source = tar.extractfile(entry) if entry.isreg() or entry.islnk() else None
+                    if source is not None:
+                        with source:
+                            yield self._place(path), entry, source
+
+    def _place(self, path: str) -> str:
+        folder, name = posixpath.split(path)
+        return posixpath.join(self._resolve(folder), name)
 
     def copy(self, path: str) -> IO[bytes]:
         """The bytes of a file, in a temporary file."""

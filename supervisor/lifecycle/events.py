@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +72,8 @@ class TaskEvents:
         self._publisher = publisher
         self._past: deque[Event] = deque(maxlen=REMEMBERED)
         self._watchers: set[Watcher] = set()
+        self.on_exit: list[Callable[[Container, Process], None]] = []
+        """Called with each process that has ended."""
 
     @contextmanager
     def watch(self) -> Iterator[Watcher]:
@@ -114,6 +116,8 @@ class TaskEvents:
         """TaskExit; ``id`` is the exec's, or the container's own for its init process."""
         if process.exit is None:
             return
+        for listener in self.on_exit:
+            listener(container, process)
         event = pb.TaskExit(
             container_id=container.id,
             id=process.exec_id or container.id,

@@ -7,15 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..model.container import Container
+from ..model.labels import IMAGE_ANNOTATION, MAKER_LABEL, RUN
 from ..model.sandbox import Sandbox
 
-RUN, CONTAINERD, ISULAD, CRIO, UNKNOWN = "run", "containerd", "isulad", "cri-o", "-"
-
-MAKER_LABEL = "wasm-sandboxer.maker"
-"""Label of a sandbox that says who made it: ``wasm-sandboxer run``."""
-REMOVE_LABEL = "wasm-sandboxer.remove"
-"""Label of a sandbox that goes away when its container has ended (``run --rm``)."""
-IMAGE_ANNOTATION = "wasm-sandboxer.image"
+CONTAINERD, ISULAD, CRIO, UNKNOWN = "containerd", "isulad", "cri-o", "-"
 
 _NAME = ("io.kubernetes.cri.container-name", "io.kubernetes.container.name", "io.kubernetes.cri-o.ContainerName")
 _IMAGE = (IMAGE_ANNOTATION, "io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName")

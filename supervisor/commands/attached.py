@@ -1,0 +1,103 @@
+"""Running a created process in the foreground: its streams, its terminal, its signals and its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+import click
+
+from sandbox_api.proto import task_pb2 as pb
+
+from .client import CallFailed, Tasks
+from .streams import Streams, raw_terminal
+
+_FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def check_terminal(stdin: bool, terminal: bool) -> None:
+    """Raise ``UsageError`` where a terminal is asked for and there is none."""
+    if terminal and not (sys.stdout.isatty() and (sys.stdin.isatty() or not stdin)):
+        raise click.UsageError("-t: standard input and output are no terminal here: leave it out")
+
+
+async def run_attached(
+    tasks: Tasks, container: str, exec_id: str, streams: Streams, terminal: bool, start: Callable[[], Awaitable[object]]
+) -> int:
+    """Start a process whose streams these are, and wait for it; its exit status. Raises ``CallFailed``.
+
+    A signal before it runs cancels the start, and is the status.
+    """
+    loop = asyncio.get_running_loop()
+    running = False
+    ourselves = asyncio.current_task()
+    assert ourselves is not None
+    early: list[int] = []
+    under_way: set[asyncio.Task[None]] = set()
+
+    def spawn(work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+
+    async def send(number: int) -> None:
+        with contextlib.suppress(CallFailed):  # it has ended
+            await tasks.tell("Kill", pb.KillRequest(id=container, exec_id=exec_id, signal=number))
+
+    def forward(number: int) -> None:
+        if running:
+            spawn(send(number))
+        elif number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+            early.append(number)
+            ourselves.cancel()
+
+    async def close_input() -> None:
+        with contextlib.suppress(CallFailed):
+            await tasks.tell("CloseIO", pb.CloseIORequest(id=container, exec_id=exec_id, stdin=True))
+
+    async def resize() -> None:
+        size = os.get_terminal_size(1)
+        request = pb.ResizePtyRequest(id=container, exec_id=exec_id, width=size.columns, height=size.lines)
+        with contextlib.suppress(CallFailed):  # it has ended
+            await tasks.tell("ResizePty", request)
+
+    streams.on_input_end = lambda: _tell(loop, lambda: spawn(close_input()))
+    streams.on_output_lost = lambda: _tell(loop, lambda: forward(signal.SIGPIPE))
+    for number in _FORWARDED:
+        loop.add_signal_handler(number, forward, number)
+    # Asked first: a short process may be over, and removed, by the time that its start is answered.
+    end = asyncio.ensure_future(tasks.call("Wait", pb.WaitRequest(id=container, exec_id=exec_id), pb.WaitResponse))
+    try:
+        await start()
+        running = True
+        streams.begin()
+        with contextlib.ExitStack() as stack:
+            if terminal:
+                loop.add_signal_handler(signal.SIGWINCH, lambda: spawn(resize()))
+                stack.callback(loop.remove_signal_handler, signal.SIGWINCH)
+                if sys.stdin.isatty():
+                    stack.enter_context(raw_terminal())
+                await resize()
+            ended = await end
+            await asyncio.to_thread(streams.finish)
+        return ended.exit_status
+    except asyncio.CancelledError:
+        if not early:
+            raise
+        ourselves.uncancel()
+        return 128 + early[0]
+    finally:
+        end.cancel()
+        await asyncio.gather(end, return_exceptions=True)
+        for number in _FORWARDED:
+            loop.remove_signal_handler(number)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    """Have something done by the loop, from another thread; not where all is over by now."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(what)

@@ -1,0 +1,98 @@
+"""``wasm-sandboxer exec``: a program more in a container that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import sys
+from pathlib import Path
+
+import click
+
+from . import spec
+from .client import CallFailed, Node, Row
+from .completion import CONTAINER
+
+
+@click.command("exec", context_settings={"allow_interspersed_args": False})
+@click.option("-i", "--interactive", is_flag=True, help="Pass on standard input.")
+@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
+@click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="An environment variable more.")
+@click.option("--env-file", multiple=True, type=click.Path(path_type=Path), help="A file of NAME=VALUE lines.")
+@click.option("-w", "--workdir", default="", metavar="FOLDER", help="The working directory.  [default: its own]")
+@click.option("-u", "--user", default="", metavar="UID[:GID]", help="Who it runs as.  [default: as the container]")
+@click.argument("container", type=CONTAINER)
+@click.argument("module")
+@click.argument("args", nargs=-1)
+@click.pass_context
+def exec_(
+    context: click.Context,
+    interactive: bool,
+    tty: bool,
+    env: tuple[str, ...],
+    env_file: tuple[Path, ...],
+    workdir: str,
+    user: str,
+    container: str,
+    module: str,
+    args: tuple[str, ...],
+) -> None:
+    """Run another module of a container's file system beside what runs in it.
+
+    The exit status is the program's. There is no shell in a container that has no module which is one.
+
+    \b
+    Example:
+      wasm-sandboxer exec -it web /tools/shell.wasm
+    """
+    from .attached import check_terminal
+
+    check_terminal(interactive, tty)
+    node = Node.of(context)
+    row = node.find(container)
+    own = node.container(row)["spec"]["process"]
+    ids = own.get("user") or {}
+    process = spec.Process(
+        args=(module, *args),
+        env=(*(own.get("env") or []), *(["TERM=xterm"] if tty else []), *spec.environment(env, env_file)),
+        cwd=workdir or own.get("cwd") or "/",
+        user=spec.user(user) if user else (ids.get("uid") or 0, ids.get("gid") or 0),
+        terminal=tty,
+    )
+    sys.exit(asyncio.run(_run(node, row, process, interactive)))
+
+
+async def _run(node: Node, row: Row, process: spec.Process, interactive: bool) -> int:
+    from sandbox_api.proto import task_pb2 as pb
+
+    from .attached import run_attached
+    from .streams import Streams
+
+    tasks = await node.tasks(row["namespace"])
+    container, exec_id = row["id"], f"exec-{secrets.token_hex(6)}"
+    with Streams(interactive, process.terminal) as streams:
+        request = pb.ExecProcessRequest(
+            id=container,
+            exec_id=exec_id,
+            stdin=streams.stdin,
+            stdout=streams.stdout,
+            stderr=streams.stderr,
+            terminal=process.terminal,
+        )
+        request.spec.value = json.dumps(process.document()).encode()
+        await tasks.tell("Exec", request)
+        try:
+            start = pb.StartRequest(id=container, exec_id=exec_id)
+            return await run_attached(
+                tasks,
+                container,
+                exec_id,
+                streams,
+                process.terminal,
+                lambda: tasks.call("Start", start, pb.StartResponse),
+            )
+        finally:
+            with contextlib.suppress(CallFailed):  # the container is gone
+                await tasks.call("Delete", pb.DeleteRequest(id=container, exec_id=exec_id), pb.DeleteResponse)

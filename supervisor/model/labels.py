@@ -1,0 +1,10 @@
+"""Names by which the command line marks what it makes, and the daemon knows it again."""
+
+RUN = "run"
+"""What made it: ``wasm-sandboxer run``."""
+MAKER_LABEL = "wasm-sandboxer.maker"
+"""Label of a sandbox that says what made it."""
+REMOVE_LABEL = "wasm-sandboxer.remove"
+"""Label of a sandbox that goes away when its container has ended (``run --rm``)."""
+IMAGE_ANNOTATION = "wasm-sandboxer.image"
+"""Annotation of a container that says what it was run from."""
