@@ -135,7 +135,9 @@ class ContainerManager:
         while cgroup is not None and not cgroup.delete():
             await asyncio.sleep(0.005)  # a reaped process leaves its group a little later
         remembered = self._remembered.get(container.init.instance)
-        rootfs.unmount(remembered.plan if remembered else self._store.recorded(container).plan)
+        plan = remembered.plan if remembered else self._store.recorded(container).plan
+        if not plan.empty:  # takes as long as what the guest left there is large
+            await asyncio.to_thread(rootfs.unmount, plan)
         self._store.remove_container(container)
         self._remembered.pop(container.init.instance, None)
         self._registry.remove(container)

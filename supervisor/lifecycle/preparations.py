@@ -6,6 +6,7 @@ client's own; it takes root file system and streams from here where it does not 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -79,11 +80,11 @@ class Preparations:
                 for process in container.processes():
                     process.require("purge it", ProcessState.CREATED, ProcessState.STOPPED)
                 await self._containers.remove(container)
-        self._forget(sandbox.namespace, prepared)
+        await self._remove(sandbox.namespace, prepared)
         if not exec_id:
             for each in self._store.all_prepared(sandbox.namespace, sandbox.id):
                 if each.container_id == container_id:
-                    self._forget(sandbox.namespace, each)
+                    await self._remove(sandbox.namespace, each)
         log.info("purged %s", what)
 
     async def replace(self, sandbox: Sandbox, wanted: Iterable[Preparation]) -> None:
@@ -110,10 +111,16 @@ class Preparations:
             if not prepared.exec_id and not os.path.exists(f"{prepared.bundle}/config.json"):
                 self._forget(sandbox.namespace, prepared)
 
-    def forget_all(self, sandbox: Sandbox) -> None:
+    async def forget_all(self, sandbox: Sandbox) -> None:
         """Undo every preparation of a sandbox that is shut down. Its containers are gone."""
         for prepared in self._store.all_prepared(sandbox.namespace, sandbox.id):
-            self._forget(sandbox.namespace, prepared)
+            await self._remove(sandbox.namespace, prepared)
+
+    async def _remove(self, namespace: str, prepared: Prepared) -> None:
+        """Undo a preparation whose bundle a guest may have filled."""
+        if not prepared.exec_id:
+            await asyncio.to_thread(shutil.rmtree, prepared.bundle, ignore_errors=True)
+        self._forget(namespace, prepared)
 
     def _forget(self, namespace: str, prepared: Prepared) -> None:
         if not prepared.exec_id:

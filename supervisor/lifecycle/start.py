@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
@@ -52,7 +53,10 @@ class Starter:
         descriptors = Descriptors()
         try:
             opened = streams.open_streams(process.stdio, hold_stdin)
-            context = wasi.assemble(what, source.plan)
+            if what.cwd == "/":
+                context = wasi.assemble(what, source.plan)
+            else:  # its root's top folder is listed, and a guest may have filled that
+                context = await asyncio.to_thread(wasi.assemble, what, source.plan)
             product = None
             if self._aot and not wasi.has_access_list(context.module):
                 product = await self._aot.best(context.module)

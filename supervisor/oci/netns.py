@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
 from sandbox_api.errors import InvalidArgument
 
+from ..host import linux
 from ..host.errors import for_errno
 
 _NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
@@ -18,9 +20,14 @@ def open_netns(path: str) -> int:
     if not path.startswith("/") or "\0" in path:
         raise InvalidArgument(f"network namespace {path!r} is not an absolute path")
     try:
-        # Non-blocking: a FIFO in its place must hold nobody up.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            fd = linux.open_regular(place)  # as namespaces' files are; a device must not be opened
+        finally:
+            os.close(place)
     except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise InvalidArgument(f"network namespace {path} is not a network namespace") from None
         raise for_errno(error, InvalidArgument)(f"network namespace {path}: {error.strerror}") from None
     try:
         kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)

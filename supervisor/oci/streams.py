@@ -5,6 +5,7 @@ What clients expect of FIFOs at their ends is told in docs/architecture.md, "Str
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from workers import relay_protocol
 from ..host.errors import for_errno
 
 _FLAGS = os.O_CLOEXEC | os.O_NOCTTY
+_DEV_NULL = os.makedev(1, 3)
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,36 @@ def _path(name: str, where: str) -> str:
 
 
 def _open(name: str, path: str, flags: int) -> int:
+    """Open a FIFO, a regular file or /dev/null: to open any other device may do something to it."""
     try:
-        return os.open(path, flags, 0o600)
+        place, made = _find(path, flags)
+        if made:
+            return place
+        try:
+            status = os.fstat(place)
+            if not (
+                stat.S_ISFIFO(status.st_mode)
+                or stat.S_ISREG(status.st_mode)
+                or (stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEV_NULL)
+            ):
+                raise InvalidArgument(f"{name}: {path}: neither a FIFO nor a regular file")
+            return os.open(f"/proc/self/fd/{place}", flags & ~os.O_CREAT)
+        finally:
+            os.close(place)
     except OSError as error:
         raise for_errno(error, InvalidArgument)(f"{name}: {path}: {error.strerror}") from None
+
+
+def _find(path: str, flags: int) -> tuple[int, bool]:
+    """An ``O_PATH`` descriptor of what is there; or the file, made with these flags, and true. Raises ``OSError``."""
+    for _ in range(_TRIES):
+        try:
+            return os.open(path, os.O_PATH | os.O_CLOEXEC), False
+        except FileNotFoundError:
+            if not flags & os.O_CREAT:
+                raise
+        try:
+            return os.open(path, flags | os.O_EXCL, 0o600), True
+        except FileExistsError:  # made by another meanwhile, or a link to nowhere
+            path = os.path.realpath(path)
+    raise FileExistsError(errno.EEXIST, "comes and goes", path)

@@ -9,6 +9,7 @@ import os
 import posixpath
 import stat
 from dataclasses import dataclass, field
+from itertools import islice
 
 from sandbox_api.errors import InvalidArgument
 from workers.start_request import FOLDER, MODULE, NATIVE, WASM, Descriptors, Preopen, StartRequest
@@ -23,6 +24,8 @@ PAGE = 65536
 """Bytes of a WebAssembly page."""
 _MAX_PAGES = 65536
 _MAX_TOP_FOLDERS = 64
+_MAX_ENTRIES = 4096
+_USUAL = ("app", "bin", "etc", "home", "lib", "mnt", "opt", "run", "srv", "tmp", "usr", "var")
 
 
 @dataclass(slots=True)
@@ -222,28 +225,44 @@ def _add_cwd(context: WasiContext, cwd: str) -> None:
     """
     folder, inside, readonly = _holder(context, cwd)  # before the root's own folders: a link in it may lead to another
     root, root_readonly = context.folders[0], context.preopens[0].readonly
-    taken = {preopen.path for preopen in context.preopens}
-    listing = linux.open_in_root(root, ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        names = sorted(entry.name for entry in os.scandir(listing))
-    finally:
-        os.close(listing)
-    for name in names[:_MAX_TOP_FOLDERS]:
-        path = f"/{name}"
-        if os.fsencode(path) in taken or ":" in path:
-            continue
-        try:
-            fd = linux.open_in_root(root, name, os.O_PATH | os.O_DIRECTORY)
-        except OSError:  # not a folder, or a link to nowhere
-            continue
-        context.preopens.insert(1, Preopen(os.fsencode(path), root_readonly))
-        context.folders.insert(1, fd)
-    try:
-        fd = linux.open_in_root(folder, inside, os.O_PATH | os.O_DIRECTORY)
+        start = linux.open_in_root(folder, inside, os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
         if readonly:
             raise InvalidArgument(f"config.json: process.cwd {cwd}: no such folder in a read-only root") from None
-        fd = mount_tree.make_folders(folder, inside)
+        start = mount_tree.make_folders(folder, inside)
+    taken = {preopen.path for preopen in context.preopens}
     context.preopens[0] = Preopen(b".", readonly)
-    context.folders[0] = fd
-    os.close(root)
+    context.folders[0] = start
+    try:
+        for name in _top_folders(root, cwd):
+            path = f"/{name}"
+            if os.fsencode(path) in taken or ":" in path:
+                continue
+            try:
+                fd = linux.open_in_root(root, name, os.O_PATH | os.O_DIRECTORY)
+            except OSError:  # not a folder, or a link to nowhere
+                continue
+            context.preopens.insert(1, Preopen(os.fsencode(path), root_readonly))
+            context.folders.insert(1, fd)
+    finally:
+        os.close(root)
+
+
+def _top_folders(root: int, cwd: str) -> list[str]:
+    """Names in the root that may be folders: what is usual, the one with ``cwd``, and as many more as have room.
+
+    A guest can make any number of entries: after ``_MAX_ENTRIES`` nothing more is looked at.
+    """
+    usual = list(dict.fromkeys([cwd.split("/")[1], *_USUAL]))
+    listing = linux.open_in_root(root, ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with os.scandir(listing) as entries:
+            found = {
+                entry.name
+                for entry in islice(entries, _MAX_ENTRIES)
+                if entry.is_symlink() or entry.is_dir(follow_symlinks=False)
+            }
+    finally:
+        os.close(listing)
+    return [*usual, *sorted(found.difference(usual))[: _MAX_TOP_FOLDERS - len(usual)]]

@@ -103,7 +103,7 @@ class SandboxService:
                 async with container.lock:
                     if container.id in sandbox.containers:  # or it was deleted while we waited
                         await self._containers.remove(container)
-            self._preparations.forget_all(sandbox)
+            await self._preparations.forget_all(sandbox)
             self._store.remove_sandbox(sandbox)
             self._registry.sandboxes.pop((namespace, sandbox_id), None)
             sandbox.forget()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import socket
+import stat
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -167,6 +171,38 @@ def test_a_module_that_is_a_fifo_holds_nobody_up(pod: Pod) -> None:
     builder = pod.with_wasm("hello").entry("/fifo.wasm")
     os.mkfifo(builder.rootfs / "fifo.wasm")
     start_refuses(builder, InvalidArgument, "not a regular file")
+
+
+@contextmanager
+def never_opened(path: Path) -> Iterator[None]:
+    """Nobody opens what is there (inotify(7), IN_OPEN; not even O_PATH counts)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    events = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    assert libc.inotify_add_watch(events, bytes(path), 0x20) >= 0
+    try:
+        yield
+        with pytest.raises(BlockingIOError):
+            os.read(events, 4096)
+    finally:
+        os.close(events)
+
+
+@pytest.mark.parametrize("place", ["module", "config", "netns", "stdin", "stdout"])
+def test_a_device_is_not_opened_to_find_out_that_it_is_one(pod: Pod, place: str) -> None:
+    builder = pod.with_wasm("hello").entry("/device.wasm" if place == "module" else "/app.wasm")
+    path = {"module": builder.rootfs / "device.wasm", "config": builder.bundle / "config.json"}.get(
+        place, builder.bundle / "device"
+    )
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    if place == "netns":
+        builder.linux(namespaces=[{"type": "network", "path": str(path)}])
+    elif place in ("stdin", "stdout"):
+        builder.streams(**{place: path})
+    with never_opened(path):
+        if place == "config":
+            refuses(builder, InvalidArgument, "not a regular file")
+        else:
+            start_refuses(builder, InvalidArgument, "regular file|not a network namespace")
 
 
 def test_a_module_that_the_containers_user_may_not_read(pod: Pod) -> None:
