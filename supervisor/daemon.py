@@ -30,7 +30,6 @@ from .aot.policy import Aot
 from .aot.terms import Settings
 from .host import linux, sockets
 from .host.http import HttpServer
-from .host.systemd import notify
 from .ipc.channel import HelperFailed
 from .ipc.forkserver import ForkserverClient
 from .ipc.relay import RelayClient
@@ -147,7 +146,7 @@ class Daemon:
         engine = await self._recover(cleanup, parts)
         await self._serve(cleanup, parts, engine)
         if not self._restarting:
-            notify("STOPPING=1")
+            liveness.notify("STOPPING=1")
         log.info("restarting" if self._restarting else "ending")
         await asyncio.gather(calls.all_done(), *(server.stop() for server in self._grpc))
 
@@ -238,7 +237,7 @@ class Daemon:
             options.task_socket,
             engine,
         )
-        notify(f"READY=1\nSTATUS={liveness.status(self._registry)}")
+        liveness.notify(f"READY=1\nSTATUS={liveness.status(self._registry)}")
         self._spawn(liveness.tell(self._registry, parts.forkserver.client))
         await self._stopping.wait()
 

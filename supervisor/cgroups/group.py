@@ -7,19 +7,16 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from sandbox_api.errors import FailedPrecondition
 from sandbox_api.interface import Usage
 
 from ..host.errors import for_errno
 from .layout import Layout
+from .parents import Parents, Place
 from .path import GroupPath
 from .resources import Resources
 from .tree import PROCS, apply
-
-if TYPE_CHECKING:
-    from .hierarchy import Hierarchy, Place
 
 
 class Cgroup:
@@ -29,16 +26,22 @@ class Cgroup:
     one thread for all of a hierarchy. Methods raise ``FailedPrecondition`` where the kernel refuses.
     """
 
-    __slots__ = ("_counted", "_held", "_hierarchy", "_layout", "_own", "_path")
+    __slots__ = ("_counted", "_held", "_layout", "_own", "_parents", "_path")
 
     def __init__(
-        self, hierarchy: Hierarchy, path: GroupPath, own: frozenset[str], held: list[Place], counted: bool
+        self,
+        layout: Layout,
+        parents: Parents,
+        path: GroupPath,
+        own: frozenset[str],
+        held: list[Place],
+        counted: bool,
     ) -> None:
-        self._hierarchy = hierarchy
-        self._layout: Layout = hierarchy.layout
+        self._layout = layout
+        self._parents = parents
         self._path = path
         self._own = own  # trees in which it has a group of its own
-        self._held = held  # groups above that the hierarchy removes with the last that holds them
+        self._held = held  # groups above, removed with the last container that holds them
         self._counted = counted
 
     @property
@@ -181,7 +184,7 @@ class Cgroup:
         with self._explained("removed"):
             if not all([self._layout.trees[tree].remove(self._path) for tree in self._own]):
                 return False
-            self._hierarchy.release(self._held)
+            self._parents.release(self._held)
             self._held = []
         return True
 
@@ -194,7 +197,7 @@ class Cgroup:
         before, known = self._own, self.pids()
         try:
             for tree in trees - before:
-                self._hierarchy.make_leaf(tree, self._path)
+                self._parents.make_leaf(tree, self._path)
                 self._own |= {tree}
                 self._layout.prepare(tree, self._path, resources)
                 self._layout.trees[tree].move(self._path, pids if known is None else known)

@@ -15,6 +15,7 @@ from workers import protocol
 from workers.greeting import FORKSERVER, Filters, Hello, Welcome
 from workers.start_request import REPORT, WASMEDGE, StartRequest
 
+from ..host import proc
 from .channel import HelperChannel, HelperFailed
 
 log = logging.getLogger(__name__)
@@ -204,18 +205,7 @@ class ForkserverClient:
 
     def workers(self) -> Iterator[int]:
         """Pids of all workers that were ever forked for this path, whoever their parent is now."""
-        path = os.fsencode(self._path)
-        for entry in os.listdir("/proc"):
-            if entry.isdigit():
-                try:
-                    with open(f"/proc/{entry}/comm", "rb", buffering=0) as file:
-                        if file.read() != b"wasm-worker\n":
-                            continue
-                    with open(f"/proc/{entry}/cmdline", "rb", buffering=0) as file:
-                        if path in file.read().split(b"\0"):
-                            yield int(entry)
-                except (FileNotFoundError, ProcessLookupError):
-                    pass
+        return proc.find("wasm-worker", self._path)
 
     def starts(self) -> dict[int, int]:
         """Starts under way that have a process: instances and pids."""

@@ -1,14 +1,14 @@
-"""Telling systemd that we live, and how we are: only while the event loop turns and the forkserver answers."""
+"""Notifying systemd of our state (sd_notify(3)), and of life: only while the event loop and the forkserver answer."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+import socket
 
 from sandbox_api.errors import Unavailable
 
-from ..host.systemd import notify
 from ..ipc.forkserver import ForkserverClient
 from ..model.process import ALIVE
 from ..model.registry import Registry
@@ -16,6 +16,20 @@ from ..model.registry import Registry
 log = logging.getLogger(__name__)
 
 STATUS_SECONDS = 10.0
+
+
+def notify(state: str) -> None:
+    """Send a state such as ``READY=1`` to the service manager that started us, if one did."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(state.encode(), address)
+        except OSError:  # a manager that does not listen is no reason to fail
+            pass
 
 
 def watchdog_seconds() -> float:

@@ -10,6 +10,8 @@ import psutil
 
 from sandbox_api.interface import Usage
 
+from ..host import proc
+
 _LIMITS = frozenset({"memory_limit", "swap_limit", "process_limit"})
 
 
@@ -60,13 +62,8 @@ def _of_process(pid: int, at_ns: int) -> Usage:
 
 
 def _memory(process: psutil.Process) -> dict[str, int]:
-    """Bytes by their names in /proc/pid/smaps_rollup (proc(5)), which psutil reads only in part."""
     try:
-        with open(f"/proc/{process.pid}/smaps_rollup", encoding="ascii") as stream:
-            lines = [line.split() for line in stream.readlines()[1:]]
-    except PermissionError:  # without CAP_SYS_PTRACE
+        return proc.memory(process.pid)
+    except PermissionError:
         info = process.memory_info()
         return {"Private_Dirty": info.rss - info.shared}
-    except (FileNotFoundError, ProcessLookupError):  # it has just ended
-        return {}
-    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}

@@ -1,132 +1,31 @@
-"""Control groups on the real kernel: version 1 as mounted here, and as much of version 2 as the hybrid tree has."""
+"""Version 1 of control groups, on the real kernel as it is mounted here."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
-from supervisor.cgroups import Cgroup, Hierarchy, Resources, detect
+from supervisor.cgroups import Hierarchy, Resources, detect
 
-MIB = 1 << 20
-ROOT = Path("/sys/fs/cgroup")
-UNIFIED = ROOT / "unified"
-NAME = f"wasm-sandboxer-test-{os.getpid()}"
-
-Join = Callable[..., "Guest"]
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not os.access(ROOT, os.W_OK), reason="needs root and cgroups")
-needs_v1 = pytest.mark.skipif(
-    not (ROOT / "memory" / "cgroup.procs").exists(), reason="needs cgroup v1 at its usual place"
-)
-needs_v2 = pytest.mark.skipif(not (UNIFIED / "cgroup.procs").exists(), reason="needs a hybrid cgroup v2 tree")
-needs_hugetlb = pytest.mark.skipif(
-    not (UNIFIED / "cgroup.controllers").exists() or "hugetlb" not in (UNIFIED / "cgroup.controllers").read_text(),
-    reason="needs a controller in the hybrid cgroup v2 tree",
+from .groups import (
+    MIB,
+    NAME,
+    ROOT,
+    Join,
+    groups,
+    leftovers,
+    needs_root,
+    needs_v1,
+    value,
 )
 
-
-class Guest:
-    """A process that joined a container's groups as a worker does: descriptors from outside, and "0" written."""
-
-    def __init__(self, group: Cgroup, code: str) -> None:
-        fds = [os.open(path, os.O_WRONLY) for path in group.entrances()]
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-S", "-c", code],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=fds,
-                preexec_fn=lambda: [os.write(fd, b"0") for fd in fds] and None,
-            )
-        finally:
-            for fd in fds:
-                os.close(fd)
-        assert self.process.stdout is not None
-        os.set_blocking(self.process.stdout.fileno(), False)
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def answers(self, within: float) -> bool:
-        """Whether the echo guest does anything."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        os.write(self.process.stdin.fileno(), b"x")
-        return self.heard(within)
-
-    def heard(self, within: float) -> bool:
-        assert self.process.stdout is not None
-        deadline = time.monotonic() + within
-        while time.monotonic() < deadline:
-            if os_read(self.process.stdout.fileno()):
-                return True
-            time.sleep(0.002)
-        return False
-
-    def end(self) -> int:
-        self.process.kill()
-        return self.process.wait(10)
-
-
-ECHO = "import os\nwhile c := os.read(0, 1): os.write(1, c)"
-
-
-def os_read(fd: int) -> bytes:
-    try:
-        return os.read(fd, 100)
-    except BlockingIOError:
-        return b""
-
-
-def leftovers() -> list[Path]:
-    return [path for path in ROOT.glob(f"*/{NAME}*") if path.is_dir()]
-
-
-def groups() -> set[str]:
-    """All groups of this test in all hierarchies, as ``memory/a/b``."""
-    return {
-        os.path.relpath(folder, ROOT).replace(f"/{NAME}", "")
-        for top in leftovers()
-        for folder, _, _ in os.walk(top)
-        if Path(folder) != top
-    }
-
-
-@pytest.fixture
-def join() -> Iterator[Join]:
-    guests: list[Guest] = []
-
-    def start(group: Cgroup, code: str = ECHO) -> Guest:
-        guests.append(Guest(group, code))
-        return guests[-1]
-
-    yield start
-    for state in [*ROOT.glob(f"freezer/{NAME}/**/freezer.state")]:
-        state.write_text("THAWED")
-    for guest in guests:
-        guest.end()
-    for top in leftovers():
-        for folder, _, _ in os.walk(top, topdown=False):
-            os.rmdir(folder)
-
-
-@pytest.fixture
-def v1(join: Join) -> Hierarchy:
-    return detect()
-
-
-def value(tree: str, group: str, file: str) -> str:
-    return (ROOT / tree / NAME / group / file).read_text().strip()
+pytestmark = needs_root
 
 
 @needs_v1
@@ -356,88 +255,3 @@ def test_a_restarted_supervisor_goes_on(v1: Hierarchy, join: Join) -> None:
     assert leftovers() == []
     assert not detect().attach(first.state).exists
     assert detect().attach(first.state).delete()
-
-
-# Version 2: no controller but hugetlb is there, for version 1 has the others.
-
-
-@pytest.fixture
-def v2(join: Join) -> Iterator[Hierarchy]:
-    enabled = (UNIFIED / "cgroup.subtree_control").read_text().split()
-    yield detect(str(UNIFIED))
-    for state in UNIFIED.glob(f"{NAME}/**/cgroup.freeze"):
-        state.write_text("0")
-    for kill in UNIFIED.glob(f"{NAME}/cgroup.kill"):
-        kill.write_text("1")
-    deadline = time.monotonic() + 10
-    while "populated 1" in "".join(each.read_text() for each in UNIFIED.glob(f"{NAME}/cgroup.events")):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    for folder, _, _ in os.walk(UNIFIED / NAME, topdown=False):
-        os.rmdir(folder)
-    for controller in (UNIFIED / "cgroup.subtree_control").read_text().split():
-        if controller not in enabled:
-            try:
-                (UNIFIED / "cgroup.subtree_control").write_text(f"-{controller}")
-            except OSError:  # another run of these tests needs it, and will switch it off
-                pass
-
-
-@needs_v2
-def test_v2_without_the_controller(v2: Hierarchy) -> None:
-    assert v2.version == 2
-    with pytest.raises(FailedPrecondition, match=r"memory\.limit needs the memory controller"):
-        v2.create(f"/{NAME}/abc", Resources(memory_limit=MIB))
-    assert not (UNIFIED / NAME).exists()
-
-
-@needs_hugetlb
-def test_v2_limits_beside_a_container_without(v2: Hierarchy, join: Join) -> None:
-    free = v2.create(f"/{NAME}/pod/free", Resources())
-    guest = join(free)
-    assert guest.answers(within=10)
-    limited = v2.create(f"/{NAME}/pod/limited", Resources(unified={"hugetlb.2MB.max": "4194304"}))
-    assert (UNIFIED / NAME / "pod/limited/hugetlb.2MB.max").read_text() == "4194304\n"
-    member = join(limited)
-    assert member.answers(within=10)
-    assert limited.pids() == [member.pid]
-    assert limited.usage(1) is None, "nobody counts its memory here"
-    with pytest.raises(InvalidArgument, match=r"'x'.*hugetlb\.2MB\.max"):
-        v2.create(f"/{NAME}/pod/wrong", Resources(unified={"hugetlb.2MB.max": "x"}))
-    assert not (UNIFIED / NAME / "pod/wrong").exists()
-    assert not limited.delete()
-    for each in (guest, member):
-        each.end()
-    assert limited.delete()
-    assert free.delete()
-    assert not (UNIFIED / NAME).exists()
-
-
-@needs_hugetlb
-def test_v2_parent_with_processes(v2: Hierarchy, join: Join) -> None:
-    (UNIFIED / NAME).mkdir()
-    free = v2.create(f"/{NAME}/free", Resources())
-    guest = join(free)
-    (UNIFIED / NAME / "cgroup.procs").write_text(str(guest.pid))
-    with pytest.raises(FailedPrecondition, match=rf"unified\[hugetlb.*{NAME}.*processes of its own"):
-        v2.create(f"/{NAME}/abc", Resources(unified={"hugetlb.2MB.max": "0"}))
-    assert not (UNIFIED / NAME / "abc").exists()
-
-
-@needs_v2
-def test_v2_pause_of_a_shared_container_stops_it_alone(v2: Hierarchy, join: Join) -> None:
-    group, other = (v2.create(f"/{NAME}/pod/{name}", Resources()) for name in ("abc", "other"))
-    assert group.entrances() == other.entrances()
-    guest, beside = join(group), join(other)
-    group.ensure_own([guest.pid])
-    group.freeze()
-    assert asyncio.run(group.wait_frozen(True, seconds=10))
-    assert beside.answers(within=10)
-    assert not guest.answers(within=0.1)
-    group.thaw()
-    assert guest.heard(within=10)
-    guest.end()
-    beside.end()
-    assert group.delete()
-    assert other.delete()
-    assert not (UNIFIED / NAME).exists()
