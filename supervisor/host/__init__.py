@@ -1,1 +1,1 @@
-"""The host: system calls, sockets, /proc, logs, systemd."""
+"""The host: system calls, sockets, /proc, logs."""
