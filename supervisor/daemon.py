@@ -36,6 +36,7 @@ from .ipc.relay import RelayClient
 from .lifecycle import liveness
 from .lifecycle.containers import ContainerManager
 from .lifecycle.events import TaskEvents
+from .lifecycle.execs import Execs
 from .lifecycle.exits import ExitRecorder
 from .lifecycle.forkserver import ForkserverManager
 from .lifecycle.preparations import Preparations
@@ -174,17 +175,18 @@ class Daemon:
         events = TaskEvents(self._publisher)
         client = ForkserverClient(f"{folder}/forkserver.sock", _filters(self._options.require_confinement))
         signals = Signals(store, client)
-        exits = ExitRecorder(registry, store, client, events, signals)
+        execs = Execs(registry, store, events)
+        exits = ExitRecorder(registry, store, client, events, signals, execs)
         forkserver = ForkserverManager(registry, client, exits, relay, aot)
         containers = ContainerManager(folder, registry, store, hierarchy, aot)
-        preparations = Preparations(folder, registry, store, containers)
-        tasks = TaskService(registry, store, containers, signals, client, relay, events, aot)
+        preparations = Preparations(folder, registry, store, containers, execs)
+        tasks = TaskService(registry, store, containers, execs, preparations, signals, client, relay, events, aot)
         sandboxes = SandboxService(
             registry, store, containers, preparations, signals, tasks, str(self._options.task_socket)
         )
         auto_remove = AutoRemove(registry, sandboxes)
         events.on_exit.append(auto_remove.ended)
-        recovery = Recovery(folder, registry, store, hierarchy, containers, preparations, exits, forkserver)
+        recovery = Recovery(folder, registry, store, hierarchy, containers, preparations, exits, execs, forkserver)
         inspection = Inspection(registry, store, containers, events)
         return _Parts(forkserver, relay, aot, tasks, sandboxes, recovery, auto_remove, inspection, hierarchy.version)
 

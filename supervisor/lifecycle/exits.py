@@ -20,6 +20,7 @@ from ..model.registry import Registry
 from ..seccomp.library import call_name
 from ..state.store import Store, StoreFailed
 from .events import TaskEvents
+from .execs import Execs
 from .signals import Signals
 
 log = logging.getLogger(__name__)
@@ -43,12 +44,14 @@ class ExitRecorder:
         forkserver: ForkserverClient,
         events: TaskEvents,
         signals: Signals,
+        execs: Execs,
     ) -> None:
         self._registry = registry
         self._store = store
         self._forkserver = forkserver
         self._events = events
         self._signals = signals
+        self._execs = execs
         self._ending: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
 
     def record(self, exits: Sequence[Ended]) -> None:
@@ -88,7 +91,9 @@ class ExitRecorder:
                 log.warning("%s was killed for memory", process.name)
                 self._events.out_of_memory(container)
         self._events.ended(container, process)
-        if not process.exec_id and container.execs:
+        if process.exec_id:
+            self._execs.exited(container, process)
+        elif container.execs:
             ending = asyncio.ensure_future(self._signals.end_execs(container))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)

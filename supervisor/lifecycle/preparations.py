@@ -7,23 +7,30 @@ client's own; it takes root file system and streams from here where it does not 
 from __future__ import annotations
 
 import asyncio
+import glob
+import hashlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
 
 from sandbox_api.errors import AlreadyExists, FailedPrecondition, NotFound
-from sandbox_api.interface import Preparation
+from sandbox_api.interface import Preparation, Stdio
 
 from ..host.errors import for_errno
+from ..model.container import Container
 from ..model.prepared import Prepared
 from ..model.process import ProcessState
 from ..model.registry import Registry, check_id
 from ..model.sandbox import Sandbox, SandboxState
 from ..oci import spec as oci
 from ..oci import streams
-from ..state.store import Store
+from ..state.store import Store, StoreFailed
 from .containers import ContainerManager
+from .execs import Execs
 
 log = logging.getLogger(__name__)
 
@@ -31,27 +38,136 @@ log = logging.getLogger(__name__)
 class Preparations:
     """Records what is handed over, and undoes it."""
 
-    def __init__(self, folder: str, registry: Registry, store: Store, containers: ContainerManager) -> None:
+    def __init__(
+        self, folder: str, registry: Registry, store: Store, containers: ContainerManager, execs: Execs
+    ) -> None:
         self._folder = folder
         self._registry = registry
         self._store = store
         self._containers = containers
+        self._execs = execs
 
     def prepare(self, sandbox: Sandbox, new: Preparation) -> str:
-        """Record a container, or an exec in one; the path of the container's bundle. Raises a ``SandboxerError``."""
+        """Record a container, or an exec in one, in place of an earlier preparation from which nothing was created.
+
+        The path of the container's bundle. Raises a ``SandboxerError``.
+        """
+        self._check(sandbox, new)
+        return self._prepare(sandbox, new, listed=False)
+
+    async def purge(self, sandbox: Sandbox, container_id: str, exec_id: str) -> None:
+        """Undo a preparation, and delete what was created from it; a running exec is deleted when it ends.
+
+        Done where there is nothing to undo: a client cannot tell a lost answer from a failure. Raises ``NotFound``
+        where it belongs to another sandbox, ``FailedPrecondition`` while the container runs.
+        """
+        what = _name(container_id, exec_id)
+        prepared = self._store.prepared(sandbox.namespace, container_id, exec_id)
+        if prepared is not None and prepared.sandbox_id != sandbox.id:
+            raise NotFound(f"{what}: it is prepared in sandbox {prepared.sandbox_id}, not in {sandbox.id}")
+        container = sandbox.containers.get(container_id)
+        if exec_id and container is not None and exec_id in (container.execs or {}):
+            self._execs.purge(container, (container.execs or {})[exec_id])
+        elif not exec_id and container is not None and prepared is not None:
+            async with container.lock:
+                for process in container.processes():
+                    process.require("purge it", ProcessState.CREATED, ProcessState.STOPPED)
+                await self._containers.remove(container)
+        for each in self._store.all_prepared(sandbox.namespace, sandbox.id):
+            if each.container_id == container_id and (not exec_id or each.exec_id == exec_id):
+                await self._remove(sandbox.namespace, each)
+        log.info("purged %s", what)
+
+    async def replace(self, sandbox: Sandbox, wanted: Iterable[Preparation]) -> None:
+        """Make the sandbox's preparations this whole list: what is new is prepared, what is gone is purged.
+
+        iSulad 2.1.6 lists a container that ended by itself for ever. Once that was deleted it is left out, unless the
+        list has something else for its id.
+        """
+        names = {(new.container_id, new.exec_id): new for new in wanted}
+        known = {
+            (each.container_id, each.exec_id): each for each in self._store.all_prepared(sandbox.namespace, sandbox.id)
+        }
+        fresh = []
+        for name, new in names.items():
+            old = known.get(name)
+            if old is None or (old.digest != _digest(new) and not self._exists(sandbox.namespace, *name)):
+                self._check(sandbox, new)
+                fresh.append(name)
+        for name in sorted(known.keys() - names.keys(), key=lambda name: not name[1]):  # execs first
+            await self.purge(sandbox, *name)
+        made = []
+        try:
+            for name in fresh:
+                self._prepare(sandbox, names[name], listed=True)
+                made.append(name)
+        except BaseException:
+            for name in reversed(made):
+                await self.purge(sandbox, *name)
+            raise
+
+    async def spend(self, container: Container) -> None:
+        """A prepared container was deleted: forget its preparations.
+
+        Of those that came in a list a mark is left, since they will be in the next list again.
+        """
+        try:
+            for prepared in self._store.all_prepared(container.namespace, container.sandbox_id):
+                if prepared.container_id != container.id or prepared.spent:
+                    continue
+                spent = replace(prepared, spec=b"", rootfs=(), stdio=Stdio(), bundle="") if prepared.listed else None
+                await self._remove(container.namespace, prepared, spent)
+        except StoreFailed as error:  # they go with their sandbox
+            log.warning("container %s: its preparation is kept: %s", container.id, error)
+
+    def forget_unfinished(self, sandbox: Sandbox) -> None:
+        """Undo preparations that a supervisor did not live to finish: nobody was told of them."""
+        for prepared in self._store.all_prepared(sandbox.namespace, sandbox.id):
+            if not prepared.spent and not prepared.exec_id and not os.path.exists(f"{prepared.bundle}/config.json"):
+                self._forget(sandbox.namespace, prepared)
+
+    def sweep(self) -> None:
+        """Remove bundles that a supervisor did not live to remove."""
+        for left in glob.glob(f"{glob.escape(self._folder)}/bundles/*/.*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    async def forget_all(self, sandbox: Sandbox) -> None:
+        """Undo every preparation of a sandbox that is shut down. Its containers are gone."""
+        for prepared in self._store.all_prepared(sandbox.namespace, sandbox.id):
+            await self._remove(sandbox.namespace, prepared)
+
+    def _check(self, sandbox: Sandbox, new: Preparation) -> None:
+        """Refuse what cannot be prepared, before anything is changed. Raises a ``SandboxerError``."""
         sandbox.require("prepare a container in it", SandboxState.READY)
         check_id("container", new.container_id)
         if new.exec_id:
             check_id("exec", new.exec_id)
         what = _name(new.container_id, new.exec_id)
-        if self._store.prepared(sandbox.namespace, new.container_id, new.exec_id):
-            raise AlreadyExists(f"{what}: prepared already")
-        if not new.exec_id and (sandbox.namespace, new.container_id) in self._registry.containers:
-            raise AlreadyExists(f"container {new.container_id}: there is one already")
+        if self._exists(sandbox.namespace, new.container_id, new.exec_id):
+            raise AlreadyExists(f"{what}: there is one already")
+        prepared = self._store.prepared(sandbox.namespace, new.container_id, new.exec_id)
+        if prepared is not None and prepared.sandbox_id != sandbox.id:
+            raise AlreadyExists(f"{what}: prepared already, in sandbox {prepared.sandbox_id}")
         (oci.parse_exec if new.exec_id else oci.parse)(new.spec)
         streams.check(new.stdio)
+
+    def _prepare(self, sandbox: Sandbox, new: Preparation, listed: bool) -> str:
+        what = _name(new.container_id, new.exec_id)
+        earlier = self._store.prepared(sandbox.namespace, new.container_id, new.exec_id)
+        if earlier is not None:
+            self._forget(sandbox.namespace, earlier)
         bundle = f"{self._folder}/bundles/{sandbox.namespace}/{new.container_id}"
-        prepared = Prepared(sandbox.id, new.container_id, new.exec_id, new.spec, new.rootfs, new.stdio, bundle)
+        prepared = Prepared(
+            sandbox.id,
+            new.container_id,
+            new.exec_id,
+            new.spec,
+            new.rootfs,
+            new.stdio,
+            bundle,
+            listed,
+            _digest(new) if listed else "",
+        )
         self._store.add_prepared(sandbox.namespace, prepared)
         if not new.exec_id:
             try:
@@ -65,67 +181,38 @@ class Preparations:
         log.info("prepared %s sandbox=%s", what, sandbox.id)
         return bundle
 
-    async def purge(self, sandbox: Sandbox, container_id: str, exec_id: str) -> None:
-        """Undo a preparation, and delete what was created from it.
+    def _exists(self, namespace: str, container_id: str, exec_id: str) -> bool:
+        """Whether there is such a container, or such an exec in it."""
+        container = self._registry.containers.get((namespace, container_id))
+        return container is not None and (not exec_id or exec_id in (container.execs or {}))
 
-        Raises ``NotFound`` where there is none, ``FailedPrecondition`` while it runs.
+    async def _remove(self, namespace: str, prepared: Prepared, spent: Prepared | None = None) -> None:
+        """Undo a preparation whose bundle a guest may have filled: at once aside, so that its id may be used again.
+
+        ``spent`` is what is left of it on record.
         """
-        what = _name(container_id, exec_id)
-        prepared = self._store.prepared(sandbox.namespace, container_id, exec_id)
-        if prepared is None or prepared.sandbox_id != sandbox.id:
-            raise NotFound(f"{what}: sandbox {sandbox.id} has nothing prepared of that id")
-        container = self._registry.containers.get((sandbox.namespace, container_id))
-        if container is not None and not exec_id:
-            async with container.lock:
-                for process in container.processes():
-                    process.require("purge it", ProcessState.CREATED, ProcessState.STOPPED)
-                await self._containers.remove(container)
-        await self._remove(sandbox.namespace, prepared)
-        if not exec_id:
-            for each in self._store.all_prepared(sandbox.namespace, sandbox.id):
-                if each.container_id == container_id:
-                    await self._remove(sandbox.namespace, each)
-        log.info("purged %s", what)
-
-    async def replace(self, sandbox: Sandbox, wanted: Iterable[Preparation]) -> None:
-        """Make the sandbox's preparations this whole list: what is new is prepared, what is gone is purged."""
-        names = {(new.container_id, new.exec_id): new for new in wanted}
-        known = {(each.container_id, each.exec_id) for each in self._store.all_prepared(sandbox.namespace, sandbox.id)}
-        for container_id, exec_id in sorted(known - names.keys(), key=lambda name: not name[1]):  # execs first
-            if self._store.prepared(sandbox.namespace, container_id, exec_id):
-                await self.purge(sandbox, container_id, exec_id)
-        made = []
-        try:
-            for name, new in names.items():
-                if name not in known:
-                    self.prepare(sandbox, new)
-                    made.append(name)
-        except BaseException:
-            for name in reversed(made):
-                await self.purge(sandbox, *name)
-            raise
-
-    def forget_unfinished(self, sandbox: Sandbox) -> None:
-        """Undo preparations that a supervisor did not live to finish: nobody was told of them."""
-        for prepared in self._store.all_prepared(sandbox.namespace, sandbox.id):
-            if not prepared.exec_id and not os.path.exists(f"{prepared.bundle}/config.json"):
-                self._forget(sandbox.namespace, prepared)
-
-    async def forget_all(self, sandbox: Sandbox) -> None:
-        """Undo every preparation of a sandbox that is shut down. Its containers are gone."""
-        for prepared in self._store.all_prepared(sandbox.namespace, sandbox.id):
-            await self._remove(sandbox.namespace, prepared)
-
-    async def _remove(self, namespace: str, prepared: Prepared) -> None:
-        """Undo a preparation whose bundle a guest may have filled."""
-        if not prepared.exec_id:
-            await asyncio.to_thread(shutil.rmtree, prepared.bundle, ignore_errors=True)
-        self._forget(namespace, prepared)
+        aside = ""
+        if not prepared.exec_id and not prepared.spent:
+            folder, name = os.path.split(prepared.bundle)
+            aside = f"{folder}/.{name}.{time.monotonic_ns()}"
+            with suppress(FileNotFoundError):
+                os.rename(prepared.bundle, aside)
+        if spent is None:
+            self._store.remove_prepared(namespace, prepared)
+        else:
+            self._store.add_prepared(namespace, spent)
+        if aside:
+            await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
 
     def _forget(self, namespace: str, prepared: Prepared) -> None:
-        if not prepared.exec_id:
+        if not prepared.exec_id and not prepared.spent:
             shutil.rmtree(prepared.bundle, ignore_errors=True)  # nothing is mounted in it any more
         self._store.remove_prepared(namespace, prepared)
+
+
+def _digest(new: Preparation) -> str:
+    """Tells one preparation from another of the same id."""
+    return hashlib.sha256(repr((new.spec, new.rootfs, new.stdio)).encode()).hexdigest()
 
 
 def _name(container_id: str, exec_id: str) -> str:

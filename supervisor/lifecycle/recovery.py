@@ -23,6 +23,7 @@ from ..model.registry import Registry
 from ..state.store import Made, Store
 from . import abandoned
 from .containers import ContainerManager
+from .execs import Execs
 from .exits import ExitRecorder
 from .forkserver import ForkserverManager
 from .preparations import Preparations
@@ -45,6 +46,7 @@ class Recovery:
         containers: ContainerManager,
         preparations: Preparations,
         exits: ExitRecorder,
+        execs: Execs,
         forkserver: ForkserverManager,
     ) -> None:
         self._folder = folder
@@ -54,6 +56,7 @@ class Recovery:
         self._containers = containers
         self._preparations = preparations
         self._exits = exits
+        self._execs = execs
         self._forkserver = forkserver.client
         self._orphans = forkserver.orphans
         self._changing: list[Container] = []
@@ -75,6 +78,7 @@ class Recovery:
                 self._containers.unmake(container)
         for sandbox in self._registry.sandboxes.values():
             self._preparations.forget_unfinished(sandbox)
+        self._preparations.sweep()
 
     async def reconcile(self, inventory: Inventory) -> None:
         """Compare the registry with what the forkserver has."""
@@ -101,6 +105,7 @@ class Recovery:
         self._forkserver.acknowledge([each.instance for each in inventory.ended])
         for process in orphans:  # their forkserver died, too; they may still run
             self._orphans.watch(process)
+        self._execs.remove_purged()
         for container in self._changing:
             self._containers.repair(container)
         if self._forkserver.fresh:

@@ -15,10 +15,11 @@ from ..ipc.forkserver import ForkserverClient
 from ..ipc.relay import RelayClient
 from ..model.container import Container
 from ..model.process import Process
+from ..model.registry import Registry
 from ..model.sandbox import Sandbox
 from ..oci import spec as oci
 from ..oci import streams, wasi
-from ..oci.netns import open_netns
+from ..oci.netns import open_netns, process_of
 from ..seccomp.profile import oci_filter
 from ..state.store import Store
 from .containers import ContainerManager
@@ -29,12 +30,14 @@ class Starter:
 
     def __init__(
         self,
+        registry: Registry,
         store: Store,
         containers: ContainerManager,
         forkserver: ForkserverClient,
         relay: RelayClient,
         aot: Aot | None = None,
     ) -> None:
+        self._registry = registry
         self._store = store
         self._containers = containers
         self._forkserver = forkserver
@@ -46,7 +49,7 @@ class Starter:
         source = self._containers.source(container)
         spec = source.spec
         what = oci.parse_exec(self._store.exec_spec(process)) if process.exec_id else spec.process
-        netns = sandbox.netns or spec.netns
+        netns, network = self._network(sandbox, spec)
         opened = streams.Streams()
         context = wasi.WasiContext()
         opened_here: list[int] = []
@@ -72,7 +75,7 @@ class Starter:
                 descriptors.put(NETNS, opened_here[-1])
             placement = wasi.Placement(
                 descriptors=descriptors,
-                network=bool(netns) or not spec.private_network,
+                network=network,
                 terminal=process.stdio.terminal,
                 memory_limit=Resources.parse(spec.resources).memory_limit or 0,
                 seccomp=oci_filter(spec.seccomp) if spec.seccomp else b"",
@@ -103,3 +106,21 @@ class Starter:
             context.close()
             for fd in opened_here:
                 os.close(fd)
+
+    def _network(self, sandbox: Sandbox, spec: oci.Spec) -> tuple[str, bool]:
+        """The network namespace to join, "" for none, and whether the guest has a network.
+
+        Clients name the network of a sandbox that has no namespace of its own by the pid that was answered for it
+        (iSulad: network_namespace.c; containerd: WithPodNamespaces). That pid was a supervisor's: it means the host's
+        network, whoever has the pid today. Raises ``FailedPrecondition`` where it was answered for another sandbox.
+        """
+        if sandbox.netns:
+            return sandbox.netns, True
+        pid = process_of(spec.netns)
+        if pid and (pid == os.getpid() or pid in sandbox.pids):
+            return "", True
+        if pid and any(pid in other.pids for other in self._registry.sandboxes.values()):
+            raise FailedPrecondition(
+                f"network namespace {spec.netns}: pid {pid} was not answered for sandbox {sandbox.id}, but for another"
+            )
+        return spec.netns, bool(spec.netns) or not spec.private_network

@@ -19,7 +19,16 @@ class Prepared:
     rootfs: tuple[Mount, ...]
     stdio: Stdio
     bundle: str
-    """The container's bundle below --dir."""
+    """The container's bundle below --dir; "" once the preparation is spent."""
+    listed: bool = False
+    """It came in a whole list (``extensions.tasks``), and will be in the next list again."""
+    digest: str = ""
+    """Tells whether the same is handed over again."""
+
+    @property
+    def spent(self) -> bool:
+        """Its container was deleted: all that is left is a mark that the client still lists it."""
+        return not self.bundle
 
     @property
     def root(self) -> str:

@@ -42,6 +42,8 @@ class Process:
     exit: Exit | None = None
     pumped: bool = False
     """The relay feeds its stdin."""
+    purged: bool = False
+    """It is an exec that goes when it ends: its client will not ask for it."""
     tier: str = ""
     """How its code runs: interpreted, or compiled at a level; "" before its start, and where an earlier supervisor
     started it."""

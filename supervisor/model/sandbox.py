@@ -31,6 +31,8 @@ class Sandbox:
     state: SandboxState = SandboxState.CREATED
     created_at: int = 0
     exited_at: int = 0
+    pids: list[int] = field(default_factory=list)
+    """Pids that Start and Status answered for it: each was a supervisor's. Specs name network namespaces by them."""
     containers: dict[str, Container] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by start, stop and shutdown."""

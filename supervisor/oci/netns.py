@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 
 from sandbox_api.errors import InvalidArgument
 
@@ -13,6 +14,13 @@ from ..host.errors import for_errno
 
 _NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
 _CLONE_NEWNET = 0x40000000
+_OF_PROCESS = re.compile(r"/proc/([1-9][0-9]*)/ns/net")
+
+
+def process_of(path: str) -> int:
+    """The pid by whose folder in /proc a path names a network namespace; 0 where it does not."""
+    match = _OF_PROCESS.fullmatch(os.path.normpath(path))
+    return int(match[1]) if match else 0
 
 
 def open_netns(path: str) -> int:

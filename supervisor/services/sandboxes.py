@@ -19,12 +19,16 @@ from ..lifecycle.signals import Signals
 from ..model.registry import Registry
 from ..model.sandbox import Sandbox, SandboxState
 from ..oci.netns import open_netns
-from ..state.store import Store
+from ..state.store import Store, StoreFailed
 from .tasks import TaskService
 
 log = logging.getLogger(__name__)
 
 _GOARCH = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm", "loongarch64": "loong64"}
+
+
+MAX_PIDS = 32
+"""Pids that a sandbox's record keeps: the first, which Start answered, and those of the last supervisors."""
 
 
 class SandboxService:
@@ -63,8 +67,9 @@ class SandboxService:
         sandbox = self._registry.sandbox(namespace, sandbox_id)
         async with sandbox.lock:
             sandbox.require("start", SandboxState.CREATED)
-            self._store.update_sandbox(replace(sandbox, state=SandboxState.READY))
-            sandbox.state = SandboxState.READY
+            pids = _with_ours(sandbox.pids)
+            self._store.update_sandbox(replace(sandbox, state=SandboxState.READY, pids=pids))
+            sandbox.state, sandbox.pids = SandboxState.READY, pids
         return self._info(sandbox)
 
     async def platform(self, namespace: str, sandbox_id: str) -> Platform:
@@ -163,6 +168,18 @@ class SandboxService:
         sandbox.end(at)
         log.info("stopped sandbox %s", sandbox.id)
 
+    def _pid(self, sandbox: Sandbox) -> int:
+        """The pid to answer for a sandbox: ours, on record before it is answered, or else the last that is."""
+        pids = _with_ours(sandbox.pids)
+        if pids != sandbox.pids:
+            try:
+                self._store.update_sandbox(replace(sandbox, pids=pids))
+            except StoreFailed as error:
+                log.warning("sandbox %s: %s", sandbox.id, error)
+                return sandbox.pids[-1] if sandbox.pids else 0
+            sandbox.pids = pids
+        return pids[-1]
+
     def _info(self, sandbox: Sandbox, verbose: bool = False) -> SandboxInfo:
         info = {}
         if verbose:
@@ -175,10 +192,16 @@ class SandboxService:
         return SandboxInfo(
             id=sandbox.id,
             ready=sandbox.state is SandboxState.READY,
-            pid=os.getpid(),
+            pid=self._pid(sandbox),
             created_at=sandbox.created_at,
             exited_at=sandbox.exited_at,
             labels=sandbox.labels,
             task_socket=self._task_socket,
             info=info,
         )
+
+
+def _with_ours(pids: list[int]) -> list[int]:
+    """These pids, ours the last of them."""
+    others = [pid for pid in pids if pid != os.getpid()]
+    return [*others[:1], *others[1:][-(MAX_PIDS - 2) :], os.getpid()]

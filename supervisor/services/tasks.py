@@ -28,6 +28,8 @@ from ..ipc.forkserver import ForkserverClient
 from ..ipc.relay import RelayClient
 from ..lifecycle.containers import ContainerManager
 from ..lifecycle.events import TaskEvents
+from ..lifecycle.execs import Execs
+from ..lifecycle.preparations import Preparations
 from ..lifecycle.signals import Signals
 from ..lifecycle.start import Starter
 from ..model.container import Container
@@ -64,6 +66,8 @@ class TaskService:
         registry: Registry,
         store: Store,
         containers: ContainerManager,
+        execs: Execs,
+        preparations: Preparations,
         signals: Signals,
         forkserver: ForkserverClient,
         relay: RelayClient,
@@ -73,11 +77,13 @@ class TaskService:
         self._registry = registry
         self._store = store
         self._containers = containers
+        self._execs = execs
+        self._preparations = preparations
         self._signals = signals
         self._forkserver = forkserver
         self._relay = relay
         self._events = events
-        self._starter = Starter(store, containers, forkserver, relay, aot)
+        self._starter = Starter(registry, store, containers, forkserver, relay, aot)
         self._starts = 0
 
     async def create(self, namespace: str, new: NewTask) -> int:
@@ -109,10 +115,8 @@ class TaskService:
             if terminal and not stdio.terminal:
                 stdio = Stdio(stdio.stdin, stdio.stdout, stdio.stderr, True)
             process = Process(0, name, new.exec_id, stdio)
-            self._store.add_process(container, process, spec)
-            self._registry.add_exec(container, process)
+            self._execs.add(container, process, spec)
         log.info("added %s", name)
-        self._events.exec_added(container, process)
 
     async def start(self, namespace: str, task_id: str, exec_id: str, hold_stdin: bool = False) -> int:
         """Run a created process. Raises ``ResourceExhausted`` at once where too many starts are under way."""
@@ -138,6 +142,7 @@ class TaskService:
                     process.pid = await self._starter.start(sandbox, container, process, hold_stdin)
             except BaseException:
                 process.state, process.pumped = ProcessState.CREATED, False
+                self._execs.start_failed(container, process)
                 raise
             process.state, process.start_time = ProcessState.RUNNING, proc.start_time(process.pid)
             try:
@@ -175,14 +180,13 @@ class TaskService:
             self._registry.process(namespace, task_id, exec_id)  # or it was deleted while we waited
             process.require("delete", ProcessState.CREATED, ProcessState.STOPPED)
             if exec_id:
-                self._store.remove_process(process)
-                self._registry.remove_exec(container, process)
-                process.forget()
+                self._execs.remove(container, process)
             else:
                 await self._signals.end_execs(container)
                 await self._containers.remove(container)
+                await self._preparations.spend(container)
+                self._events.deleted(container, process)
         log.info("deleted %s", process.name)
-        self._events.deleted(container, process)
         return _info(container, process)
 
     async def pids(self, namespace: str, task_id: str) -> Sequence[int]:

@@ -28,7 +28,7 @@ def plan_of(text: str) -> MountPlan:
     return MountPlan(**values)
 
 
-PREPARED = "sandbox_id, container_id, exec_id, spec, rootfs, stdin, stdout, stderr, terminal, bundle"
+PREPARED = "sandbox_id, container_id, exec_id, spec, rootfs, stdin, stdout, stderr, terminal, bundle, listed, digest"
 
 
 def prepared(
@@ -42,10 +42,13 @@ def prepared(
     stderr: str,
     terminal: int,
     bundle: str,
+    listed: int,
+    digest: str,
 ) -> Prepared:
     """A preparation from its row: ``PREPARED``."""
     stdio = Stdio(stdin, stdout, stderr, bool(terminal))
-    return Prepared(sandbox_id, container_id, exec_id, spec, _mounts(json.loads(rootfs)), stdio, bundle)
+    mounts = _mounts(json.loads(rootfs))
+    return Prepared(sandbox_id, container_id, exec_id, spec, mounts, stdio, bundle, bool(listed), digest)
 
 
 def _mounts(values: list[dict[str, Any]]) -> tuple[Mount, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-VERSION = 3
+VERSION = 4
 
 _TABLES = """
 CREATE TABLE sandboxes (
@@ -12,6 +12,7 @@ CREATE TABLE sandboxes (
     config BLOB NOT NULL,       -- CRI's PodSandboxConfig, encoded
     annotations TEXT NOT NULL, labels TEXT NOT NULL,
     created_at INTEGER NOT NULL, exited_at INTEGER NOT NULL,
+    pids TEXT NOT NULL,         -- that were answered for it
     PRIMARY KEY (namespace, id)
 ) WITHOUT ROWID;
 CREATE TABLE containers (
@@ -29,13 +30,16 @@ CREATE TABLE processes (
     stdin TEXT NOT NULL, stdout TEXT NOT NULL, stderr TEXT NOT NULL, terminal INTEGER NOT NULL,
     spec BLOB NOT NULL,         -- of an exec: its OCI process
     pumped INTEGER NOT NULL, exit_status INTEGER, exited_at INTEGER,
+    purged INTEGER NOT NULL DEFAULT 0,      -- an exec that goes when it ends
     UNIQUE (namespace, container_id, exec_id)
 );
 CREATE TABLE prepared (
     namespace TEXT NOT NULL, container_id TEXT NOT NULL, exec_id TEXT NOT NULL, sandbox_id TEXT NOT NULL,
     spec BLOB NOT NULL, rootfs TEXT NOT NULL,
     stdin TEXT NOT NULL, stdout TEXT NOT NULL, stderr TEXT NOT NULL, terminal INTEGER NOT NULL,
-    bundle TEXT NOT NULL,
+    bundle TEXT NOT NULL,       -- "" once it is spent
+    listed INTEGER NOT NULL,    -- it came in a whole list, and will be in the next again
+    digest TEXT NOT NULL,       -- of all that was handed over
     PRIMARY KEY (namespace, container_id, exec_id)
 ) WITHOUT ROWID;
 """

@@ -143,7 +143,7 @@ class Store:
     def add_sandbox(self, sandbox: Sandbox, new: NewSandbox) -> None:
         """Record a new sandbox."""
         self._run(
-            "INSERT INTO sandboxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO sandboxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 sandbox.namespace,
                 sandbox.id,
@@ -154,14 +154,22 @@ class Store:
                 json.dumps(sandbox.labels),
                 sandbox.created_at,
                 sandbox.exited_at,
+                json.dumps(sandbox.pids),
             ),
         )
 
     def update_sandbox(self, sandbox: Sandbox) -> None:
-        """Record its state and labels."""
+        """Record its state, labels and pids."""
         self._run(
-            "UPDATE sandboxes SET state = ?, labels = ?, exited_at = ? WHERE namespace = ? AND id = ?",
-            (sandbox.state, json.dumps(sandbox.labels), sandbox.exited_at, sandbox.namespace, sandbox.id),
+            "UPDATE sandboxes SET state = ?, labels = ?, exited_at = ?, pids = ? WHERE namespace = ? AND id = ?",
+            (
+                sandbox.state,
+                json.dumps(sandbox.labels),
+                sandbox.exited_at,
+                json.dumps(sandbox.pids),
+                sandbox.namespace,
+                sandbox.id,
+            ),
         )
 
     def remove_sandbox(self, sandbox: Sandbox) -> None:
@@ -171,11 +179,10 @@ class Store:
     def sandboxes(self) -> list[Sandbox]:
         """Every sandbox on record."""
         with self._decoding():
+            found = self._read("SELECT namespace, id, netns, labels, state, created_at, exited_at, pids FROM sandboxes")
             return [
-                Sandbox(namespace, sandbox_id, netns, json.loads(labels), SandboxState(state), created_at, exited_at)
-                for namespace, sandbox_id, netns, labels, state, created_at, exited_at in self._read(
-                    "SELECT namespace, id, netns, labels, state, created_at, exited_at FROM sandboxes"
-                )
+                Sandbox(where, name, netns, json.loads(labels), SandboxState(state), made, ended, pids=json.loads(pids))
+                for where, name, netns, labels, state, made, ended, pids in found
             ]
 
     def add_container(
@@ -237,9 +244,9 @@ class Store:
         with self._decoding():
             for namespace, container_id, instance, exec_id, state, pid, start_time, *rest in self._read(
                 "SELECT namespace, container_id, instance, exec_id, state, pid, start_time, stdin, stdout, stderr,"
-                " terminal, pumped, exit_status, exited_at FROM processes"
+                " terminal, pumped, purged, exit_status, exited_at FROM processes"
             ):
-                stdin, stdout, stderr, terminal, pumped, status, at = rest
+                stdin, stdout, stderr, terminal, pumped, purged, status, at = rest
                 process = Process(
                     instance,
                     f"{container_id}/{exec_id}" if exec_id else container_id,
@@ -250,6 +257,7 @@ class Store:
                     start_time,
                     None if status is None else Exit(status, at),
                     bool(pumped),
+                    bool(purged),
                 )
                 processes.setdefault((namespace, container_id), {})[exec_id] = process
             found = []
@@ -284,13 +292,14 @@ class Store:
         with self._transaction():
             for process in processes:
                 self._run(
-                    "UPDATE processes SET state = ?, pid = ?, start_time = ?, pumped = ?, exit_status = ?,"
+                    "UPDATE processes SET state = ?, pid = ?, start_time = ?, pumped = ?, purged = ?, exit_status = ?,"
                     " exited_at = ? WHERE instance = ?",
                     (
                         process.state,
                         process.pid,
                         process.start_time,
                         process.pumped,
+                        process.purged,
                         process.exit.status if process.exit else None,
                         process.exit.at if process.exit else None,
                         process.instance,
@@ -302,10 +311,10 @@ class Store:
         self._run("DELETE FROM processes WHERE instance = ?", (process.instance,))
 
     def add_prepared(self, namespace: str, prepared: Prepared) -> None:
-        """Record a preparation."""
+        """Record a preparation, in place of a spent one."""
         stdio = prepared.stdio
         self._run(
-            "INSERT INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 namespace,
                 prepared.container_id,
@@ -318,16 +327,18 @@ class Store:
                 stdio.stderr,
                 stdio.terminal,
                 prepared.bundle,
+                prepared.listed,
+                prepared.digest,
             ),
         )
 
     def prepared(self, namespace: str, container_id: str, exec_id: str) -> Prepared | None:
-        """The preparation of a container or an exec, if there is one."""
-        found = self._prepared("container_id = ? AND exec_id = ?", namespace, container_id, exec_id)
+        """The preparation of a container or an exec, if there is one that is not spent."""
+        found = self._prepared("container_id = ? AND exec_id = ? AND bundle != ''", namespace, container_id, exec_id)
         return found[0] if found else None
 
     def all_prepared(self, namespace: str, sandbox_id: str) -> list[Prepared]:
-        """All preparations of a sandbox."""
+        """All preparations of a sandbox, spent ones among them."""
         return self._prepared("sandbox_id = ?", namespace, sandbox_id)
 
     def _prepared(self, condition: str, *values: str) -> list[Prepared]:

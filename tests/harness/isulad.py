@@ -41,8 +41,8 @@ class Isulad2023(Isulad):
         request = getattr(old, f"Controller{method}Request")(sandboxer="wasm", sandbox_id=sandbox_id, **fields)
         return self.call(method, request, getattr(old, f"Controller{method}Response"))
 
-    def create(self, sandbox_id: str) -> None:
-        request = old.ControllerCreateRequest(sandboxer="wasm", sandbox_id=sandbox_id)
+    def create(self, sandbox_id: str, **fields: Any) -> None:
+        request = old.ControllerCreateRequest(sandboxer="wasm", sandbox_id=sandbox_id, **fields)
         request.options.type_url = "runtime.v1.PodSandboxConfig"
         request.options.value = b"\n\x05\n\x03pod"
         assert self.call("Create", request, old.ControllerCreateResponse).sandbox_id == sandbox_id
@@ -73,8 +73,8 @@ class Isulad216(Isulad):
         request = getattr(new, f"Controller{method}Request")(sandbox_id=sandbox_id, sandboxer="wasm", **fields)
         return self.call(method, request, getattr(new, f"Controller{method}Response"))
 
-    def create(self, sandbox_id: str) -> None:
-        request = new.ControllerCreateRequest(sandbox_id=sandbox_id, sandboxer="wasm")
+    def create(self, sandbox_id: str, **fields: Any) -> None:
+        request = new.ControllerCreateRequest(sandbox_id=sandbox_id, sandboxer="wasm", **fields)
         request.options.value = b"\n\x05\n\x03pod"
         assert self.call("Create", request, new.ControllerCreateResponse).sandbox_id == sandbox_id
 

@@ -182,10 +182,13 @@ def test_what_cannot_be_prepared_or_purged(old: Isulad2023, new: Isulad216) -> N
     with pytest.raises(InvalidArgument, match="an id is"):
         old.prepare("strict", "../../etc", spec("/x.wasm"))
     old.prepare("strict", "c", spec("/x.wasm"))
-    with pytest.raises(AlreadyExists, match="c"):
-        old.prepare("strict", "c", spec("/x.wasm"))
-    with pytest.raises(NotFound, match="other"):
-        old.purge("strict", "other")
+    old.create("next")
+    old.named("Start", "next")
+    with pytest.raises(AlreadyExists, match="prepared already, in sandbox strict"):
+        old.prepare("next", "c", spec("/x.wasm"))
+    with pytest.raises(NotFound, match="it is prepared in sandbox strict, not in next"):
+        old.purge("next", "c")
+    old.named("Shutdown", "next")
     with pytest.raises(NotFound, match="nobody"):
         old.update_resources("strict", "nobody", {})
     with pytest.raises(InvalidArgument, match="twice"):

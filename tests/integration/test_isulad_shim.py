@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sandbox_api.errors import FailedPrecondition, NotFound
+from sandbox_api.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted
 from sandbox_api.proto import task_pb2 as pb
+from supervisor.lifecycle.execs import KEPT_EXECS, MAX_EXECS
 
 from ..harness.container import Pod
 from ..harness.daemon import Daemon
+from ..harness.guests import guest
 from ..harness.isulad import Isulad, Isulad216, Isulad2023, ShimLibrary
+from ..harness.netns import NetworkNamespace, Stranger
 from .test_recovery import forkserver
+
+
+def image(folder: Path, *names: str) -> Path:
+    """A root file system with these guests in it."""
+    root = folder / "image"
+    root.mkdir(exist_ok=True)
+    for name in names:
+        shutil.copy(guest(name), root / f"{name}.wasm")
+    return root
+
+
+def spec(root: Path | str, *args: str, **linux: Any) -> dict[str, Any]:
+    return {"process": {"args": list(args), "cwd": "/"}, "root": {"path": str(root)}, "linux": linux}
+
+
+def bundle(folder: Path, config: dict[str, Any]) -> str:
+    """A bundle of the engine's own."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def records(daemon: Daemon, table: str) -> int:
+    """Rows of a table of the state file."""
+    with closing(sqlite3.connect(f"file:{daemon.dir}/state.db?mode=ro", uri=True)) as database:
+        (count,) = database.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return int(count)
 
 
 @pytest.fixture
@@ -98,3 +135,223 @@ def test_delete_of_what_is_gone_says_so(pod: Pod, shim: ShimLibrary) -> None:
     assert shim.delete(container.id) == 3
     with pytest.raises(NotFound, match=container.id):  # its exit status is gone with it: no answer would be true
         shim.delete(container.id)
+
+
+# Execs
+
+
+def test_purge_deletes_an_exec_that_has_ended(daemon: Daemon, shim: ShimLibrary, tmp_path: Path) -> None:
+    isulad = Isulad2023(daemon)
+    isulad.create("probed")
+    isulad.named("Start", "probed")
+    root = image(tmp_path, "sleep", "exit")
+    config = spec(root, "/sleep.wasm")
+    isulad.prepare("probed", "box", config)
+    shim.create("box", bundle(tmp_path / "bundle", config))
+    shim.start("box")
+    before = records(daemon, "processes"), records(daemon, "prepared")
+    probe = {"args": ["/exit.wasm", "4"], "cwd": "/"}
+    for number in range(3):
+        isulad.prepare("probed", "box", probe, exec_id=f"probe{number}")
+        shim.exec("box", f"probe{number}")
+        shim.start("box", f"probe{number}")
+        assert shim.wait("box", f"probe{number}") == 4
+        for _ in range(2):  # the first answer may have been lost
+            isulad.purge("probed", "box", f"probe{number}")
+        with pytest.raises(NotFound):
+            shim.state("box", f"probe{number}")
+    assert (records(daemon, "processes"), records(daemon, "prepared")) == before
+    isulad.prepare("probed", "box", probe, exec_id="never")
+    shim.exec("box", "never")
+    isulad.purge("probed", "box", "never")  # its start failed, say
+    assert (records(daemon, "processes"), records(daemon, "prepared")) == before
+    isulad.named("Shutdown", "probed")
+
+
+def test_purge_of_a_running_exec_deletes_it_when_it_ends(tmp_path: Path) -> None:
+    with Daemon() as daemon:
+        isulad = Isulad2023(daemon)
+        isulad.create("detached")
+        isulad.named("Start", "detached")
+        config = spec(image(tmp_path, "sleep"), "/sleep.wasm")
+        isulad.prepare("detached", "box", config)
+        with ShimLibrary(daemon) as shim:
+            shim.create("box", bundle(tmp_path / "bundle", config))
+            shim.start("box")
+            for name in ("now", "later"):  # as isula exec -d: nobody waits
+                isulad.prepare("detached", "box", {"args": ["/sleep.wasm"], "cwd": "/"}, exec_id=name)
+                shim.exec("box", name)
+                shim.start("box", name)
+                isulad.purge("detached", "box", name)
+                assert shim.state("box", name).status == pb.Status.Value("RUNNING")
+            waiting = shim.send("Wait", pb.WaitRequest(id="box", exec_id="now"))
+            shim.kill("box", signal.SIGKILL, "now")
+            assert shim.receive(waiting, "Wait").exit_status == 137  # who waits is told
+            with pytest.raises(NotFound):
+                shim.state("box", "now")
+            assert records(daemon, "processes") == 2
+        daemon.kill()
+        daemon.start()
+        with ShimLibrary(daemon) as shim:
+            waiting = shim.send("Wait", pb.WaitRequest(id="box", exec_id="later"))
+            shim.kill("box", signal.SIGKILL, "later")
+            assert shim.receive(waiting, "Wait").exit_status == 137
+            with pytest.raises(NotFound):
+                shim.state("box", "later")
+            assert records(daemon, "processes") == 1
+        Isulad2023(daemon).named("Shutdown", "detached")
+
+
+def test_execs_that_nobody_deletes_have_a_bound(pod: Pod, shim: ShimLibrary) -> None:
+    container = pod.with_wasm("sleep").build().start()
+    probe = json.dumps({"args": ["/app.wasm"], "cwd": "/"}).encode()
+    for number in range(KEPT_EXECS + 20):
+        shim.exec(container.id, f"e{number}", probe)
+        shim.kill(container.id, signal.SIGKILL, f"e{number}")
+    for number in range(MAX_EXECS):
+        shim.exec(container.id, f"more{number}", probe)
+    with pytest.raises(ResourceExhausted, match="1024 execs are created or running"):
+        shim.exec(container.id, "one-too-many", probe)
+    shim.start(container.id, "more0")
+    waiting = shim.send("Wait", pb.WaitRequest(id=container.id, exec_id="more0"))
+    shim.kill(container.id, signal.SIGTERM, "more0")
+    assert shim.receive(waiting, "Wait").exit_status == 143
+    assert container.status("more0") == "STOPPED"  # the last is kept, and the first are not
+    assert container.status(f"e{KEPT_EXECS + 19}") == "STOPPED"
+    for number in range(21):
+        with pytest.raises(NotFound):
+            container.status(f"e{number}")
+    assert container.status("e21") == "STOPPED"
+
+
+# Preparations
+
+
+def test_a_container_that_ended_and_was_deleted_is_prepared_again(
+    daemon: Daemon, shim: ShimLibrary, tmp_path: Path
+) -> None:
+    isulad = Isulad2023(daemon)
+    isulad.create("again")
+    isulad.named("Start", "again")
+    root = image(tmp_path, "exit")
+    for number in range(3):  # isula start, again and again
+        config = spec(root, "/exit.wasm", str(number))
+        prepared = isulad.prepare("again", "box", config)
+        assert isulad.prepare("again", "box", config) == prepared  # as after a lost answer, or a start that failed
+        assert json.loads(Path(prepared, "config.json").read_text()) == config
+        shim.create("box", bundle(tmp_path / f"bundle{number}", config))
+        with pytest.raises(AlreadyExists, match="container box: there is one already"):
+            isulad.prepare("again", "box", config)
+        shim.start("box")
+        assert shim.wait("box") == number
+        shim.delete("box")
+        assert not Path(prepared).exists()
+    isulad.purge("again", "box")
+    isulad.named("Shutdown", "again")
+
+
+def test_preparations_of_a_pod_that_crashes_do_not_pile_up(daemon: Daemon, shim: ShimLibrary, tmp_path: Path) -> None:
+    """Each restart has a new id, and what ended by itself is never purged. iSulad 2.1.6 lists it all the same."""
+    old, new = Isulad2023(daemon), Isulad216(daemon)
+    root = image(tmp_path, "exit")
+    bundles = daemon.dir / "bundles" / "default"
+    listed: list[dict[str, Any]] = []
+    for pod in ("crash23", "crash216"):
+        old.create(pod)
+        old.named("Start", pod)
+    for number in range(4):
+        config = spec(root, "/exit.wasm", "1")
+        for pod in ("crash23", "crash216"):
+            name = f"{pod}-{number}"
+            if pod == "crash23":
+                old.prepare(pod, name, config)
+            else:
+                listed.append({"task_id": name, "spec": config})
+                new.update_tasks(pod, listed)
+            shim.create(name, bundle(tmp_path / name, config))
+            shim.start(name)
+            assert shim.wait(name) == 1
+            shim.delete(name)
+            assert list(bundles.iterdir()) == []
+    with closing(sqlite3.connect(f"file:{daemon.dir}/state.db?mode=ro", uri=True)) as database:
+        marks = database.execute("SELECT sandbox_id, length(spec) FROM prepared").fetchall()
+    assert marks == [("crash216", 0)] * 4  # what is listed is known, and no more than that
+    changed = [each | {"spec": spec(root, "/exit.wasm", "7")} for each in listed[:1]]
+    new.update_tasks("crash216", changed)  # the rest is purged, and this is something else
+    assert [path.name for path in bundles.iterdir()] == ["crash216-0"]
+    shim.create("crash216-0", bundle(tmp_path / "changed", changed[0]["spec"]))
+    shim.start("crash216-0")
+    assert shim.wait("crash216-0") == 7
+    for pod in ("crash23", "crash216"):
+        new.named("Shutdown", pod)
+    assert records(daemon, "prepared") == 0
+
+
+# The network of a pod that uses the host's
+
+
+def on_the_host_s(root: Path, sandbox: str, pid: int, *args: str) -> dict[str, Any]:
+    """A spec of a container in the network namespace of the pid that was answered for its sandbox."""
+    network = {"type": "network", "path": f"/proc/{pid}/ns/net"}
+    config = spec(root, *args, namespaces=[network])
+    return config | {"annotations": {"io.kubernetes.cri.sandbox-id": sandbox}}
+
+
+def in_the_host_s(shim: ShimLibrary, name: str) -> bool:
+    return os.readlink(f"/proc/{shim.start(name)}/ns/net") == os.readlink("/proc/self/ns/net")
+
+
+@pytest.mark.parametrize("dialect", [Isulad2023, Isulad216])
+def test_a_pid_that_was_answered_means_the_host_s_network_whoever_has_it_now(
+    dialect: type[Isulad], tmp_path: Path
+) -> None:
+    root = image(tmp_path, "sleep", "conformance_sockets")
+    sleep = "/sleep.wasm"
+    with Daemon() as daemon:
+        isulad = dialect(daemon)
+        isulad.create("host")
+        first = isulad.named("Start", "host").pid
+        with ShimLibrary(daemon) as shim:
+            for name in ("soon", "later"):
+                shim.create(name, bundle(tmp_path / name, on_the_host_s(root, "host", first, sleep)))
+            assert in_the_host_s(shim, "soon")
+        daemon.kill()
+        with Stranger(first):
+            daemon.start()
+            isulad = dialect(daemon)
+            with ShimLibrary(daemon) as shim:
+                assert in_the_host_s(shim, "later")  # created before, started after
+                for name, pid in (("old", first), ("new", isulad.named("Status", "host").pid)):
+                    shim.create(name, bundle(tmp_path / name, on_the_host_s(root, "host", pid, sleep)))
+                    assert in_the_host_s(shim, name)
+                opens = on_the_host_s(root, "host", first, "/conformance_sockets.wasm", "open")
+                shim.create("opens", bundle(tmp_path / "opens", opens))
+                shim.start("opens")
+                assert shim.wait("opens") == 0  # it may use the network, too
+                isulad.create("other")
+                second = isulad.named("Start", "other").pid
+                assert second == daemon.process.pid
+                shim.create("wrong", bundle(tmp_path / "wrong", on_the_host_s(root, "other", first, sleep)))
+                with pytest.raises(FailedPrecondition, match=f"pid {first} was not answered for sandbox other"):
+                    shim.start("wrong")
+                shim.create("third", bundle(tmp_path / "third", on_the_host_s(root, "other", second, sleep)))
+            assert daemon.stop() == 0
+            daemon.start()
+            isulad = dialect(daemon)
+            with ShimLibrary(daemon) as shim:
+                assert in_the_host_s(shim, "third")
+                shim.create("oldest", bundle(tmp_path / "oldest", on_the_host_s(root, "host", first, sleep)))
+                assert in_the_host_s(shim, "oldest")
+        for sandbox in ("host", "other"):
+            isulad.named("Shutdown", sandbox)
+
+
+def test_a_sandbox_s_own_namespace_is_joined_whatever_pid_the_spec_names(daemon: Daemon, tmp_path: Path) -> None:
+    root = image(tmp_path, "sleep")
+    with NetworkNamespace() as netns, ShimLibrary(daemon) as shim:
+        isulad = Isulad216(daemon)
+        isulad.create("private", netns_path=netns.path)
+        pid = isulad.named("Start", "private").pid
+        shim.create("inside", bundle(tmp_path / "inside", on_the_host_s(root, "private", pid, "/sleep.wasm")))
+        assert os.readlink(f"/proc/{shim.start('inside')}/ns/net") == os.readlink(netns.path)
+        isulad.named("Shutdown", "private")

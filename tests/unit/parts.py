@@ -11,6 +11,7 @@ from supervisor.ipc.forkserver import ForkserverClient
 from supervisor.ipc.relay import RelayClient
 from supervisor.lifecycle.containers import ContainerManager
 from supervisor.lifecycle.events import TaskEvents
+from supervisor.lifecycle.execs import Execs
 from supervisor.lifecycle.preparations import Preparations
 from supervisor.lifecycle.signals import Signals
 from supervisor.model.registry import Registry
@@ -35,8 +36,12 @@ class Parts:
         relay = RelayClient(str(folder / "relay.sock"))
         signals = Signals(self.store, forkserver)
         containers = ContainerManager(str(folder), self.registry, self.store, cgroups.detect())
-        preparations = Preparations(str(folder), self.registry, self.store, containers)
-        self.tasks = TaskService(self.registry, self.store, containers, signals, forkserver, relay, TaskEvents(None))
+        events = TaskEvents(None)
+        execs = Execs(self.registry, self.store, events)
+        preparations = Preparations(str(folder), self.registry, self.store, containers, execs)
+        self.tasks = TaskService(
+            self.registry, self.store, containers, execs, preparations, signals, forkserver, relay, events
+        )
         self.sandboxes = SandboxService(
             self.registry, self.store, containers, preparations, signals, self.tasks, str(folder / "task.sock")
         )

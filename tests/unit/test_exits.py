@@ -20,6 +20,7 @@ from supervisor.host import proc
 from supervisor.ipc.forkserver import Ended, ForkserverClient
 from supervisor.lifecycle import exits, orphans
 from supervisor.lifecycle.events import TaskEvents
+from supervisor.lifecycle.execs import Execs
 from supervisor.lifecycle.exits import ExitRecorder, exit_status
 from supervisor.lifecycle.orphans import Orphans
 from supervisor.lifecycle.signals import Signals
@@ -85,7 +86,9 @@ class Scene:
         self.published = Published()
         self.forkserver = ForkserverClient(f"{small.folder}/forkserver.sock", Filters())
         signals = Signals(self.store, self.forkserver)
-        self.exits = ExitRecorder(self.registry, self.store, self.forkserver, TaskEvents(self.published), signals)
+        events = TaskEvents(self.published)
+        execs = Execs(self.registry, self.store, events)
+        self.exits = ExitRecorder(self.registry, self.store, self.forkserver, events, signals, execs)
         self.orphans = Orphans(self.registry, self.forkserver)
 
     async def join(self) -> None:
