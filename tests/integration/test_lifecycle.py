@@ -131,7 +131,7 @@ def test_kill_of_what_has_ended_is_not_found(pod: Pod) -> None:
             container.kill(signal.SIGKILL, everyone)
 
 
-@pytest.mark.parametrize("number", [0, 65, 9999])
+@pytest.mark.parametrize("number", [65, 9999])
 def test_there_is_no_such_signal(pod: Pod, number: int) -> None:
     container = pod.with_wasm("sleep").build().start()
     with pytest.raises(InvalidArgument, match=f"no signal {number}"):
@@ -152,7 +152,6 @@ def test_kill_ends_what_was_never_started(pod: Pod) -> None:
 
 def test_pids_and_connect_name_the_worker(pod: Pod) -> None:
     container = pod.with_wasm("sleep").build()
-    assert container.connection.call("Pids", pb.PidsRequest(id=container.id)).processes == []
     container.start()
     pids = container.connection.call("Pids", pb.PidsRequest(id=container.id)).processes
     assert [each.pid for each in pids] == [container.pid]
