@@ -14,20 +14,36 @@ After MADE comes a byte with the module's traits."""
 
 STARTS = 1
 """Trait: the module has a start section, so that instantiating it runs code of the guest's."""
+COMPONENT = 2
+"""Trait: it is a component."""
 
 
 class Request:
     """One compile."""
 
-    __slots__ = ("engine", "filter", "idle", "level", "memory", "milliseconds", "workshop")
+    __slots__ = ("engine", "filter", "idle", "level", "library", "memory", "milliseconds", "version", "workshop")
 
     def __init__(
-        self, *, engine: bytes, level: int, milliseconds: int, memory: int, idle: bool, workshop: bytes, filter: bytes
+        self,
+        *,
+        engine: bytes,
+        version: bytes,
+        library: bytes = b"",
+        level: int,
+        milliseconds: int,
+        memory: int,
+        idle: bool,
+        workshop: bytes,
+        filter: bytes,
     ) -> None:
         self.engine = engine
+        """Its name."""
+        self.version = version
         """The version it is for: another that has been installed meanwhile must not compile for it."""
+        self.library = library
+        """The engine's library, where that is not found by itself."""
         self.level = level
-        """``WasmEdge_CompilerOptimizationLevel``: 0 is O0, 2 is O2."""
+        """The engine's own number for how much it optimises."""
         self.milliseconds = milliseconds
         """Of processor time."""
         self.memory = memory
@@ -42,21 +58,23 @@ class Request:
     def encode(self) -> bytes:
         """The body of a COMPILE frame."""
         numbers = pack_numbers(self.level, self.milliseconds, self.memory, int(self.idle))
-        return pack([self.engine, numbers, self.workshop, self.filter])
+        return pack([self.engine, self.version, self.library, numbers, self.workshop, self.filter])
 
     @classmethod
     def decode(cls, body: bytes) -> Request:
         """The request in a COMPILE frame's body. Raises ``ProtocolError``."""
         fields = unpack(body)
-        if len(fields) != 4:
-            raise ProtocolError(f"a compile request has 4 fields, not {len(fields)}")
-        engine, packed, workshop, code = fields
+        if len(fields) != 6:
+            raise ProtocolError(f"a compile request has 6 fields, not {len(fields)}")
+        engine, version, library, packed, workshop, code = fields
         numbers = unpack_numbers(packed)
         if len(numbers) != 4:
             raise ProtocolError("a compile request's numbers do not fit")
         level, milliseconds, memory, idle = numbers
         return cls(
             engine=engine,
+            version=version,
+            library=library,
             level=level,
             milliseconds=milliseconds,
             memory=memory,

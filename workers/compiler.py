@@ -21,23 +21,14 @@ import time
 
 from . import linux
 from .calls.call_list import NEGATIVE, CallList, Runner
-from .compile_protocol import COMPILED, CRASHED, MADE, NO_MEMORY, REFUSED, STARTS, TIMED_OUT, UNABLE, Request
+from .compile_protocol import COMPILED, CRASHED, MADE, NO_MEMORY, TIMED_OUT, UNABLE, Request
 from .confinement import confinement
 from .confinement.landlock import Landlock
 from .confinement.seccomp import Filter
-from .engines.wasmedge import capi_compiler
+from .engines.compiler import load
 from .protocol import Frame, Reader, send
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 NOBODY = 65534  # user and group
-NATIVE_SECTION = b"wasmedge"
-"""Custom section in which WasmEdge's "universal" modules carry native code."""
-
-_MAGIC = b"\0asm\1\0\0\0"
-_START_SECTION = 8
 _OUTPUT = b"out.so"
 _MAX_TEXT = 2000
 _WALL_FACTOR, _WALL_SECONDS = 20, 60
@@ -66,43 +57,6 @@ def main() -> None:
         send(control, COMPILED, verdict + text, product)
     except OSError:  # nobody wants it any more
         pass
-
-
-def without_native(code: bytes) -> bytes:
-    """The module without the sections in which it brings native code. What is malformed stays for the compiler."""
-    kept = bytearray(code[:8])
-    for kind, begin, content, end in _sections(code):
-        name_size, name = _leb(code, content) if kind == 0 else (0, content)
-        if kind or code[name : name + name_size] != NATIVE_SECTION:
-            kept += code[begin:end]
-    return bytes(kept)
-
-
-def traits(code: bytes) -> int:
-    """The bits of ``compile_protocol`` that are true of a module."""
-    return STARTS if any(kind == _START_SECTION for kind, *_ in _sections(code)) else 0
-
-
-def _sections(code: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Each section's kind, and where it begins, its content begins, and it ends (WebAssembly, "Modules")."""
-    at = 8
-    while at < len(code):
-        begin = at
-        size, content = _leb(code, at + 1)
-        at = content + size
-        yield code[begin], begin, content, at
-
-
-def _leb(code: bytes, at: int) -> tuple[int, int]:
-    """An unsigned LEB128 (WebAssembly, "Integers"), and where it ends."""
-    value = shift = 0
-    while at < len(code) and shift < 35:
-        byte = code[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            break
-    return value, at
 
 
 # The keeper
@@ -211,15 +165,13 @@ def _check(result: int, what: str) -> None:
 def _inmate(request: Request, module: int, folder: int, report: int) -> None:
     """Become nobody, alone in an empty folder; then compile. Never returns."""
     try:
-        library = capi_compiler.load()  # while there are files to load it from
-        version: bytes = library.WasmEdge_VersionGet()
-        if version != request.engine:
-            os.write(
-                report, UNABLE + b"WasmEdge is %s now; restart the sandboxer, that runs %s" % (version, request.engine)
-            )
+        compiler = load(request.engine, request.library, request.version)  # while there are files to load it from
+        if compiler.version != request.version:
+            text = b"%s is %s now: restart the sandboxer, which runs %s"
+            os.write(report, UNABLE + text % (request.engine, compiler.version, request.version))
             os._exit(0)
         _confine(request, folder)
-        os.write(report, _compile(library, request.level, _read(module)))
+        os.write(report, compiler.compile(_read(module), request.level, b"/" + _OUTPUT))
         os._exit(0)
     except BaseException as error:
         os.write(2, repr(error).encode(errors="replace")[:_MAX_TEXT])
@@ -254,24 +206,6 @@ def _confine(request: Request, folder: int) -> None:
     landlock.restrict(calls, [(folder, False)], [], False)
     filter_.install(calls, calls.table([os.getpid()]))
     runner.perform(calls)
-
-
-def _compile(library: ctypes.PyDLL, level: int, code: bytes) -> bytes:
-    if code[:8] != _MAGIC:
-        return REFUSED + b"not a WebAssembly module"
-    code = without_native(code)
-    library.WasmEdge_LogOff()
-    conf = library.WasmEdge_ConfigureCreate()
-    library.WasmEdge_ConfigureSetForceInterpreter(conf, True)  # load no native code
-    library.WasmEdge_ConfigureCompilerSetOptimizationLevel(conf, level)
-    library.WasmEdge_ConfigureCompilerSetOutputFormat(conf, capi_compiler.SHARED_OBJECT)
-    compiler = library.WasmEdge_CompilerCreate(conf)
-    result = library.WasmEdge_CompilerCompileFromBuffer(compiler, code, len(code), b"/" + _OUTPUT)
-    if library.WasmEdge_ResultOK(result):
-        return MADE + bytes([traits(code)])
-    message: bytes = library.WasmEdge_ResultGetMessage(result)
-    # "AOT runtime is disabled in this build" is not about the module.
-    return (UNABLE if b"disabled" in message else REFUSED) + message[:_MAX_TEXT]
 
 
 def _read(fd: int) -> bytes:

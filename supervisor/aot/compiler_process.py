@@ -11,7 +11,7 @@ from pathlib import Path
 from workers import compile_protocol, protocol
 
 from ..host import interpreters
-from .terms import Level, Limits, Verdict
+from .terms import EngineLibrary, Level, Limits, Verdict
 
 _VERDICTS = {
     compile_protocol.MADE: Verdict.MADE,
@@ -38,8 +38,7 @@ class Outcome:
 class CompilerProcess:
     """What every compile of a sandboxer has in common."""
 
-    engine: str
-    """WasmEdge's version, as the forkserver has it."""
+    engine: EngineLibrary
     limits: Limits
     workshop: Path
     filter: bytes
@@ -55,7 +54,9 @@ class CompilerProcess:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         request = compile_protocol.Request(
-            engine=self.engine.encode(),
+            engine=self.engine.name,
+            version=self.engine.version.encode(),
+            library=os.fsencode(self.engine.path),
             level=level,
             milliseconds=max(1, int(self.limits.seconds * 1000)),
             memory=self.limits.memory,

@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from workers.start_request import WASMEDGE
+
 from ..seccomp.allowed import compiler_filter
 from ..seccomp.library import SeccompMissing
 from .cache import Cache, Unverified, traits
 from .compiler_process import CompilerProcess
 from .compiling import Compiling
 from .digests import Digests
-from .terms import BEST_FIRST, Failure, Level, Mode, Settings, Verdict
+from .terms import BEST_FIRST, EngineLibrary, Failure, Level, Mode, Settings, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +70,9 @@ class Aot:
             return
         await self._stop()
         cache = Cache(self._settings.cache_dir, self._settings.cache_size, engine)
-        cell = CompilerProcess(engine, self._settings.limits, cache.workshop, _filter(), self.pids)
-        self._works = _Works(engine, cache, Compiling(cache, cell, self._threads, self._eager))
+        library = EngineLibrary(WASMEDGE, engine)
+        compiler = CompilerProcess(library, self._settings.limits, cache.workshop, _filter(), self.pids)
+        self._works = _Works(engine, cache, Compiling(cache, compiler, self._threads, self._eager))
 
     @property
     def active(self) -> bool:

@@ -34,6 +34,18 @@ class Limits:
     """Bytes, beside the compiler itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineLibrary:
+    """An engine as its compiler is found."""
+
+    name: bytes
+    """One of ``workers.start_request``."""
+    version: str
+    """As the forkserver has it."""
+    path: str = ""
+    """The library's, where it is not found by itself."""
+
+
 class Mode(StrEnum):
     """What a start does about compilation."""
 

@@ -6,13 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.compile_protocol import STARTS, Request
-from workers.compiler import traits, without_native
+from workers.compile_protocol import Request
+from workers.engines.sections import has_start, without_custom
+from workers.engines.wasmedge.compiler import NATIVE_SECTION
 from workers.protocol import ProtocolError, pack, pack_numbers
 
 from ..harness.modules import MAGIC, custom, exits, section
 
 MODULE = exits(3)
+
+
+def without_native(code: bytes) -> bytes:
+    return without_custom(code, NATIVE_SECTION)
 
 
 def test_native_code_is_taken_out_wherever_it_is() -> None:
@@ -36,7 +41,9 @@ def test_malformed_sections_are_left_to_the_compiler(tail: bytes) -> None:
     assert len(result) <= len(MAGIC + tail)
 
 
-@pytest.mark.parametrize("fields", [[], [b"0.14.1", pack_numbers(1, 2, 3), b"", b""], [b"", b"1", b"", b""]])
+@pytest.mark.parametrize(
+    "fields", [[], [b"wasmedge", b"0.14.1", b"", pack_numbers(1, 2, 3), b"", b""], [b"", b"", b"", b"1", b"", b""]]
+)
 def test_a_damaged_request_is_refused(fields: list[bytes]) -> None:
     with pytest.raises(ProtocolError):
         Request.decode(pack(fields))
@@ -44,7 +51,15 @@ def test_a_damaged_request_is_refused(fields: list[bytes]) -> None:
 
 def test_a_request_arrives_as_it_was_sent() -> None:
     request = Request(
-        engine=b"0.14.1", level=2, milliseconds=1500, memory=1 << 31, idle=True, workshop=b"/w", filter=b"12345678"
+        engine=b"wasmedge",
+        version=b"0.14.1",
+        library=b"/l",
+        level=2,
+        milliseconds=1500,
+        memory=1 << 31,
+        idle=True,
+        workshop=b"/w",
+        filter=b"12345678",
     )
     copy = Request.decode(request.encode())
     assert {name: getattr(copy, name) for name in Request.__slots__} == {
@@ -55,6 +70,6 @@ def test_a_request_arrives_as_it_was_sent() -> None:
 def test_a_start_section_is_a_trait_of_its_module() -> None:
     empty = b"\0asm\1\0\0\0"
     types, functions, start, code = b"\1\4\1\x60\0\0", b"\3\2\1\0", b"\x08\1\0", b"\x0a\4\1\2\0\x0b"
-    assert traits(empty + types + functions + start + code) == STARTS
-    assert traits(empty + types + functions + code) == 0
-    assert traits(empty + b"\x00\x05\x04start" + b"\xff") == 0  # malformed: the compiler has refused it before
+    assert has_start(empty + types + functions + start + code)
+    assert not has_start(empty + types + functions + code)
+    assert not has_start(empty + b"\x00\x05\x04start" + b"\xff")  # malformed: the compiler has refused it before
