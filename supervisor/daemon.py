@@ -54,6 +54,9 @@ from .state.store import Store
 
 log = logging.getLogger(__name__)
 
+START_SECONDS = 1.0
+"""How long a daemon that ends waits for starts that are under way. Then they are undone."""
+
 
 class CannotStart(Exception):
     """What the daemon needs is not there; the text is one line that says what and what to do."""
@@ -149,6 +152,7 @@ class Daemon:
         if not self._restarting:
             liveness.notify("STOPPING=1")
         log.info("restarting" if self._restarting else "ending")
+        asyncio.get_running_loop().call_later(START_SECONDS, parts.forkserver.client.give_up_starts)
         await asyncio.gather(calls.all_done(), *(server.stop() for server in self._grpc))
 
     def _claim(self, cleanup: AsyncExitStack) -> None:

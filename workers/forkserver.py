@@ -14,11 +14,9 @@ import select
 import sys
 import time
 
-from . import boot, linux, worker
+from . import boot, engines, linux, worker
 from .confinement import confinement, seccomp
-from .engines.wasmedge import llvm_standin
-from .engines.wasmedge.capi import LIBRARY
-from .engines.wasmedge.engine import Engine, EngineMissing
+from .engines.engine import Engine, EngineMissing
 from .greeting import FORKSERVER, Filters, Hello, Welcome
 from .protocol import (
     ACK,
@@ -39,7 +37,7 @@ from .protocol import (
     send,
     unpack_numbers,
 )
-from .start_request import WASMEDGE, StartRequest
+from .start_request import StartRequest
 from .zygote import Zygote, ZygoteDied
 
 IDLE_SECONDS = 30
@@ -54,10 +52,10 @@ _ENDS = (_signal.SIGCHLD, linux.EXIT_SIGNAL)
 class Forkserver:
     """The loop and its two tables: what runs, and what has ended and was not acknowledged yet."""
 
-    def __init__(self, listener: boot.ControlListener, engine: Engine) -> None:
+    def __init__(self, listener: boot.ControlListener, loaded: dict[bytes, Engine]) -> None:
         self._listener = listener
-        self._engine = engine
-        self._zygote = Zygote(engine)
+        self._engines = loaded
+        self._zygote = Zygote(loaded)
         self._confinement = confinement.Confinement(Filters())
         self._built: dict[bytes, bytes] = {}  # plans by their requests, the one used last at the end
         self._running: dict[int, int] = {}  # pid to instance
@@ -170,9 +168,9 @@ class Forkserver:
             print(f"forkserver: no zygote yet: {error.strerror}", file=sys.stderr)
         running = [number for pair in self._pids.items() for number in pair]
         exits = [number for instance, ended in self._exits.items() for number in (instance, *ended)]
-        engines = {WASMEDGE: self._engine.version.encode()}
+        versions = {name: engine.version.encode() for name, engine in self._engines.items()}
         landlock, refused = self._confinement.landlock_abi, self._zygote.no_empty_root
-        self._send(WELCOME, Welcome(FORKSERVER, engines, landlock, running, exits, refused).encode())
+        self._send(WELCOME, Welcome(FORKSERVER, versions, landlock, running, exits, refused).encode())
 
     def _start(self, frame: Frame) -> None:
         request = StartRequest.decode(frame.body, worker.FIRST_FD)
@@ -181,6 +179,8 @@ class Forkserver:
             return
         if len(frame.fds) != len(request.descriptors.fds):
             raise ProtocolError(f"instance {request.instance}: {len(frame.fds)} descriptors do not fit it")
+        if request.engine not in self._engines:
+            raise ProtocolError(f"instance {request.instance}: there is no engine {request.engine!r}")
         try:
             pid = self._zygote.fork(self._build(request, frame.body), frame.fds)
         except OSError as error:
@@ -200,7 +200,7 @@ class Forkserver:
         built = self._built.pop(rest, None)
         if built is None:
             calls = self._zygote.calls()
-            worker.build(calls, request, self._engine, self._confinement, bytes(self._mask))
+            worker.build(calls, request, self._engines[request.engine], self._confinement, bytes(self._mask))
             built = self._zygote.finish(calls)
             if len(self._built) >= DRAWN:
                 del self._built[next(iter(self._built))]
@@ -281,20 +281,11 @@ def _ended(kind: int, pid: int) -> posix.waitid_result | None:
         return None
 
 
-def _load_llvm_standin() -> None:
-    try:
-        llvm_standin.load(LIBRARY)
-    except OSError:  # where the library itself cannot be loaded, the engine says so
-        pass
-
-
 def main() -> None:
     """Serve on the path that is the last argument: the entry point of a fresh interpreter."""
     path = sys.argv[-1]
     try:
-        _load_llvm_standin()
-        engine = Engine()
-        engine.prime()
+        loaded = engines.load()
         confinement.drop_bounding_set()
         boot.default_signals()
         listener = boot.ControlListener(path)
@@ -303,6 +294,6 @@ def main() -> None:
         sys.exit(1)
     boot.say_ready()
     try:
-        Forkserver(listener, engine).run()
+        Forkserver(listener, loaded).run()
     finally:
         posix.unlink(path)

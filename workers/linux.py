@@ -18,6 +18,7 @@ SFD_NONBLOCK = 0o4000
 SIG_BLOCK, SIG_UNBLOCK = 0, 1  # sigprocmask(2)
 SA_SIGINFO, SA_RESETHAND = 0x4, 0x80000000  # sigaction(2)
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4  # mmap(2)
+SEEK_END = 2  # lseek(2)
 MAP_PRIVATE, MAP_ANONYMOUS = 2, 0x20
 LAST_FD = 0xFFFFFFFF  # close_range(2)
 WALL = 0x40000000  # waitid(2): children whose end is told by another signal than SIGCHLD, too

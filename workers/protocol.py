@@ -26,8 +26,9 @@ HELLO, START, KILL, ACK, END, PING = 1, 2, 3, 4, 5, 6
 # forkserver to supervisor
 WELCOME, FORKED, EXITED, KILLED, PONG = 16, 17, 18, 19, 20
 
-READY, FAILED, REFUSED = b"R", b"F", b"X"
-"""A worker's report is its pid, in 4 bytes, and one of these: about to run; set-up failed, why; module refused, why."""
+LOADED, READY, FAILED, REFUSED = b"L", b"R", b"F", b"X"
+"""A worker's report is its pid, in 4 bytes; LOADED when the module is parsed and validated, since its own code, a start
+section, may run from then on; and a verdict: about to run; set-up failed, why; module refused, why."""
 
 OWN_PID = 0x5AFE0B1D
 """Stands in a seccomp filter where the worker puts its own pid; above every pid there is (proc_sys_kernel(5))."""
@@ -136,9 +137,10 @@ def unpack_tagged(body: bytes) -> dict[int, bytes]:
     return fields
 
 
-def unpack_report(report: bytes) -> tuple[int, bytes]:
-    """A worker's pid, or 0, and its verdict, as far as they came."""
-    return int.from_bytes(report[:4], sys.byteorder), report[4:]
+def unpack_report(report: bytes) -> tuple[int, bool, bytes]:
+    """A worker's pid, or 0, whether its module is loaded, and its verdict, as far as they came."""
+    loaded = report[4:5] == LOADED
+    return int.from_bytes(report[:4], sys.byteorder), loaded, report[4 + loaded :]
 
 
 def encode(kind: int, body: bytes, fds: Sequence[int] = ()) -> tuple[bytes, list[tuple[int, int, array.array[int]]]]:

@@ -10,22 +10,23 @@ import posix
 import struct
 
 from . import linux, start_request
-from .calls.call_list import NEGATIVE, NONZERO, At, Label
+from .calls.call_list import FALSE, NEGATIVE, NEGATIVE_LONG, NONZERO, At, Label
 from .confinement import confinement, empty_root
-from .engines.wasmedge.engine import TRAP, TRAPPED
-from .protocol import FAILED, READY, REFUSED
+from .engines import engine as engines
+from .protocol import FAILED, LOADED, READY, REFUSED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .calls.call_list import CallList, Step
-    from .engines.wasmedge.engine import Engine
+    from .calls.call_list import CallList, Data, Step
+    from .engines.engine import Engine
     from .start_request import Descriptors, StartRequest
 
 SETUP_FAILED = 125  # exit status of a worker that never ran its guest; nobody takes it for a guest's
 FIRST_FD = 4
 """Where the descriptors of a request begin in a fork of the zygote's, which has one more than the three streams."""
 
-STREAMS, TERMINAL, CGROUP, NETNS, LIMITS, USER, WALLS, NOT_WASM, UNREADABLE = range(1, 10)
+STREAMS, TERMINAL, CGROUP, NETNS, LIMITS, USER, WALLS = range(1, 8)
+NOT_WASM, UNREADABLE, TOO_LARGE, NO_COPY, CHANGED = range(8, 13)
 """Labels of the steps that can fail, beside the engine's."""
 
 _WHAT = {
@@ -36,6 +37,11 @@ _WHAT = {
     LIMITS: "resource limits",
     USER: "user and capabilities",
     WALLS: "Landlock and seccomp",
+}
+_REFUSALS = {
+    NOT_WASM: "not a WebAssembly module: it does not begin with \\0asm",
+    TOO_LARGE: "the module is larger than 1 GiB",
+    CHANGED: "the module changed while it was read",
 }
 _WASM_MAGIC = b"\0asm"
 _SIGPIPE = 13
@@ -66,38 +72,55 @@ def build(calls: CallList, request: StartRequest, engine: Engine, cell: confinem
     cell.enter(calls, request, module, preopens, pid, WALLS)
 
     path = b"%sself/fd/%d" % (engine.proc, module)  # proc is the current directory
-    _look_at(calls, module, path, request.module_kind)
-    guest = engine.load(calls, path, request, preopens)
+    _check_access(calls, path)
+    if request.module_kind == start_request.NATIVE:
+        guest = engine.load(calls, engines.Module(product=path), request, preopens)
+    else:
+        begin, length = _copy(calls, module)
+        guest = engine.load(calls, engines.Module(begin, length), request, preopens)
+        calls.libc("munmap", At(begin), At(length))
     empty_root.leave_proc(calls, WALLS)
     cell.forbid_new_code(calls, request, pid, WALLS)
-    for fd in (module, *preopens):  # WasmEdge opened its own
+    for fd in (module, *preopens):  # the engine has opened its own
         calls.libc("close", fd)
-    _tell_ready(calls, report)
+    _say_loaded(calls, report)
+    engine.instantiate(calls, guest, request)
+    calls.libc("write", report, READY, 1)
+    calls.libc("close", report)
+    calls.libc("signal", _SIGPIPE, None)  # SIG_DFL
     engine.run(calls, guest, request.function == b"_start")
 
 
-def end(engine: Engine, step: Step, result: int, number: int) -> None:
-    """Say why a worker's plan has ended at this step, with this result and errno, and end the process."""
+def end(loaded: dict[bytes, Engine], step: Step, result: int, number: int) -> None:
+    """Say why a worker's list has ended at this step, with this result and errno, and end the process.
+
+    Code of the guest's ends by its exit status, and all before it by a failed start.
+    """
+    status, verdict, text = SETUP_FAILED, FAILED, ""
+    engine = next((engine for engine in loaded.values() if step.stage in engine.stages), None)
+    if engine is not None:
+        end = engine.explain(step, result)
+        verdict, text = REFUSED, end.text
+        if end.kind != engines.REFUSED:
+            status, verdict, text = end.status, READY, ""
+            _write(2, b"wasm trap: %s\n" % end.text.encode() if end.kind == engines.TRAPPED else b"")
+    elif step.stage in _WHAT:
+        text = f"{_WHAT[step.stage]}: {posix.strerror(number)}"
+    elif step.stage in _REFUSALS:
+        verdict, text = REFUSED, _REFUSALS[step.stage]
+    else:
+        what = "read" if step.stage == UNREADABLE else "copy into its memory"
+        verdict, text = REFUSED, f"the container's user may not {what} the module: {posix.strerror(number)}"
+    if engine is None or step.stage != engine.stages[-1]:  # then the pipe is closed, and its number may be another's
+        _write(FIRST_FD, verdict + text.encode(errors="replace")[:4000])
+    posix._exit(status)
+
+
+def _write(fd: int, text: bytes) -> None:
     try:
-        if step.stage == TRAP:
-            posix.write(2, b"wasm trap: %s\n" % engine.explain(step, result).encode())
-        else:
-            verdict, text = _explain(engine, step, result, number)
-            posix.write(FIRST_FD, verdict + text.encode(errors="replace")[:4000])
+        posix.write(fd, text)
     except OSError:  # nobody listens
         pass
-    posix._exit(TRAPPED if step.stage == TRAP else SETUP_FAILED)
-
-
-def _explain(engine: Engine, step: Step, result: int, number: int) -> tuple[bytes, str]:
-    reason = posix.strerror(number)
-    if step.stage in _WHAT:
-        return FAILED, f"{_WHAT[step.stage]}: {reason}"
-    if step.stage == UNREADABLE:
-        return REFUSED, f"the container's user may not read the module: {reason}"
-    if step.stage == NOT_WASM:
-        return REFUSED, "not a WebAssembly module: it does not begin with \\0asm"
-    return REFUSED, engine.explain(step, result)
 
 
 def _take_streams(calls: CallList, descriptors: Descriptors) -> None:
@@ -130,23 +153,41 @@ def _limit(calls: CallList, request: StartRequest) -> None:
         calls.libc("close", At(fd))
 
 
-def _look_at(calls: CallList, module: int, path: bytes, kind: int) -> None:
-    if kind == start_request.WASM:  # WasmEdge's loader would run an ELF file as it comes, whoever made it
-        magic = calls.slot()
-        calls.libc("pread", module, magic, len(_WASM_MAGIC), 0)
-        calls.libc("memcmp", magic, _WASM_MAGIC, len(_WASM_MAGIC), fails=NONZERO, stage=NOT_WASM)
-    # WasmEdge 0.14 dies of SIGSEGV where it may not open what it has seen with stat.
+def _check_access(calls: CallList, path: bytes) -> None:
+    """See that the container's user may read the module. The descriptor was opened by the supervisor, for root."""
+    # WasmEdge 0.14 dies of SIGSEGV where it may not open a file that it can stat.
     fd = calls.slot()
     calls.libc("open", path, posix.O_RDONLY | posix.O_CLOEXEC, out=fd, fails=NEGATIVE, stage=UNREADABLE)
     calls.libc("close", At(fd))
 
 
-def _tell_ready(calls: CallList, report: int) -> None:
-    """Answer the pending Task Start. Where nobody waits for it any more, the start is undone: no guest runs unseen."""
+def _copy(calls: CallList, module: int) -> tuple[Data, Data]:
+    """Copy the module into memory of the worker's own: the places of its address and length.
+
+    Nobody changes these bytes between the check of what they are and their use.
+    """
+    size, begin, got = calls.slot(), calls.slot(), calls.slot()
+    calls.libc("lseek", module, 0, linux.SEEK_END, out=size, fails=NEGATIVE_LONG, stage=NO_COPY)
+    calls.libc("memcmp", size, bytes(8), 8, fails=FALSE, stage=NOT_WASM)
+    # Below 1 GiB, by the bytes of a little-endian number.
+    calls.libc("memcmp", size + 4, bytes(4), 4, fails=NONZERO, stage=TOO_LARGE)
+    calls.libc("memcmp", b"\x3f", size + 3, 1, fails=NEGATIVE, stage=TOO_LARGE)
+    protection, flags = linux.PROT_READ | linux.PROT_WRITE, linux.MAP_PRIVATE | linux.MAP_ANONYMOUS
+    calls.libc("mmap", None, At(size), protection, flags, -1, 0, out=begin, fails=NEGATIVE_LONG, stage=NO_COPY)
+    calls.libc("pread", module, At(begin), At(size), 0, out=got, fails=NEGATIVE_LONG, stage=NO_COPY)
+    calls.libc("memcmp", got, size, 8, fails=NONZERO, stage=CHANGED)
+    calls.libc("memcmp", At(begin), _WASM_MAGIC, len(_WASM_MAGIC), fails=NONZERO, stage=NOT_WASM)
+    return begin, size
+
+
+def _say_loaded(calls: CallList, report: int) -> None:
+    """Say that the module's own code is about to run. Where nobody waits any more, the start is undone.
+
+    So no guest runs unseen. After this, whatever a guest with machine code of its own writes into the pipe, it says of
+    a process that counts as running.
+    """
     unseen, seen = Label(), Label()
-    calls.libc("write", report, READY, 1, fails=NEGATIVE, orelse=unseen)
-    calls.libc("close", report)
-    calls.libc("signal", _SIGPIPE, None)  # SIG_DFL
+    calls.libc("write", report, LOADED, 1, fails=NEGATIVE, orelse=unseen)
     calls.go(seen)
     calls.bind(unseen)
     calls.libc("_exit", SETUP_FAILED)

@@ -22,7 +22,7 @@ from .confinement import empty_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .engines.wasmedge.engine import Engine
+    from .engines.engine import Engine
 
 _CLONE_PARENT, _SIGCHLD = 0x8000, 17  # clone(2)
 _CLONE = {"x86_64": 56, "aarch64": 220}.get(posix.uname().machine, -1)  # system call number
@@ -49,8 +49,8 @@ class Zygote:
     forks workers. So whenever a zygote has to be replaced, it is by one that knows nothing of any guest's.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engines: dict[bytes, Engine]) -> None:
+        self._engines = engines
         self._base = linux.map_memory(_BYTES)
         self._runner = Runner(self._base + _RESULT)
         self._root: _socket.socket | None = None
@@ -189,7 +189,7 @@ class Zygote:
             refusal = 0
             try:
                 if isolate:
-                    empty_root.enter(keep_proc=bool(self._engine.proc))
+                    empty_root.enter(keep_proc=any(engine.proc for engine in self._engines.values()))
                 else:
                     posix.chdir(empty_root.PROC)
             except OSError as error:
@@ -198,7 +198,7 @@ class Zygote:
             _fill_holes()
             ctypes.memmove(self._base + _LOOP, self._loop, len(self._loop))
             step = self._runner.run(self._base + _LOOP)
-            worker.end(self._engine, step, self._runner.result, ctypes.get_errno())  # of a worker's, so we are that
+            worker.end(self._engines, step, self._runner.result, ctypes.get_errno())  # of a worker's, so we are that
         finally:
             posix._exit(worker.SETUP_FAILED)
 

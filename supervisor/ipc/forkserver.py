@@ -8,8 +8,10 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from sandbox_api import calls
 from sandbox_api.errors import Internal, InvalidArgument, NotFound, ResourceExhausted, SandboxerError, Unavailable
 from workers import protocol
 from workers.greeting import FORKSERVER, Filters, Hello, Welcome
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
 """How long a forkserver may take to answer; one that is stopped or stuck is replaced."""
+START_SECTION_SECONDS = 0.5
+"""How long a start waits for a module that is loaded: beyond, its start section runs, and it counts as running."""
 ACKNOWLEDGE_SECONDS = 0.02
 """How long acknowledgements of exits gather: each message wakes the forkserver."""
 
@@ -61,6 +65,8 @@ class _Start:
     """The forkserver died in the middle of it."""
     killed: bool = False
     """We killed it in the middle of it."""
+    given_up: bool = False
+    """We killed it because we are ending."""
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     ended: Ended | None = None
 
@@ -135,7 +141,7 @@ class ForkserverClient:
         await asyncio.shield(self._pong)
 
     async def start(self, request: StartRequest) -> int:
-        """Run an instance; its pid, once the module is instantiated and about to run.
+        """Run an instance; its pid, once the module is instantiated and about to run, or its start section runs.
 
         The request's descriptors are all but the report pipe. Raises a ``SandboxerError`` when it does
         not come to that; then no process is left, and its exit is told to nobody.
@@ -157,14 +163,24 @@ class ForkserverClient:
             finally:
                 if theirs >= 0:
                     os.close(theirs)
-            _, verdict = protocol.unpack_report(await _read(report))
+            _, loaded, verdict = protocol.unpack_report(await _read(report))
             if verdict[:1] == protocol.READY:
                 return pid
-            await start.exited.wait()
+            if not await _exits_soon(start):
+                if loaded and not verdict:
+                    return pid  # in its start section
+                with suppress(SandboxerError):
+                    await self.kill(name, signal.SIGKILL)  # no worker of ours says that and goes on
+                await start.exited.wait()
+            if start.given_up:
+                start.ended = None
+                raise calls.ending()
             if start.lost:
                 start.ended = None
                 raise Unavailable("the forkserver died: try again")
             assert start.ended is not None
+            if loaded and not verdict and start.ended.status != signal.SIGKILL:
+                return pid  # it ended in its start section
             self.acknowledge([name])
             ended, start.ended = start.ended, None
             raise _refusal(verdict, ended, start.killed)
@@ -193,6 +209,18 @@ class ForkserverClient:
             raise NotFound("the process has ended")
         if error:
             raise Internal(f"signal {number}: {os.strerror(error)}")
+
+    def give_up_starts(self) -> None:
+        """Undo the starts that are under way: the daemon ends, and does not wait for them."""
+        for instance, start in self._starts.items():
+            start.given_up = start.killed = True
+            if not start.forked.done():
+                start.forked.set_exception(calls.ending())
+            else:
+                try:
+                    self._helper.send(protocol.KILL, protocol.pack_numbers(0, instance, signal.SIGKILL))
+                except Unavailable:
+                    start.exited.set()
 
     @property
     def fresh(self) -> bool:
@@ -310,30 +338,46 @@ def _exits(numbers: Sequence[int]) -> list[Ended]:
 
 
 async def _read(pipe: int) -> bytes:
-    """All that a worker reports, up to its end."""
+    """Read a worker's report up to its end; once its module is loaded, for ``START_SECTION_SECONDS`` at most."""
     loop = asyncio.get_running_loop()
     os.set_blocking(pipe, False)
-    parts: list[bytes] = []
-    while True:
-        try:
-            part = os.read(pipe, 65536)
-        except BlockingIOError:
-            readable = loop.create_future()
-            loop.add_reader(pipe, _wake, readable)
-            try:
-                await readable
-            finally:
-                loop.remove_reader(pipe)
-            continue
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
+    report = b""
+    try:
+        async with asyncio.timeout(None) as limit:
+            while True:
+                try:
+                    part = os.read(pipe, 65536)
+                except BlockingIOError:
+                    if limit.when() is None and protocol.unpack_report(report)[1]:
+                        limit.reschedule(loop.time() + START_SECTION_SECONDS)
+                    readable = loop.create_future()
+                    loop.add_reader(pipe, _wake, readable)
+                    try:
+                        await readable
+                    finally:
+                        loop.remove_reader(pipe)
+                    continue
+                if not part:
+                    return report
+                report += part
+    except TimeoutError:
+        return report
+
+
+async def _exits_soon(start: _Start) -> bool:
+    """Whether a worker that has reported all it will exits within ``START_SECTION_SECONDS``."""
+    try:
+        async with asyncio.timeout(START_SECTION_SECONDS):
+            await start.exited.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _undo(report: bytes) -> None:
     """End a worker of which the forkserver did not live to tell: it may be nobody's child of ours."""
-    pid, verdict = protocol.unpack_report(report)
-    if verdict[:1] != protocol.READY:
+    pid, loaded, _ = protocol.unpack_report(report)
+    if not loaded:
         return  # it ended by itself, or never was
     try:
         pidfd = os.pidfd_open(pid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -48,6 +49,8 @@ FREEZE_SECONDS = 10.0
 MAX_STARTS = 512
 """Starts that may be under way, or wait for their container, at once. Each holds a dozen descriptors, and all share the
 forkserver: beyond this, one more would only make all of them late."""
+MAX_STARTS_OF_A_SANDBOX = 256
+"""Of these, as many may be one sandbox's: modules that are slow to load hold up no more than their own sandbox."""
 
 _STATUS = {
     ProcessState.CREATED: TaskStatus.CREATED,
@@ -84,7 +87,7 @@ class TaskService:
         self._relay = relay
         self._events = events
         self._starter = Starter(registry, store, containers, forkserver, relay, aot)
-        self._starts = 0
+        self._starts: Counter[tuple[str, str]] = Counter()  # under way, by sandbox
 
     async def create(self, namespace: str, new: NewTask) -> int:
         """Prepare a container in a ready sandbox."""
@@ -121,13 +124,19 @@ class TaskService:
     async def start(self, namespace: str, task_id: str, exec_id: str, hold_stdin: bool = False) -> int:
         """Run a created process. Raises ``ResourceExhausted`` at once where too many starts are under way."""
         container, process = self._registry.process(namespace, task_id, exec_id)
-        if self._starts >= MAX_STARTS:
+        if self._starts.total() >= MAX_STARTS:
             raise ResourceExhausted(f"container {process.name}: {MAX_STARTS} starts are under way: try again later")
-        self._starts += 1
+        key = container.namespace, container.sandbox_id
+        if self._starts[key] >= MAX_STARTS_OF_A_SANDBOX:
+            bound = f"{MAX_STARTS_OF_A_SANDBOX} starts of its sandbox are under way"
+            raise ResourceExhausted(f"container {process.name}: {bound}: try again later")
+        self._starts[key] += 1
         try:
             return await self._start(container, process, hold_stdin)
         finally:
-            self._starts -= 1
+            self._starts[key] -= 1
+            if not self._starts[key]:
+                del self._starts[key]
 
     async def _start(self, container: Container, process: Process, hold_stdin: bool) -> int:
         async with container.lock:

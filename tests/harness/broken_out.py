@@ -16,10 +16,11 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from workers import forkserver
+from workers import engines, forkserver
 from workers.calls.call_list import CallList, Step, address
 from workers.confinement import seccomp
-from workers.start_request import StartRequest
+from workers.engines.engine import End, Engine, Module
+from workers.start_request import WASMEDGE, StartRequest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -34,38 +35,42 @@ def _try(function: Callable[..., object]) -> Callable[..., object]:
     return function
 
 
-class BrokenOut:
+class BrokenOut(Engine):
     """At the engine's place: loads nothing, and runs a try with the rights of a guest."""
 
+    name = WASMEDGE
     version = "broken out"
+    stages = range(0)
     proc = b""
 
     def prime(self) -> None:
         """As ``Engine``'s."""
 
     def __init__(self) -> None:
-        self._load_call = ctypes.PYFUNCTYPE(None, *[ctypes.c_size_t] * 5)(self._load)
+        self._load_call = ctypes.PYFUNCTYPE(None, *[ctypes.c_size_t] * 4)(self._load)
         self._run_call = ctypes.PYFUNCTYPE(None)(self._run)
 
-    def load(self, calls: CallList, path: bytes, request: StartRequest, folders: list[int]) -> None:
-        """Open the preopens as WasmEdge does, and the module that would be parsed."""
+    def load(self, calls: CallList, module: Module, request: StartRequest, folders: list[int]) -> None:
+        """Open the preopens as WasmEdge does."""
         lists = (calls.table(request.args), len(request.args), calls.table(folders), len(folders))
-        calls.call(address(self._load_call), *lists, path)
+        calls.call(address(self._load_call), *lists)
+
+    def instantiate(self, calls: CallList, guest: None, request: StartRequest) -> None:
+        """As ``Engine``'s."""
 
     def run(self, calls: CallList, guest: None, command: bool) -> None:
         """Make the try."""
         calls.call(address(self._run_call))
         calls.libc("_exit", 0)
 
-    def explain(self, step: Step, result: int) -> str:
+    def explain(self, step: Step, result: int) -> End:
         """As ``Engine``'s: none of the above can fail."""
         raise AssertionError
 
-    def _load(self, args: int, count: int, folders: int, folder_count: int, path: int) -> None:
+    def _load(self, args: int, count: int, folders: int, folder_count: int) -> None:
         self._args = [os.fsdecode(each or b"") for each in (ctypes.c_char_p * count).from_address(args)]
         fds = (ctypes.c_uint64 * folder_count).from_address(folders)
         self._folders = [os.open(f"self/fd/{fd}/.", os.O_RDONLY | os.O_DIRECTORY) for fd in fds]
-        os.close(os.open(ctypes.string_at(path), os.O_RDONLY))
 
     def _run(self) -> None:
         try:
@@ -305,5 +310,5 @@ def _grow_limit(_: list[int], kind: str) -> object:
 
 def main() -> None:
     """Be a forkserver with a broken-out guest in it."""
-    forkserver.Engine = BrokenOut  # type: ignore[assignment,misc]
+    engines.ENGINES = (BrokenOut,)
     forkserver.main()

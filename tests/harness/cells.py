@@ -129,7 +129,7 @@ class Cells:
             os.close(fd)
         _, pid, _ = protocol.unpack_numbers(self._next(protocol.FORKED).body)
         with os.fdopen(report, "rb") as stream:
-            said, verdict = protocol.unpack_report(stream.read())
+            said, _, verdict = protocol.unpack_report(stream.read())
         assert said == pid
         return Worker(self, pid, verdict.decode(), out, err)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -106,7 +107,9 @@ class Daemon:
         found = []
         for process in psutil.process_iter(["cmdline"]):
             if any(str(self.dir) in part for part in process.info["cmdline"] or []):
-                found += [process, *process.children(recursive=True)]
+                found.append(process)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    found += process.children(recursive=True)
         return [process for process in found if self.process is None or process.pid != self.process.pid]
 
     def named(self) -> list[tuple[str, str, psutil.Process]]:

@@ -108,3 +108,38 @@ def false_universal(says: bytes, does: bytes, folder: Path) -> bytes:
     whole = compiled(does, folder, universal=True)
     assert whole.startswith(does)
     return says + whole[len(does) :]
+
+
+WAIT = (
+    b"\x41\x10\x41\x01\x36\x02\0\x41\x18\x42\x80\xa0\x94\xa5\x8d\x1d\x37\x03\0"  # clock and time-out
+    b"\x41\0\x41\xc0\0\x41\x01\x41\xc0\x01\x10\x01\x1a"
+)
+"""Code of a start section: poll_oneoff(2) of 1,000 s on the monotonic clock."""
+LOOP = b"\x03\x40\x0c\0\x0b"
+TRAP = b"\0"
+EXIT_7 = b"\x41\x07\x10\0"
+
+
+def start_section(code: bytes, status: int = 5, missing: bool = False) -> bytes:
+    """A module with this code in its start section, whose ``_start`` ends with ``status``."""
+    name = b"wasi_snapshot_preview1"
+    imports = [
+        leb(len(name)) + name + leb(9) + b"proc_exit" + b"\0\1",
+        leb(len(name)) + name + leb(11) + b"poll_oneoff\0\2",
+    ]
+    first = 2
+    if missing:
+        imports.append(b"\3env\7missing\0\0")
+        first = 3
+    bodies = [b"\0" + code + b"\x0b", b"\0\x41" + bytes([status]) + b"\x10\0\x0b"]
+    return MAGIC + b"".join(
+        (
+            section(1, vector(b"\x60\0\0", b"\x60\1\x7f\0", b"\x60\4\x7f\x7f\x7f\x7f\1\x7f")),
+            section(2, vector(*imports)),
+            section(3, vector(b"\0", b"\0")),
+            section(5, vector(b"\0\1")),
+            section(7, vector(leb(6) + b"_start" + b"\0" + bytes([first + 1]), leb(6) + b"memory" + b"\2\0")),
+            section(8, bytes([first])),
+            section(10, vector(*(leb(len(body)) + body for body in bodies))),
+        )
+    )

@@ -159,10 +159,11 @@ def test_native_code_in_an_image_is_never_run(start: Callable[..., Node], tmp_pa
     (tmp_path / "universal.wasm").write_bytes(universal)
     script = (
         "from workers.engines.wasmedge.engine import *;"
-        " from workers.start_request import *\n"
-        "from workers.calls.call_list import *; plan = CallList(); engine = Engine(); engine.prime()\n"
+        " from workers.start_request import *; from workers.engines.engine import Module\n"
+        "from workers.calls.call_list import *; plan = CallList(); engine = WasmEdge(); engine.prime()\n"
         "request = StartRequest(instance=1, module_kind=NATIVE)\n"
-        "engine.run(plan, engine.load(plan, sys.argv[1].encode(), request, []), True); Runner().perform(plan)"
+        "guest = engine.load(plan, Module(product=sys.argv[1].encode()), request, [])\n"
+        "engine.instantiate(plan, guest, request); engine.run(plan, guest, True); Runner().perform(plan)"
     )
     assert (
         subprocess.run(**interpreters.command(script, str(tmp_path / "universal.wasm"))).returncode == 3

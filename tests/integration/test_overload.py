@@ -12,7 +12,7 @@ from sandbox_api import calls
 from sandbox_api.errors import ResourceExhausted
 from sandbox_api.proto import task_pb2 as pb
 from sandbox_api.ttrpc.server import MAX_IN_FLIGHT
-from supervisor.services.tasks import MAX_STARTS
+from supervisor.services.tasks import MAX_STARTS, MAX_STARTS_OF_A_SANDBOX
 
 from ..harness.container import Container, Pod
 from ..harness.daemon import Daemon
@@ -34,10 +34,12 @@ def test_beyond_the_bound_on_starts(daemon: Daemon) -> None:
     server = forkserver(daemon)
     runs, ends = (pod.with_wasm("sleep").build().start() for _ in range(2))
     waiter = ends.wait_later().arrived()
-    bundle = pod.with_wasm("exit").args("5").write().bundle
+    others = [Pod(daemon) for _ in range(MAX_STARTS // MAX_STARTS_OF_A_SANDBOX)]
+    bundles = [each.with_wasm("exit").args("5").write().bundle for each in (*others, pod)]
     with runs.connect() as starter, runs.connect() as waits:
         names = [f"many{number}" for number in range(MAX_STARTS + 1)]
-        for name in names:
+        for number, name in enumerate(names):
+            bundle = bundles[number // MAX_STARTS_OF_A_SANDBOX]
             starter.call("Create", pb.CreateTaskRequest(id=name, bundle=str(bundle)))
         server.suspend()
         try:
@@ -61,8 +63,9 @@ def test_beyond_the_bound_on_starts(daemon: Daemon) -> None:
         assert {waits.receive(stream, "Wait").exit_status for stream in pending} == {5}
         starter.call("Start", pb.StartRequest(id=names[-1]))
         assert starter.call("Wait", pb.WaitRequest(id=names[-1])).exit_status == 5
-    pod.shutdown()
-    pod.close()
+    for each in (*others, pod):
+        each.shutdown()
+        each.close()
 
 
 def answered_at_once(pod: Pod, container: Container) -> None:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-NEVER, NEGATIVE, NONZERO, ZERO, FALSE, ANY = range(6)
+NEVER, NEGATIVE, NONZERO, ZERO, FALSE, ANY, NEGATIVE_LONG = range(7)
 """What of a result is a failure: nothing, a negative int, an int that is not 0, a pointer that is 0, a false bool, and
-any 64 bits that are not 0."""
+any 64 bits that are not 0, a negative number of 64 bits."""
 
 _ALL = 0xFFFFFFFFFFFFFFFF
-_MASKS = (0, 0x80000000, 0xFFFFFFFF, _ALL, 0xFF, _ALL)
-_GOOD_VERDICTS = (0, 0, 0, 1, 1, 0)
+_MASKS = (0, 0x80000000, 0xFFFFFFFF, _ALL, 0xFF, _ALL, 1 << 63)
+_GOOD_VERDICTS = (0, 0, 0, 1, 1, 0, 0)
 _HEAD = struct.Struct("<QBBHIQQQ")
 STEP_BYTES = _HEAD.size
 _MAX_ARGUMENTS = 8

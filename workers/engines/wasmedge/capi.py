@@ -1,4 +1,4 @@
-"""Raw declarations of the part of WasmEdge's C API (0.14) that is used. Only ``wasmedge.py`` touches them.
+"""Raw declarations of the part of WasmEdge's C API (0.14) that is used. Only ``engine.py`` touches them.
 
 ``PyDLL`` keeps the interpreter lock during calls: a worker has one thread, and giving the lock away and
 taking it back would touch memory that the fork shares.
@@ -44,6 +44,7 @@ FUNCTIONS = {
     "ConfigureSetMaxMemoryPage": (None, (c_void_p, c_uint32)),
     "LoaderCreate": (c_void_p, (c_void_p,)),
     "LoaderParseFromFile": (Result, (c_void_p, POINTER(c_void_p), c_char_p)),
+    "LoaderParseFromBuffer": (Result, (c_void_p, POINTER(c_void_p), c_void_p, c_uint32)),
     "ValidatorCreate": (c_void_p, (c_void_p,)),
     "ValidatorValidate": (Result, (c_void_p, c_void_p)),
     "ExecutorCreate": (c_void_p, (c_void_p, c_void_p)),

@@ -1,4 +1,4 @@
-"""The WasmEdge engine behind three verbs: ``prime`` before the fork; ``load`` and ``run``, plans for after it.
+"""The WasmEdge engine.
 
 Source of the call order and of every fact here: WasmEdge's C API 0.14, as measured (docs/architecture.md).
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from ctypes import c_void_p, string_at
 
 from ...calls.call_list import FALSE, NONZERO, ZERO, At, Label, address
-from ...start_request import NATIVE
-from . import altstack, capi, imports
+from ...start_request import WASMEDGE
+from ..engine import EXITED, REFUSED, TRAPPED, End, Engine, EngineMissing, Module
+from . import altstack, capi, imports, llvm_standin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from ...start_request import StartRequest
 
 VERSION = b"0.14."
-TRAPPED = 134  # what WasmEdge's own program exits with after a trap
+_TERMINATED = 1  # proc_exit was called
+_FIRST_TRAP = 0x400  # of the codes that tell of running code (enum_errcode.h); those of linking are below
 
 PARSE, VALIDATE, INSTANTIATE, NO_FUNCTION, PARAMETERS, TRAP = range(101, 107)
 """Labels of the steps that can fail."""
@@ -30,14 +32,14 @@ _LEXICALLY_NORMAL = b"_ZNKSt10filesystem7__cxx114path16lexically_normalEv"
 _WHAT = {PARSE: "not a WebAssembly module", VALIDATE: "not a valid module", INSTANTIATE: "cannot be instantiated"}
 
 
-class EngineMissing(Exception):
-    """libwasmedge cannot be used on this machine; the text says why and what to do."""
-
-
-class Engine:
+class WasmEdge(Engine):
     """WasmEdge, loaded once in the forkserver; each worker turns its own copy into one instance."""
 
+    name = WASMEDGE
+    stages = range(PARSE, TRAP + 1)
+
     def __init__(self) -> None:
+        _load_llvm_standin()
         try:
             lib = capi.load()
         except (OSError, AttributeError) as error:
@@ -49,8 +51,6 @@ class Engine:
         self._lib = lib
         self._calls = {name: address(getattr(lib, f"WasmEdge_{name}")) for name in capi.FUNCTIONS}
         self._wasi = 0
-        self.proc = b"/proc/"
-        """What it needs before a path in proc; empty where a path relative to proc will do."""
 
     def prime(self) -> None:
         """Do once, in the forkserver, what every instance needs and no guest can influence."""
@@ -64,50 +64,49 @@ class Engine:
         # Costly (about 0.5 MiB), and the same for all until ModuleInstanceInitWASI.
         self._wasi = lib.WasmEdge_ModuleInstanceCreateWASI(None, 0, None, 0, None, 0)
 
-    def load(self, calls: CallList, path: bytes, request: StartRequest, folders: list[int]) -> Guest:
-        """Parse, validate and instantiate the module file at ``path``, with its WASI world.
-
-        ``folders`` are the descriptors of the request's preopens.
-        """
-        guest = Guest(calls)
-        conf, loader, validator, store = (calls.slot() for _ in range(4))
-        self._call(calls, "ConfigureCreate", out=conf)
-        # A guest's file is only ever interpreted: native code in it would run as it comes.
-        self._call(calls, "ConfigureSetForceInterpreter", At(conf), int(request.module_kind != NATIVE))
+    def load(self, calls: CallList, module: Module, request: StartRequest, folders: list[int]) -> Guest:
+        """Parse and validate the module, and set up its WASI instance."""
+        guest = Guest(calls, bool(module.product))
+        loader, validator = calls.slot(), calls.slot()
+        self._call(calls, "ConfigureCreate", out=guest.conf)
+        # Bytes of an image are only ever interpreted: native code in them would run as it comes.
+        self._call(calls, "ConfigureSetForceInterpreter", At(guest.conf), int(not module.product))
         if request.max_pages:
-            self._call(calls, "ConfigureSetMaxMemoryPage", At(conf), request.max_pages)
+            self._call(calls, "ConfigureSetMaxMemoryPage", At(guest.conf), request.max_pages)
         self._init_wasi(calls, request, folders)
-        tree, module = At(guest.tree), At(guest.module)
-        self._call(calls, "LoaderCreate", At(conf), out=loader)
-        self._call(calls, "LoaderParseFromFile", At(loader), guest.tree, path, fails=NONZERO, stage=PARSE)
-        self._call(calls, "ValidatorCreate", At(conf), out=validator)
-        self._call(calls, "ValidatorValidate", At(validator), tree, fails=NONZERO, stage=VALIDATE)
-        self._call(calls, "ExecutorCreate", At(conf), None, out=guest.executor)
+        self._call(calls, "LoaderCreate", At(guest.conf), out=loader)
+        if module.product:
+            name, source = "LoaderParseFromFile", (module.product,)
+            self._call(calls, name, At(loader), guest.tree, *source, fails=NONZERO, stage=PARSE)
+        elif module.begin is not None and module.length is not None:
+            name, place = "LoaderParseFromBuffer", (At(module.begin), At(module.length))
+            self._call(calls, name, At(loader), guest.tree, *place, fails=NONZERO, stage=PARSE)
+        self._call(calls, "ValidatorCreate", At(guest.conf), out=validator)
+        self._call(calls, "ValidatorValidate", At(validator), At(guest.tree), fails=NONZERO, stage=VALIDATE)
+        return guest
+
+    def instantiate(self, calls: CallList, guest: Guest, request: StartRequest) -> None:
+        """Instantiate the module, which runs its start section, and find the function."""
+        store, executor, tree = calls.slot(), At(guest.executor), At(guest.tree)
+        self._call(calls, "ExecutorCreate", At(guest.conf), None, out=guest.executor)
         self._call(calls, "StoreCreate", out=store)
-        executor = At(guest.executor)
         self._call(calls, "ExecutorRegisterImport", executor, At(store), self._wasi, fails=NONZERO, stage=INSTANTIATE)
         self._call(
             calls, "ExecutorInstantiate", executor, guest.module, At(store), tree, fails=NONZERO, stage=INSTANTIATE
         )
-        if request.module_kind != NATIVE:  # the instance has copies of the functions: hand the originals back
+        if not guest.compiled:  # the instance has copies of the functions: hand the originals back
             self._call(calls, "ASTModuleDelete", tree)
             calls.libc("malloc_trim", 0)
-        name = request.function
+        module, name, signature = At(guest.module), request.function, calls.slot()
         string = (len(name), name)  # a WasmEdge_String, passed by value: both ABIs put it into two registers
-        signature = calls.slot()
         self._call(
             calls, "ModuleInstanceFindFunction", module, *string, out=guest.function, fails=ZERO, stage=NO_FUNCTION
         )
         self._call(calls, "FunctionInstanceGetFunctionType", At(guest.function), out=signature)
         self._call(calls, "FunctionTypeGetParametersLength", At(signature), fails=NONZERO, stage=PARAMETERS)
-        return guest
 
     def run(self, calls: CallList, guest: Guest, command: bool) -> None:
-        """Run the chosen function and end the process with its exit status.
-
-        A module that is no ``command`` (a function of it was asked for by name) is initialised first
-        where it exports ``_initialize``, as WASI's application ABI wants.
-        """
+        """Run the function and end the process."""
         result, status = calls.slot(), calls.slot()
         if not command:
             uninitialised = Label()
@@ -133,18 +132,20 @@ class Engine:
         self._call(calls, "ExecutorInvoke", At(guest.executor), At(function), None, 0, None, 0, out=result)
         self._call(calls, "ResultOK", At(result), fails=FALSE, stage=TRAP)
 
-    def explain(self, step: Step, result: int) -> str:
-        """Why a step of these failed, or what trapped."""
+    def explain(self, step: Step, result: int) -> End:
+        """Say how one of its steps ended the list."""
         if step.stage == NO_FUNCTION:
-            return f"the module exports no function {_name(step)!r}"
+            return End(REFUSED, f"the module exports no function {_name(step)!r}")
         if step.stage == PARAMETERS:
-            return "the function takes parameters, and there are none to give"
-        code = step.arguments[0] if step.stage == TRAP else result
-        message: str = self._lib.WasmEdge_ResultGetMessage(capi.Result(code & 0xFFFFFFFF)).decode(errors="replace")
-        if step.stage == TRAP:
-            return message
+            return End(REFUSED, "the function takes parameters, and there are none to give")
+        code = (step.arguments[0] if step.stage == TRAP else result) & 0xFFFFFFFF
+        message: str = self._lib.WasmEdge_ResultGetMessage(capi.Result(code)).decode(errors="replace")
+        if step.stage == INSTANTIATE and code & 0xFFFFFF == _TERMINATED:  # in the start section
+            return End(EXITED, status=self._lib.WasmEdge_ModuleInstanceWASIGetExitCode(self._wasi) & 0xFF)
+        if step.stage == TRAP or (step.stage == INSTANTIATE and code & 0xFFFFFF >= _FIRST_TRAP):
+            return End(TRAPPED, message)
         wanted = self._foreign_imports(step.arguments[3]) if message == "unknown import" else ""
-        return f"{_WHAT[step.stage]}: {message}{wanted}"
+        return End(REFUSED, f"{_WHAT[step.stage]}: {message}{wanted}")
 
     def _init_wasi(self, calls: CallList, request: StartRequest, folders: list[int]) -> None:
         # Without "/." WasmEdge does not get in: it opens with O_NOFOLLOW, and self/fd/N is a link.
@@ -173,15 +174,24 @@ class Engine:
 
 
 class Guest:
-    """Where a worker will keep its guest's objects."""
+    """The places where a worker keeps its guest's objects."""
 
-    __slots__ = ("executor", "function", "module", "tree")
+    __slots__ = ("compiled", "conf", "executor", "function", "module", "tree")
 
-    def __init__(self, calls: CallList) -> None:
+    def __init__(self, calls: CallList, compiled: bool) -> None:
+        self.compiled = compiled
+        self.conf = calls.slot()
         self.tree = calls.slot()
         self.executor = calls.slot()
         self.module = calls.slot()
         self.function = calls.slot()
+
+
+def _load_llvm_standin() -> None:
+    try:
+        llvm_standin.load(capi.LIBRARY)
+    except OSError:  # where the library itself cannot be loaded, ``capi.load`` says so
+        pass
 
 
 def _name(step: Step) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from .engine import Engine, EngineMissing
+from ..engine import EngineMissing
+from .engine import WasmEdge
 
 
 def main() -> None:
     """Print the engine's version, or what is wrong, and end with 1 then."""
     try:
-        print(Engine().version)
+        print(WasmEdge().version)
     except EngineMissing as error:
         print(error)
         sys.exit(1)

@@ -1,0 +1,91 @@
+"""The interface of an engine. Each engine is a folder beside this file, and the only place that names it.
+
+An engine is loaded once, in the forkserver. After the fork it acts by calls that it adds to a worker's list.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..calls.call_list import CallList, Data, Step
+    from ..start_request import StartRequest
+
+REFUSED, TRAPPED, EXITED = range(3)
+"""Kinds of end: the module is at fault, before any of its code ran; its code trapped; its code called proc_exit."""
+
+TRAP_STATUS = 134
+"""A trapped guest's exit status: 128 + SIGABRT, as of the engines' own programs."""
+
+
+class EngineMissing(Exception):
+    """The engine's library cannot be used on this machine; the text says why and what to do."""
+
+
+class Module:
+    """A module as an engine gets it: bytes in memory that is the worker's alone, or a product of its own compiler."""
+
+    __slots__ = ("begin", "length", "product")
+
+    def __init__(self, begin: Data | None = None, length: Data | None = None, product: bytes = b"") -> None:
+        self.begin = begin
+        """Holds the address of the bytes."""
+        self.length = length
+        """Holds their number."""
+        self.product = product
+        """Path of the compiled product; empty where there are bytes."""
+
+
+class End:
+    """How a worker ended within the engine."""
+
+    __slots__ = ("kind", "status", "text")
+
+    def __init__(self, kind: int, text: str = "", status: int = TRAP_STATUS) -> None:
+        self.kind = kind
+        self.text = text
+        self.status = status
+        """The process's exit status, where the guest's code ran."""
+
+
+class Engine:
+    """One engine. Raises ``EngineMissing`` when made where its library is missing."""
+
+    name: bytes
+    """Its name in start requests."""
+    version: str
+    proc = b""
+    """What it needs before a path in proc, once primed; empty where a path relative to proc will do."""
+    stages: range
+    """The labels of its steps that can fail; no other engine's."""
+
+    def prime(self) -> None:
+        """Do once, in the forkserver, the work that every instance needs and no guest can influence."""
+        raise NotImplementedError
+
+    def load(self, calls: CallList, module: Module, request: StartRequest, folders: list[int]) -> Any:
+        """Add calls that parse and validate the module. None of its code runs by them.
+
+        ``folders`` are the descriptors of the request's preopens. Answers what ``instantiate`` and ``run`` take.
+        """
+        raise NotImplementedError
+
+    def instantiate(self, calls: CallList, guest: Any, request: StartRequest) -> None:
+        """Add calls that resolve imports, run a start section, and find the request's function.
+
+        The engine keeps no descriptor of the request's in use after them.
+        """
+        raise NotImplementedError
+
+    def run(self, calls: CallList, guest: Any, command: bool) -> None:
+        """Add calls that run the function and end the process with the guest's exit status.
+
+        A module that is no ``command`` (a function of it was asked for by name) is initialised first where it exports
+        ``_initialize``, as WASI's application ABI wants.
+        """
+        raise NotImplementedError
+
+    def explain(self, step: Step, result: int) -> End:
+        """Say how one of its steps ended the list."""
+        raise NotImplementedError
