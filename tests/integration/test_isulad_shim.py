@@ -21,9 +21,9 @@ from supervisor.lifecycle.execs import KEPT_EXECS, MAX_EXECS
 from ..harness.container import Pod
 from ..harness.daemon import Daemon
 from ..harness.guests import guest
+from ..harness.helpers import forkserver
 from ..harness.isulad import Isulad, Isulad216, Isulad2023, ShimLibrary
 from ..harness.netns import NetworkNamespace, Stranger
-from .test_recovery import forkserver
 
 
 def image(folder: Path, *names: str) -> Path:

@@ -14,7 +14,7 @@ import pytest
 
 from ..harness.container import Pod
 from ..harness.daemon import ROOT, Daemon
-from .test_recovery import forkserver
+from ..harness.helpers import forkserver
 
 UNIT = ROOT / "packaging" / "systemd" / "wasm-sandboxer.service"
 

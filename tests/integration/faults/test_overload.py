@@ -14,9 +14,9 @@ from sandbox_api.proto import task_pb2 as pb
 from sandbox_api.ttrpc.server import MAX_IN_FLIGHT
 from supervisor.services.tasks import MAX_STARTS, MAX_STARTS_OF_A_SANDBOX
 
-from ..harness.container import Container, Pod
-from ..harness.daemon import Daemon
-from .test_recovery import forkserver
+from ...harness.container import Container, Pod
+from ...harness.daemon import Daemon
+from ...harness.helpers import forkserver
 
 AT_ONCE = 1.0
 """Seconds: far less than what is under way takes, far more than an answer."""

@@ -15,24 +15,11 @@ import pytest
 
 from sandbox_api.errors import ResourceExhausted, Unavailable
 
-from ..harness.container import Container, Pod
-from ..harness.daemon import Daemon
-from .test_recovery import forkserver
+from ...harness.container import Container, Pod
+from ...harness.daemon import Daemon
+from ...harness.helpers import forkserver
 
 ROOT = Path("/sys/fs/cgroup")
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as running:
-        yield running
-
-
-@pytest.fixture
-def pod(daemon: Daemon) -> Iterator[Pod]:
-    made = Pod(daemon)
-    yield made
-    made.close()
 
 
 @contextmanager

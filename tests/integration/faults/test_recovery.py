@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -17,46 +16,16 @@ import pytest
 from sandbox_api.errors import NotFound, Unavailable
 from sandbox_api.proto import task_pb2 as pb
 
-from ..harness.compiled import until
-from ..harness.container import Collected, Container, Pod
-from ..harness.daemon import FORKED, ROOT, Daemon
-from ..harness.guests import guest
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as running:
-        yield running
-
-
-@pytest.fixture
-def pod(daemon: Daemon) -> Iterator[Pod]:
-    made = Pod(daemon)
-    yield made
-    made.close()
+from ...harness.compiled import until
+from ...harness.container import Collected, Pod
+from ...harness.daemon import ROOT, Daemon
+from ...harness.guests import guest
+from ...harness.helpers import forkserver, relay, started_in_time
 
 
 def die_and_return(daemon: Daemon, how: str = "kill") -> None:
     getattr(daemon, how)()
     daemon.start()
-
-
-def helper(daemon: Daemon, name: str) -> psutil.Process:
-    """Its last argument is its socket."""
-    socket = f"/{name}.sock"
-    return next(each for kind, _, each in daemon.named() if kind not in FORKED and each.cmdline()[-1].endswith(socket))
-
-
-def forkserver(daemon: Daemon) -> psutil.Process:
-    return helper(daemon, "forkserver")
-
-
-def zygote(daemon: Daemon) -> psutil.Process:
-    return next(each for name, _, each in daemon.named() if name == "wasm-zygote")
-
-
-def relay(daemon: Daemon) -> psutil.Process:
-    return helper(daemon, "relay")
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
@@ -199,16 +168,6 @@ def test_the_forkserver_dies_and_instances_go_on(daemon: Daemon, pod: Pod) -> No
     assert [running[0].wait(), running[1].wait()] == [143, 137]
     pod.stop()
     assert running[2].wait() == 137
-
-
-def started_in_time(container: Container, seconds: float = 5) -> Container:
-    """Start it, again where the forkserver is away for the moment."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return container.start()
-        except Unavailable:
-            assert time.monotonic() < deadline, "no new forkserver came up"
 
 
 def test_the_forkserver_dies_under_a_supervisor_that_did_not_start_it(daemon: Daemon, pod: Pod) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ..harness.container import Builder, Collected, Container, Pod
-from ..harness.daemon import Daemon
+from ...harness.container import Builder, Collected, Container, Pod
+from ...harness.daemon import Daemon
 
 LATENCY = 2.0
 """Seconds that a neighbour may take from Create to its end beside one guest that takes all it can get, median."""
@@ -22,12 +22,6 @@ GROWTH = 32 << 20
 
 # (module (memory 65536) (func (export "_start"))): 4 GiB declared, nothing touched
 FOUR_GIB = bytes.fromhex("0061736d 01000000 010401600000 03020100 05050100808004 070a01065f73746172740000 0a040102000b")
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as running:
-        yield running
 
 
 @pytest.fixture

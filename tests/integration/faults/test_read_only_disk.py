@@ -18,9 +18,9 @@ import pytest
 
 from sandbox_api.errors import Internal
 
-from ..harness.container import Container, Pod
-from ..harness.daemon import Daemon
-from ..harness.mkfs import mkfs_ext4
+from ...harness.container import Container, Pod
+from ...harness.daemon import Daemon
+from ...harness.mkfs import mkfs_ext4
 
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602  # ioctl_iflags(2)
 FS_IMMUTABLE_FL = 0x10

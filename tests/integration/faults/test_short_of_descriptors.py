@@ -14,22 +14,9 @@ import pytest
 
 from sandbox_api.errors import ResourceExhausted
 
-from ..harness.container import Collected, Pod
-from ..harness.daemon import Daemon
-from .test_recovery import forkserver, relay, started_in_time, zygote
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as running:
-        yield running
-
-
-@pytest.fixture
-def pod(daemon: Daemon) -> Iterator[Pod]:
-    made = Pod(daemon)
-    yield made
-    made.close()
+from ...harness.container import Collected, Pod
+from ...harness.daemon import Daemon
+from ...harness.helpers import forkserver, relay, started_in_time, zygote
 
 
 @contextmanager

@@ -17,25 +17,12 @@ import pytest
 from sandbox_api.errors import ResourceExhausted, SandboxerError
 from sandbox_api.proto import task_pb2 as pb
 
-from ..harness.container import Container, Pod
-from ..harness.daemon import Daemon
-from ..harness.ttrpc import Connection
-from .test_recovery import forkserver, zygote
+from ...harness.container import Container, Pod
+from ...harness.daemon import Daemon
+from ...harness.helpers import forkserver, zygote
+from ...harness.ttrpc import Connection
 
 PIDS = Path("/sys/fs/cgroup/pids")
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as running:
-        yield running
-
-
-@pytest.fixture
-def pod(daemon: Daemon) -> Iterator[Pod]:
-    made = Pod(daemon)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import grpc
 import pytest
@@ -14,23 +14,10 @@ from sandbox_api.errors import Unavailable
 from sandbox_api.proto import controller_pb2
 from sandbox_api.proto import task_pb2 as pb
 
-from ..harness.container import Container, Pod
-from ..harness.daemon import Daemon
+from ...harness.container import Container, Pod
+from ...harness.daemon import Daemon
 
 ENDING = "the sandboxer is ending: try again"
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as running:
-        yield running
-
-
-@pytest.fixture
-def pod(daemon: Daemon) -> Iterator[Pod]:
-    made = Pod(daemon)
-    yield made
-    made.close()
 
 
 def wait_over_grpc(container: Container) -> grpc.Future:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,20 +16,14 @@ from sandbox_api.errors import NotFound, SandboxerError
 from sandbox_api.proto import task_pb2 as pb
 from sandbox_api.proto import types_pb2
 
-from ..harness.compiled import until
-from ..harness.container import Container, Pod
-from ..harness.daemon import Daemon
-from ..harness.isulad import Isulad2023
-from ..harness.ttrpc import Connection
-from .test_recovery import forkserver
+from ...harness.compiled import until
+from ...harness.container import Container, Pod
+from ...harness.daemon import Daemon
+from ...harness.helpers import forkserver
+from ...harness.isulad import Isulad2023
+from ...harness.ttrpc import Connection
 
 NAMESPACE = f"damaged{os.getpid()}"
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as running:
-        yield running
 
 
 class Node:

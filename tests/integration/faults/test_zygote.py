@@ -15,12 +15,12 @@ import pytest
 
 from sandbox_api.errors import InvalidArgument, Unavailable
 
-from ..harness.cells import Cells
-from ..harness.compiled import until
-from ..harness.container import Pod
-from ..harness.daemon import ROOT, Daemon
-from ..harness.guests import guest
-from .test_recovery import forkserver, zygote
+from ...harness.cells import Cells
+from ...harness.compiled import until
+from ...harness.container import Pod
+from ...harness.daemon import ROOT, Daemon
+from ...harness.guests import guest
+from ...harness.helpers import forkserver, zygote
 
 PRIVATE_KIB = 450
 """More than an interpreted ``sleep`` writes to (260), less than Python after a fork (1,300)."""
@@ -30,13 +30,6 @@ PRIVATE_KIB = 450
 def daemon() -> Iterator[Daemon]:
     with Daemon("--aot", "never") as running:
         yield running
-
-
-@pytest.fixture
-def pod(daemon: Daemon) -> Iterator[Pod]:
-    made = Pod(daemon)
-    yield made
-    made.close()
 
 
 def private(pid: int) -> int:
