@@ -15,7 +15,7 @@ from supervisor.services.tasks import MAX_STARTS, MAX_STARTS_OF_A_SANDBOX
 from ..harness import modules
 from ..harness.container import Connection, Pod
 from ..harness.daemon import Daemon
-from .test_recovery import forkserver
+from ..harness.helpers import forkserver
 
 SOON = 15.0
 """Seconds: far more than an answer takes on a busy machine, far less than what waits here."""
