@@ -282,8 +282,11 @@ def _ended(kind: int, pid: int) -> posix.waitid_result | None:
 
 
 def main() -> None:
-    """Serve on the path that is the last argument: the entry point of a fresh interpreter."""
-    path = sys.argv[-1]
+    """Serve on a socket in the working directory: the entry point of a fresh interpreter.
+
+    Its name is what follows the last slash of the last argument. Workers have our memory: it holds no path of a socket.
+    """
+    path = sys.argv[-1].rpartition("/")[2]
     try:
         loaded = engines.load()
         confinement.drop_bounding_set()

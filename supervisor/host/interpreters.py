@@ -52,13 +52,19 @@ def helper(module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
     return [*command, "-c", _BOOT.format(module=module), package_root, *arguments], environment
 
 
-def spawn(module: str, *arguments: str, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL) -> int:
-    """Start a helper in ``/`` and in a session of its own, with no descriptor but its streams; its pid.
+def spawn(
+    module: str,
+    *arguments: str,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+    folder: str = "/",
+) -> int:
+    """Start a helper in ``folder`` and in a session of its own, with no descriptor but its streams; its pid.
 
     The reaper collects it, with every other child. Not by posix_spawn(3): glibc has the child ignore two signals of
     its own (SIGCANCEL, SIGSETXID), and so would all guests. Raises ``OSError``.
     """
     command, environment = helper(module, *arguments)
-    process = subprocess.Popen(command, stdin=stdin, stdout=stdout, env=environment, cwd="/", start_new_session=True)
+    process = subprocess.Popen(command, stdin=stdin, stdout=stdout, env=environment, cwd=folder, start_new_session=True)
     process.returncode = 0  # nobody waits for it here
     return process.pid

@@ -33,12 +33,12 @@ class HelperFailed(Exception):
     """The helper could not be started; the text is its own last line."""
 
 
-def _spawn(module: str, path: str) -> int:
+def _spawn(module: str, argument: str, folder: str) -> int:
     """Start a helper and wait for its first line; its pid. Blocking; raises ``HelperFailed``."""
     ours, theirs = os.pipe()
     with os.fdopen(ours, "rb") as said:
         try:
-            pid = interpreters.spawn(module, path, stdout=theirs)
+            pid = interpreters.spawn(module, argument, stdout=theirs, folder=folder)
         except OSError as error:
             raise HelperFailed(f"the {module} could not be started: {error.strerror}") from None
         finally:
@@ -88,10 +88,17 @@ class HelperChannel:
     """A connection to a helper process. Frames that arrive go to ``on_frame``; its loss to ``on_lost``."""
 
     def __init__(
-        self, module: str, path: str, on_frame: Callable[[protocol.Frame], None], on_lost: Callable[[], None]
+        self,
+        module: str,
+        path: str,
+        on_frame: Callable[[protocol.Frame], None],
+        on_lost: Callable[[], None],
+        argument: str = "",
     ) -> None:
+        """The helper is started in the folder of ``path`` and given ``argument``, or else the path itself."""
         self._module = module
         self._path = path
+        self._argument = argument or path
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._sock: socket.socket | None = None
@@ -113,7 +120,7 @@ class HelperChannel:
         if sock is None:
             Path(self._path).unlink(missing_ok=True)
             async with asyncio.timeout(START_SECONDS):
-                self.pid = await asyncio.to_thread(_spawn, self._module, self._path)
+                self.pid = await asyncio.to_thread(_spawn, self._module, self._argument, str(Path(self._path).parent))
             sock = self._dial()
         if sock is None:
             raise HelperFailed(f"the {self._module} does not answer on {self._path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import logging
 import os
 import signal
@@ -71,13 +72,22 @@ class _Start:
     ended: Ended | None = None
 
 
+def label(path: str) -> str:
+    """What stands for the socket's path on the forkserver's command line, which every worker's memory has.
+
+    It ends with the socket's name, and tells nothing of the folder but whether it is the same.
+    """
+    folder, _, name = path.rpartition("/")
+    return f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}/{name}"
+
+
 class ForkserverClient:
     """Starts instances through the forkserver."""
 
     def __init__(self, path: str, filters: Filters) -> None:
         self._filters = filters
         self._path = path
-        self._helper = HelperChannel("forkserver", path, self._frame, self._lost)
+        self._helper = HelperChannel("forkserver", path, self._frame, self._lost, label(path))
         self._on_exits: Callable[[list[Ended]], None] | None = None
         self._on_lost: Callable[[], None] | None = None
         self._starts: dict[int, _Start] = {}
@@ -233,7 +243,7 @@ class ForkserverClient:
 
     def workers(self) -> Iterator[int]:
         """Pids of all workers that were ever forked for this path, whoever their parent is now."""
-        return proc.find("wasm-worker", self._path)
+        return proc.find("wasm-worker", label(self._path))
 
     def starts(self) -> dict[int, int]:
         """Starts under way that have a process: instances and pids."""

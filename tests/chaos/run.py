@@ -21,6 +21,8 @@ from pathlib import Path
 
 import psutil
 
+from supervisor.ipc.forkserver import label
+
 from ..harness.daemon import FORKED, Daemon
 from ..harness.guests import guest
 from .client import Client
@@ -198,9 +200,9 @@ class Chaos:
         self.world.blind.append(time.monotonic())
 
     def _find(self, helper: str) -> psutil.Process | None:
-        socket = str(self.daemon.dir / f"{helper}.sock")
+        socket = f"{self.daemon.dir}/{helper}.sock"
         for process in psutil.process_iter(["cmdline", "name"]):
-            if socket in (process.info["cmdline"] or []) and process.info["name"] not in FORKED:
+            if {socket, label(socket)} & set(process.info["cmdline"] or []) and process.info["name"] not in FORKED:
                 return process
         return None
 
@@ -225,7 +227,7 @@ class Chaos:
             time.sleep(0.05)
 
     def _workers(self) -> list[psutil.Process]:
-        socket = str(self.daemon.dir / "forkserver.sock")
+        socket = label(f"{self.daemon.dir}/forkserver.sock")
         found = []
         for process in psutil.process_iter(["cmdline", "name", "ppid"]):
             if socket in (process.info["cmdline"] or []) and process.info["name"] == "wasm-worker":

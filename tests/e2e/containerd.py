@@ -180,10 +180,11 @@ class Containerd:
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """Processes that name the folder on their command line: shims, and what they run."""
+    """Processes that name the folder on their command line or work in it: shims, and what they run."""
     found: dict[int, psutil.Process] = {}
-    for process in psutil.process_iter(["cmdline"]):
-        if process.pid != os.getpid() and any(str(folder) in part for part in process.info["cmdline"] or []):
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        places = [*(process.info["cmdline"] or []), process.info["cwd"] or ""]
+        if process.pid != os.getpid() and any(str(folder) in place for place in places):
             for each in (process, *process.children(recursive=True)):
                 found[each.pid] = each
     return list(found.values())

@@ -72,8 +72,9 @@ class Cells:
         address = f"{self._folder.name}/s"
         program = "tests.harness.broken_out" if broken_out else program
         boot = f"sys.path.insert(1, {str(path)!r}); from {program} import main; main()"
-        start = interpreters.command(boot, address)
+        start = interpreters.command(boot, "x/s")
         start["args"] = [*under, *start["args"]]
+        start["cwd"] = self._folder.name
         self._process = subprocess.Popen(**start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         said = self._process.stdout.readline()

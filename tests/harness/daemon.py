@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from supervisor.ipc.forkserver import label
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 30
 
@@ -105,8 +107,9 @@ class Daemon:
     def helpers(self) -> list[psutil.Process]:
         """The forkserver and relay of this daemon's folder, with what they forked."""
         found = []
+        ours = label(f"{self.dir}/forkserver.sock")
         for process in psutil.process_iter(["cmdline"]):
-            if any(str(self.dir) in part for part in process.info["cmdline"] or []):
+            if any(str(self.dir) in part or part == ours for part in process.info["cmdline"] or []):
                 found.append(process)
                 with contextlib.suppress(psutil.NoSuchProcess):
                     found += process.children(recursive=True)

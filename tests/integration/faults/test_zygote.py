@@ -95,24 +95,25 @@ def test_the_zygote_goes_with_the_forkserver(daemon: Daemon, pod: Pod) -> None:
     first.wait(10)
 
 
+def _memory(pid: int) -> bytes:
+    """All of a process's that can be read (proc_pid_mem(5)) and was ever written to."""
+    found = b""
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as file:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            begin, end = (int(each, 16) for each in line.split()[0].split("-"))
+            if "rw" in line.split()[1] and end - begin < 1 << 28:
+                file.seek(begin)
+                with contextlib.suppress(OSError):
+                    found += file.read(end - begin)
+    return found
+
+
 def test_a_worker_knows_nothing_of_those_before_it(daemon: Daemon, pod: Pod) -> None:
     """Neither from the zygote that forked them all, nor from one that took its place, nor from a new supervisor's."""
     secret = "SECRET=" + "5ec2e7" * 9
 
-    def memory(pid: int) -> bytes:
-        """All of a process's that can be read (proc_pid_mem(5)) and was ever written to."""
-        found = b""
-        with open(f"/proc/{pid}/mem", "rb", buffering=0) as file:
-            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-                begin, end = (int(each, 16) for each in line.split()[0].split("-"))
-                if "rw" in line.split()[1] and end - begin < 1 << 28:
-                    file.seek(begin)
-                    with contextlib.suppress(OSError):
-                        found += file.read(end - begin)
-        return found
-
     keeper = pod.with_wasm("sleep").process(env=["PADDING=" + "x" * 9000, secret]).build().start()
-    assert secret.encode() in memory(keeper.pid)
+    assert secret.encode() in _memory(keeper.pid)
     others = [pod.with_wasm("sleep").build().start()]
     zygote(daemon).kill()
     others.append(pod.with_wasm("sleep").build().start())
@@ -120,7 +121,14 @@ def test_a_worker_knows_nothing_of_those_before_it(daemon: Daemon, pod: Pod) -> 
     daemon.start()
     others.append(pod.with_wasm("sleep").build().start())
     for each in others:
-        assert secret.encode() not in memory(each.pid)
+        assert secret.encode() not in _memory(each.pid)
+
+
+def test_a_worker_does_not_know_the_daemons_folder(daemon: Daemon, pod: Pod) -> None:
+    worker = pod.with_wasm("sleep").build().start()
+    memory = _memory(worker.pid)
+    assert b"forkserver.sock" in memory
+    assert str(daemon.folder).encode() not in memory
 
 
 def test_arguments_that_are_too_long_are_refused(pod: Pod) -> None:
