@@ -68,7 +68,14 @@ _PROT_WRITE, _PROT_EXEC, _MAP_ANONYMOUS = 2, 4, 0x20
 _SECCOMP_SET_MODE_FILTER = 1
 
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
-_SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
+_SOCK_STREAM, _SOCK_DGRAM, _SOCK_FLAGS = 1, 2, 0o2004000  # SOCK_CLOEXEC | SOCK_NONBLOCK (socket(2))
+_IPPROTO_IP, _IPPROTO_TCP, _IPPROTO_UDP = 0, 6, 17
+_PROTOCOLS = (
+    (_SOCK_STREAM, _IPPROTO_IP),
+    (_SOCK_STREAM, _IPPROTO_TCP),
+    (_SOCK_DGRAM, _IPPROTO_IP),
+    (_SOCK_DGRAM, _IPPROTO_UDP),
+)
 
 # The compiler's: "seen" with libLLVM 19 and its lld, at every level.
 _COMPILER_SEEN = """
@@ -142,9 +149,10 @@ def _worker(machine: str, compiled: bool, network: bool) -> bytes:
 def _allow_network(builder: FilterBuilder) -> None:
     for name in _NETWORK:
         builder.rule(ALLOW, name)
+    # Any other protocol may load a kernel module of its own (MPTCP, UDP-Lite, SCTP).
     for family in (_AF_INET, _AF_INET6):
-        for kind in (_SOCK_STREAM, _SOCK_DGRAM):
-            builder.rule(ALLOW, "socket", low(0, family), low(1, kind, _SOCK_TYPE_MASK))
+        for kind, protocol in _PROTOCOLS:
+            builder.rule(ALLOW, "socket", low(0, family), low(1, kind, ~_SOCK_FLAGS & 0xFFFFFFFF), low(2, protocol))
     # Refused, and no more: the resolver tries both and goes on. A Unix socket would reach every service of the
     # host that trusts the user: no path, and before ABI 6 no abstract name, is any of Landlock's business.
     for family in (_AF_UNIX, _AF_NETLINK):

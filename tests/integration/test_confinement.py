@@ -328,6 +328,30 @@ def test_other_sockets_are_forbidden_with_a_network_too(cells: Cells, family: st
     forbidden(cells.run("connect", *numbers, "", network=True), "socket")
 
 
+@pytest.mark.parametrize("family", ["AF_INET", "AF_INET6"])
+@pytest.mark.parametrize(
+    ("kind", "protocol"),
+    [
+        ("SOCK_STREAM", 262),  # MPTCP
+        ("SOCK_STREAM", 132),  # SCTP
+        ("SOCK_SEQPACKET", 132),
+        ("SOCK_DGRAM", 136),  # UDP-Lite
+        ("SOCK_DGRAM", 1),  # ICMP
+        ("SOCK_DCCP", 33),
+    ],
+)
+def test_protocols_beside_tcp_and_udp_are_forbidden(cells: Cells, family: str, kind: str, protocol: int) -> None:
+    kinds = {"SOCK_DCCP": 6, **{name: int(value) for name, value in vars(socket).items() if name.startswith("SOCK_")}}
+    numbers = (int(getattr(socket, family)), kinds[kind], protocol)
+    forbidden(cells.run("call", str(NUMBERS["socket"]), *map(str, numbers), network=True), "socket")
+
+
+@pytest.mark.parametrize(("kind", "protocol"), [(1, 6), (2, 17)])
+def test_tcp_and_udp_may_be_asked_for_by_name(cells: Cells, kind: int, protocol: int) -> None:
+    call = ("call", str(NUMBERS["socket"]), "2", str(kind), str(protocol))
+    assert refused(cells.run(*call, network=True)).startswith("done")
+
+
 def test_netlink_is_refused(cells: Cells) -> None:
     outcome = cells.run("connect", str(int(socket.AF_NETLINK)), "3", "", network=True)
     assert refused(outcome) == "EAFNOSUPPORT"

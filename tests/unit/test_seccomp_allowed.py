@@ -69,6 +69,11 @@ def test_arguments_are_judged_by_what_the_kernel_looks_at(machine: str) -> None:
         assert says("socket", family, 1, network=True) == ALLOW
         assert says("socket", family | HIGH, 2 | 0o2000000, network=True) == ALLOW
         assert says("socket", family, 3, network=True) == TRAP
+        for kind, protocol in ((1, 6), (2, 17), (1 | 0o2004000, 6 | HIGH)):
+            assert says("socket", family, kind, protocol, network=True) == ALLOW
+        # Flags that do not exist; MPTCP, SCTP, UDP-Lite, ICMP, raw; each of the other kind.
+        for kind, protocol in ((1 | 0x10, 0), (1, 262), (1, 132), (2, 136), (2, 1), (2, 255), (1, 17), (2, 6)):
+            assert says("socket", family, kind, protocol, network=True) == TRAP
     assert says("socket", 1, 1, network=True) == ERRNO | errno.EAFNOSUPPORT
     assert says("socket", 16, 3, network=True) == ERRNO | errno.EAFNOSUPPORT
     assert says("socket", 17, 3, network=True) == says("socket", 38, 5, network=True) == TRAP
