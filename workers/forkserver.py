@@ -15,7 +15,7 @@ import sys
 import time
 
 from . import boot, engines, linux, worker
-from .confinement import confinement, seccomp
+from .confinement import code_pages, confinement, seccomp
 from .engines.engine import Engine, EngineMissing
 from .greeting import FORKSERVER, Filters, Hello, Welcome
 from .protocol import (
@@ -57,6 +57,8 @@ class Forkserver:
         self._engines = loaded
         self._zygote = Zygote(loaded)
         self._confinement = confinement.Confinement(Filters())
+        self._reporter = seccomp.Reporter()
+        code_pages.seal()
         self._built: dict[bytes, bytes] = {}  # plans by their requests, the one used last at the end
         self._running: dict[int, int] = {}  # pid to instance
         self._pids: dict[int, int] = {}  # instance to pid
@@ -161,6 +163,7 @@ class Forkserver:
             self._send(WELCOME, Welcome(FORKSERVER).encode())
             raise ProtocolError(f"it speaks protocol {hello.versions}, and this forkserver {FORKSERVER}")
         self._confinement = confinement.Confinement(hello.filters)
+        self._reporter.names = hello.filters.names
         self._built.clear()
         try:
             self._zygote.prepare()

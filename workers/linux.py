@@ -101,6 +101,11 @@ def map_memory(length: int, protection: int = PROT_READ | PROT_WRITE, file: int 
     return _check(-1 if address == _MAP_FAILED else address, "mmap")
 
 
+def protect_memory(begin: int, length: int, protection: int) -> None:
+    """mprotect(2). Raises ``OSError``."""
+    _check(_libc.mprotect(ctypes.c_void_p(begin), ctypes.c_size_t(length), protection), "mprotect")
+
+
 def prctl(option: int, argument: int | bytes, extra: int = 0) -> int:
     """prctl(2)."""
     value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)

@@ -13,6 +13,7 @@ import mmap
 import os
 import resource
 import socket
+from _ctypes import Py_INCREF
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,8 @@ class BrokenOut(Engine):
     def __init__(self) -> None:
         self._load_call = ctypes.PYFUNCTYPE(None, *[ctypes.c_size_t] * 4)(self._load)
         self._run_call = ctypes.PYFUNCTYPE(None)(self._run)
+        for call in (self._load_call, self._run_call):
+            Py_INCREF(call)  # as ``seccomp.Reporter`` does
 
     def load(self, calls: CallList, module: Module, request: StartRequest, folders: list[int]) -> None:
         """Open the preopens as WasmEdge does."""

@@ -89,6 +89,11 @@ class Cells:
         self.no_empty_root = Welcome.decode(self._next(protocol.WELCOME).body).no_empty_root
 
     @property
+    def status(self) -> int | None:
+        """The forkserver's exit status, once it is closed."""
+        return self._process.returncode
+
+    @property
     def pid(self) -> int:
         """The forkserver's."""
         return self._process.pid

@@ -8,7 +8,7 @@ from .. import linux
 from ..calls.call_list import NEGATIVE
 from ..start_request import NATIVE, WASM
 from .landlock import Landlock
-from .seccomp import Filter, Reporter
+from .seccomp import Filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def drop_privileges(calls: CallList, uid: int, gid: int, groups: list[int], stag
 class Confinement:
     """The walls around a worker; one object serves all workers of a forkserver."""
 
-    __slots__ = ("_landlock", "_no_new_code", "_reporter", "_with_network", "_without_network")
+    __slots__ = ("_landlock", "_no_new_code", "_with_network", "_without_network")
 
     def __init__(self, filters: Filters) -> None:
-        """Take the seccomp filters, and the names of all system calls by number."""
+        """Take the seccomp filters."""
         self._landlock = Landlock()
         self._without_network = {
             WASM: Filter(filters.interpreted_without_network),
@@ -66,7 +66,6 @@ class Confinement:
             NATIVE: Filter(filters.compiled_with_network),
         }
         self._no_new_code = Filter(filters.no_new_code)
-        self._reporter = Reporter(filters.names)
 
     @property
     def landlock_abi(self) -> int:

@@ -16,6 +16,7 @@ import ctypes
 import posix
 import select
 import sys
+from _ctypes import Py_INCREF
 from ctypes import c_int, c_uint, c_void_p
 
 from .. import linux
@@ -74,12 +75,13 @@ class Filter:
 class Reporter:
     """Names the forbidden call on the guest's stderr, and to the forkserver, before the process ends by it."""
 
-    __slots__ = ("_callback", "_names")
+    __slots__ = ("_callback", "names")
 
-    def __init__(self, names: bytes) -> None:
-        """``names`` are the names of all system calls by number, a line each."""
-        self._names = names
+    def __init__(self) -> None:
+        self.names = b""
+        """The names of all system calls by number, a line each."""
         self._callback = ctypes.CFUNCTYPE(None, c_int, c_void_p, c_void_p)(self._report)
+        Py_INCREF(self._callback)  # to give it back, libffi would write to it, and that is forbidden (``code_pages``)
         linux.sigaction(_SIGSYS, self._callback, linux.SA_SIGINFO | linux.SA_RESETHAND)
 
     def _report(self, _number: int, info: int, _context: int) -> None:
@@ -99,7 +101,7 @@ class Reporter:
             _signal.raise_signal(_SIGSYS)  # pending until this returns, which is forbidden, too (rt_sigreturn)
 
     def _name(self, call: int) -> bytes:
-        names = self._names.split(b"\n")
+        names = self.names.split(b"\n")
         return names[call] if 0 <= call < len(names) and names[call] else b"unknown"
 
 
