@@ -129,15 +129,27 @@ class NewTask:
 
 
 @dataclass(frozen=True, slots=True)
-class Preparation:
-    """A container that is handed over before its Create (``exec_id`` ""), or an exec. ``spec`` is JSON: the OCI
-    spec of the container, or the OCI process of the exec."""
+class NewContainer:
+    """A container that is handed over before its Create; ``spec`` is its OCI spec, as JSON."""
+
+    container_id: str
+    spec: bytes
+    stdio: Stdio = Stdio()
+    rootfs: tuple[Mount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewExec:
+    """A process for a container; ``spec`` is the OCI process, as JSON."""
 
     container_id: str
     exec_id: str
     spec: bytes
     stdio: Stdio = Stdio()
-    rootfs: tuple[Mount, ...] = ()
+
+
+Preparation = NewContainer | NewExec
+"""What a client may hand over before it is created."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +254,7 @@ class TaskApi(Protocol):
     async def close_io(self, namespace: str, task_id: str, exec_id: str) -> None:
         """End its standard input, after what was written to it."""
 
-    async def exec(self, namespace: str, new: Preparation) -> None:
+    async def exec(self, namespace: str, new: NewExec) -> None:
         """Prepare a process more in a running container."""
 
     async def resize_pty(self, namespace: str, task_id: str, exec_id: str, width: int, height: int) -> None:

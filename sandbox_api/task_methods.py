@@ -7,7 +7,7 @@ from google.protobuf.empty_pb2 import Empty
 from .calls import Kind, Method, Methods
 from .convert import decode, mounts, timestamp, usage
 from .errors import Unimplemented
-from .interface import NewTask, Preparation, Stdio, TaskApi
+from .interface import NewExec, NewTask, Stdio, TaskApi
 from .proto import task_pb2 as pb
 
 V2, V3 = SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
@@ -146,7 +146,7 @@ class TaskMethods:
         """Exec."""
         request = decode(pb.ExecProcessRequest, payload)
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
-        await self._tasks.exec(namespace, Preparation(request.id, request.exec_id, request.spec.value, stdio))
+        await self._tasks.exec(namespace, NewExec(request.id, request.exec_id, request.spec.value, stdio))
         return _EMPTY
 
     async def resize_pty(self, namespace: str, payload: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..convert import decode, mounts, timestamp
-from ..interface import NewSandbox, Preparation, Stdio
+from ..interface import NewContainer, NewExec, NewSandbox, Preparation, Stdio
 from ..proto import controller_2023_pb2 as pb
 from ..proto import types_pb2
 from .dialect import Dialect, Host
@@ -37,13 +37,12 @@ async def _platform(host: Host, namespace: str, payload: bytes) -> bytes:
 
 async def _prepare(host: Host, namespace: str, payload: bytes) -> bytes:
     request = decode(pb.PrepareRequest, payload)
-    new = Preparation(
-        container_id=request.container_id,
-        exec_id=request.exec_id,
-        spec=request.spec.value,
-        stdio=Stdio(request.stdin, request.stdout, request.stderr, request.terminal),
-        rootfs=mounts(request.rootfs),
-    )
+    stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
+    new: Preparation
+    if request.exec_id:
+        new = NewExec(request.container_id, request.exec_id, request.spec.value, stdio)
+    else:
+        new = NewContainer(request.container_id, request.spec.value, stdio, mounts(request.rootfs))
     bundle = await host.sandboxes.prepare(namespace, request.sandbox_id, new)
     return pb.PrepareResponse(bundle=bundle).SerializeToString()
 

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from ..errors import InvalidArgument
-from ..interface import Mount, Preparation, Stdio
+from ..interface import Mount, NewContainer, NewExec, Preparation, Stdio
 
 FIELD = "extensions.tasks"
 KEY = "tasks"
@@ -22,20 +22,20 @@ def parse(value: bytes) -> list[Preparation]:
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"{FIELD} is not JSON: {error}") from None
     found: list[Preparation] = []
+    seen: dict[str, set[str]] = {}  # containers' processes
     for task in _list(root, "tasks"):
         name = _text(task, "task_id")
-        found.append(
-            Preparation(name, "", _spec(task), _stdio(task), tuple(_mount(each) for each in _list(task, "rootfs")))
-        )
-        found += [
-            Preparation(name, _text(process, "exec_id"), _spec(process), _stdio(process))
-            for process in _list(task, "processes")
-        ]
-    seen: set[tuple[str, str]] = set()
-    for each in found:
-        if (each.container_id, each.exec_id) in seen:
-            raise InvalidArgument(f"{FIELD}: {each.container_id}/{each.exec_id} is in the list twice")
-        seen.add((each.container_id, each.exec_id))
+        rootfs = tuple(_mount(each) for each in _list(task, "rootfs"))
+        found.append(NewContainer(name, _spec(task), _stdio(task), rootfs))
+        if name in seen:
+            raise InvalidArgument(f"{FIELD}: {name} is in the list twice")
+        seen[name] = set()
+        for process in _list(task, "processes"):
+            exec_id = _text(process, "exec_id")
+            if not exec_id or exec_id in seen[name]:
+                raise InvalidArgument(f"{FIELD}: {name}/{exec_id} is in the list twice")
+            seen[name].add(exec_id)
+            found.append(NewExec(name, exec_id, _spec(process), _stdio(process)))
     return found
 
 

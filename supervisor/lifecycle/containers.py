@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from sandbox_api.errors import FailedPrecondition, SandboxerError
-from sandbox_api.interface import NewTask, Stdio, Usage
+from sandbox_api.interface import NewContainer, NewTask, Stdio, Usage
 
 from ..aot.policy import Aot
 from ..cgroups import Cgroup, Hierarchy, Resources
@@ -61,7 +61,7 @@ class ContainerManager:
         """
         config = bundle.read_config(new.bundle)
         spec = oci.parse(config)
-        prepared = self._store.prepared(namespace, new.id, "")
+        prepared = self._store.prepared_container(namespace, new.id)
         sandbox = self._sandbox_of(namespace, new, spec, prepared)
         sandbox.require("create a container in it", SandboxState.READY)
         if spec.capabilities and not self._told_of_capabilities:
@@ -72,9 +72,9 @@ class ContainerManager:
         resources = Resources.parse(spec.resources)
         home = f"{self._folder}/mounting"
         folder = f"{self._folder}/containers/{namespace}/{new.id}"
-        if prepared and prepared.rootfs and not new.rootfs:
+        if prepared and prepared.new.rootfs and not new.rootfs:
             # The client handed its root file system over before: it is mounted in our own bundle, whichever is named.
-            plan = rootfs.plan(spec, prepared.root, prepared.rootfs, folder, home)
+            plan = rootfs.plan(spec, prepared.root, prepared.new.rootfs, folder, home)
         else:
             plan = rootfs.plan(spec, bundle.root(new.bundle, spec.root), new.rootfs, folder, home)
         container = Container(namespace, new.id, sandbox.id, new.bundle, Process(0, new.id, "", stdio))
@@ -192,7 +192,9 @@ class ContainerManager:
             container.cgroup = self._hierarchy.create(path, Resources())
         return container.cgroup
 
-    def _sandbox_of(self, namespace: str, new: NewTask, spec: oci.Spec, prepared: Prepared | None) -> Sandbox:
+    def _sandbox_of(
+        self, namespace: str, new: NewTask, spec: oci.Spec, prepared: Prepared[NewContainer] | None
+    ) -> Sandbox:
         """The sandbox a new container belongs to. The request does not say; Prepare did, or its bundle does."""
         name = prepared.sandbox_id if prepared else bundle.sandbox_id(new.bundle, spec.annotations)
         if name:
@@ -210,8 +212,8 @@ def _default_path(container: Container) -> str:
     return f"/wasm-sandboxer/{container.namespace}/{container.id}"
 
 
-def _stdio(asked: Stdio, prepared: Prepared | None, terminal: bool) -> Stdio:
+def _stdio(asked: Stdio, prepared: Prepared[NewContainer] | None, terminal: bool) -> Stdio:
     """The streams of the request, or those that were handed over before."""
     if prepared and not (asked.stdin or asked.stdout or asked.stderr):
-        asked = prepared.stdio
+        asked = prepared.new.stdio
     return Stdio(asked.stdin, asked.stdout, asked.stderr, asked.terminal or terminal)

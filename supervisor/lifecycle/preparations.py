@@ -16,13 +16,14 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from sandbox_api.errors import AlreadyExists, FailedPrecondition, NotFound
-from sandbox_api.interface import Preparation, Stdio
+from sandbox_api.interface import NewContainer, NewExec, Preparation
 
 from ..host.errors import for_errno
 from ..model.container import Container
-from ..model.prepared import Prepared
+from ..model.prepared import Prepared, key
 from ..model.process import ProcessState
 from ..model.registry import Registry, check_id
 from ..model.sandbox import Sandbox, SandboxState
@@ -74,7 +75,7 @@ class Preparations:
                     process.require("purge it", ProcessState.CREATED, ProcessState.STOPPED)
                 await self._containers.remove(container)
         for each in self._store.all_prepared(sandbox.namespace, sandbox.id):
-            if each.container_id == container_id and (not exec_id or each.exec_id == exec_id):
+            if each.key == (container_id, exec_id) or (not exec_id and each.key[0] == container_id):
                 await self._remove(sandbox.namespace, each)
         log.info("purged %s", what)
 
@@ -84,10 +85,8 @@ class Preparations:
         iSulad 2.1.6 lists a container that ended by itself for ever. Once that was deleted it is left out, unless the
         list has something else for its id.
         """
-        names = {(new.container_id, new.exec_id): new for new in wanted}
-        known = {
-            (each.container_id, each.exec_id): each for each in self._store.all_prepared(sandbox.namespace, sandbox.id)
-        }
+        names = {key(new): new for new in wanted}
+        known = {each.key: each for each in self._store.all_prepared(sandbox.namespace, sandbox.id)}
         fresh = []
         for name, new in names.items():
             old = known.get(name)
@@ -113,9 +112,9 @@ class Preparations:
         """
         try:
             for prepared in self._store.all_prepared(container.namespace, container.sandbox_id):
-                if prepared.container_id != container.id or prepared.spent:
+                if prepared.key[0] != container.id or prepared.spent:
                     continue
-                spent = replace(prepared, spec=b"", rootfs=(), stdio=Stdio(), bundle="") if prepared.listed else None
+                spent = replace(prepared, new=_emptied(prepared.new), bundle="") if prepared.listed else None
                 await self._remove(container.namespace, prepared, spent)
         except StoreFailed as error:  # they go with their sandbox
             log.warning("container %s: its preparation is kept: %s", container.id, error)
@@ -123,7 +122,7 @@ class Preparations:
     def forget_unfinished(self, sandbox: Sandbox) -> None:
         """Undo preparations that a supervisor did not live to finish: nobody was told of them."""
         for prepared in self._store.all_prepared(sandbox.namespace, sandbox.id):
-            if not prepared.spent and not prepared.exec_id and not os.path.exists(f"{prepared.bundle}/config.json"):
+            if not prepared.spent and not prepared.key[1] and not os.path.exists(f"{prepared.bundle}/config.json"):
                 self._forget(sandbox.namespace, prepared)
 
     def sweep(self) -> None:
@@ -140,36 +139,26 @@ class Preparations:
         """Refuse what cannot be prepared, before anything is changed. Raises a ``SandboxerError``."""
         sandbox.require("prepare a container in it", SandboxState.READY)
         check_id("container", new.container_id)
-        if new.exec_id:
+        if isinstance(new, NewExec):
             check_id("exec", new.exec_id)
-        what = _name(new.container_id, new.exec_id)
-        if self._exists(sandbox.namespace, new.container_id, new.exec_id):
+        what = _name(*key(new))
+        if self._exists(sandbox.namespace, *key(new)):
             raise AlreadyExists(f"{what}: there is one already")
-        prepared = self._store.prepared(sandbox.namespace, new.container_id, new.exec_id)
+        prepared = self._store.prepared(sandbox.namespace, *key(new))
         if prepared is not None and prepared.sandbox_id != sandbox.id:
             raise AlreadyExists(f"{what}: prepared already, in sandbox {prepared.sandbox_id}")
-        (oci.parse_exec if new.exec_id else oci.parse)(new.spec)
+        (oci.parse_exec if isinstance(new, NewExec) else oci.parse)(new.spec)
         streams.check(new.stdio)
 
     def _prepare(self, sandbox: Sandbox, new: Preparation, listed: bool) -> str:
-        what = _name(new.container_id, new.exec_id)
-        earlier = self._store.prepared(sandbox.namespace, new.container_id, new.exec_id)
+        what = _name(*key(new))
+        earlier = self._store.prepared(sandbox.namespace, *key(new))
         if earlier is not None:
             self._forget(sandbox.namespace, earlier)
         bundle = f"{self._folder}/bundles/{sandbox.namespace}/{new.container_id}"
-        prepared = Prepared(
-            sandbox.id,
-            new.container_id,
-            new.exec_id,
-            new.spec,
-            new.rootfs,
-            new.stdio,
-            bundle,
-            listed,
-            _digest(new) if listed else "",
-        )
+        prepared = Prepared(sandbox.id, new, bundle, listed, _digest(new) if listed else "")
         self._store.add_prepared(sandbox.namespace, prepared)
-        if not new.exec_id:
+        if isinstance(new, NewContainer):
             try:
                 os.makedirs(prepared.root, mode=0o711)
                 with open(f"{bundle}/config.json.new", "xb") as file:
@@ -186,13 +175,13 @@ class Preparations:
         container = self._registry.containers.get((namespace, container_id))
         return container is not None and (not exec_id or exec_id in (container.execs or {}))
 
-    async def _remove(self, namespace: str, prepared: Prepared, spent: Prepared | None = None) -> None:
+    async def _remove(self, namespace: str, prepared: Prepared[Any], spent: Prepared[Any] | None = None) -> None:
         """Undo a preparation whose bundle a guest may have filled: at once aside, so that its id may be used again.
 
         ``spent`` is what is left of it on record.
         """
         aside = ""
-        if not prepared.exec_id and not prepared.spent:
+        if not prepared.key[1] and not prepared.spent:
             folder, name = os.path.split(prepared.bundle)
             aside = f"{folder}/.{name}.{time.monotonic_ns()}"
             with suppress(FileNotFoundError):
@@ -204,15 +193,20 @@ class Preparations:
         if aside:
             await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
 
-    def _forget(self, namespace: str, prepared: Prepared) -> None:
-        if not prepared.exec_id and not prepared.spent:
+    def _forget(self, namespace: str, prepared: Prepared[Any]) -> None:
+        if not prepared.key[1] and not prepared.spent:
             shutil.rmtree(prepared.bundle, ignore_errors=True)  # nothing is mounted in it any more
         self._store.remove_prepared(namespace, prepared)
 
 
 def _digest(new: Preparation) -> str:
     """Tells one preparation from another of the same id."""
-    return hashlib.sha256(repr((new.spec, new.rootfs, new.stdio)).encode()).hexdigest()
+    return hashlib.sha256(repr(new).encode()).hexdigest()
+
+
+def _emptied(new: Preparation) -> Preparation:
+    """Nothing but the ids."""
+    return NewExec(*key(new), b"") if isinstance(new, NewExec) else NewContainer(new.container_id, b"")
 
 
 def _name(container_id: str, exec_id: str) -> str:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from sandbox_api.interface import Mount, Stdio
+from sandbox_api.interface import NewExec, Preparation
+
+New = TypeVar("New", bound=Preparation)
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """What Prepare, or ``extensions.tasks``, said; ``exec_id`` "" is the container itself."""
+class Prepared(Generic[New]):
+    """What Prepare, or ``extensions.tasks``, said."""
 
     sandbox_id: str
-    container_id: str
-    exec_id: str
-    spec: bytes
-    """JSON: of a container its OCI spec, of an exec its OCI process."""
-    rootfs: tuple[Mount, ...]
-    stdio: Stdio
+    new: New
     bundle: str
     """The container's bundle below --dir; "" once the preparation is spent."""
     listed: bool = False
     """It came in a whole list (``extensions.tasks``), and will be in the next list again."""
     digest: str = ""
     """Tells whether the same is handed over again."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The ids of the container and of the exec, which is "" for the container itself."""
+        return key(self.new)
 
     @property
     def spent(self) -> bool:
@@ -34,3 +37,8 @@ class Prepared:
     def root(self) -> str:
         """The folder that the root file system is mounted on."""
         return f"{self.bundle}/rootfs"
+
+
+def key(new: Preparation) -> tuple[str, str]:
+    """The ids of the container and of the exec, which is "" for the container itself."""
+    return new.container_id, new.exec_id if isinstance(new, NewExec) else ""

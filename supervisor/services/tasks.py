@@ -19,7 +19,7 @@ from sandbox_api.errors import (
     ResourceExhausted,
     SandboxerError,
 )
-from sandbox_api.interface import Connection, Exit, NewTask, Preparation, Stdio, TaskInfo, TaskStatus, Usage
+from sandbox_api.interface import Connection, Exit, NewExec, NewTask, Stdio, TaskInfo, TaskStatus, Usage
 
 from .. import __version__
 from ..aot.policy import Aot
@@ -98,23 +98,23 @@ class TaskService:
         self._events.created(container, new.rootfs)
         return 0
 
-    async def exec(self, namespace: str, new: Preparation) -> None:
+    async def exec(self, namespace: str, new: NewExec) -> None:
         """Prepare a process in a running container."""
         container = self._registry.container(namespace, new.container_id)
         check_id("exec", new.exec_id)
-        prepared = self._store.prepared(namespace, new.container_id, new.exec_id)
+        prepared = self._store.prepared_exec(namespace, new.container_id, new.exec_id)
         name = f"{new.container_id}/{new.exec_id}"
         async with container.lock:
             container.init.require("exec in it", ProcessState.RUNNING)
             if new.exec_id in (container.execs or {}):
                 raise AlreadyExists(f"container {name}: there is such an exec already")
             with _about(name):
-                spec = new.spec or (prepared.spec if prepared else b"")
+                spec = new.spec or (prepared.new.spec if prepared else b"")
                 terminal = oci.parse_exec(spec).terminal
                 streams.check(new.stdio)
             stdio = new.stdio
             if prepared and not (stdio.stdin or stdio.stdout or stdio.stderr):
-                stdio = prepared.stdio
+                stdio = prepared.new.stdio
             if terminal and not stdio.terminal:
                 stdio = Stdio(stdio.stdin, stdio.stdout, stdio.stderr, True)
             process = Process(0, name, new.exec_id, stdio)

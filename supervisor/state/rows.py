@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sandbox_api.interface import Mount, Stdio
+from sandbox_api.interface import Mount, NewContainer, NewExec, Preparation, Stdio
 
 from ..model.prepared import Prepared
 from ..oci.rootfs import MountPlan
@@ -44,11 +44,15 @@ def prepared(
     bundle: str,
     listed: int,
     digest: str,
-) -> Prepared:
+) -> Prepared[Any]:
     """A preparation from its row: ``PREPARED``."""
     stdio = Stdio(stdin, stdout, stderr, bool(terminal))
-    mounts = _mounts(json.loads(rootfs))
-    return Prepared(sandbox_id, container_id, exec_id, spec, mounts, stdio, bundle, bool(listed), digest)
+    new: Preparation
+    if exec_id:
+        new = NewExec(container_id, exec_id, spec, stdio)
+    else:
+        new = NewContainer(container_id, spec, stdio, _mounts(json.loads(rootfs)))
+    return Prepared(sandbox_id, new, bundle, bool(listed), digest)
 
 
 def _mounts(values: list[dict[str, Any]]) -> tuple[Mount, ...]:

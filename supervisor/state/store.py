@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Any
 
 from sandbox_api.errors import Internal, NotFound, ResourceExhausted, Unavailable
-from sandbox_api.interface import Exit, NewSandbox, Stdio
+from sandbox_api.interface import Exit, NewContainer, NewExec, NewSandbox, Stdio
 
 from ..model.container import Container
 from ..model.prepared import Prepared
@@ -310,47 +310,54 @@ class Store:
         """Forget an exec."""
         self._run("DELETE FROM processes WHERE instance = ?", (process.instance,))
 
-    def add_prepared(self, namespace: str, prepared: Prepared) -> None:
+    def add_prepared(self, namespace: str, prepared: Prepared[Any]) -> None:
         """Record a preparation, in place of a spent one."""
-        stdio = prepared.stdio
+        new = prepared.new
+        rootfs = new.rootfs if isinstance(new, NewContainer) else ()
         self._run(
             "INSERT OR REPLACE INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 namespace,
-                prepared.container_id,
-                prepared.exec_id,
+                *prepared.key,
                 prepared.sandbox_id,
-                prepared.spec,
-                json.dumps([asdict(mount) for mount in prepared.rootfs]),
-                stdio.stdin,
-                stdio.stdout,
-                stdio.stderr,
-                stdio.terminal,
+                new.spec,
+                json.dumps([asdict(mount) for mount in rootfs]),
+                new.stdio.stdin,
+                new.stdio.stdout,
+                new.stdio.stderr,
+                new.stdio.terminal,
                 prepared.bundle,
                 prepared.listed,
                 prepared.digest,
             ),
         )
 
-    def prepared(self, namespace: str, container_id: str, exec_id: str) -> Prepared | None:
-        """The preparation of a container or an exec, if there is one that is not spent."""
+    def prepared_container(self, namespace: str, container_id: str) -> Prepared[NewContainer] | None:
+        """The preparation of a container, if there is one that is not spent."""
+        return self.prepared(namespace, container_id, "")
+
+    def prepared_exec(self, namespace: str, container_id: str, exec_id: str) -> Prepared[NewExec] | None:
+        """The preparation of an exec, if there is one that is not spent."""
+        return self.prepared(namespace, container_id, exec_id)
+
+    def prepared(self, namespace: str, container_id: str, exec_id: str) -> Prepared[Any] | None:
+        """The preparation of either, if there is one that is not spent."""
         found = self._prepared("container_id = ? AND exec_id = ? AND bundle != ''", namespace, container_id, exec_id)
         return found[0] if found else None
 
-    def all_prepared(self, namespace: str, sandbox_id: str) -> list[Prepared]:
+    def all_prepared(self, namespace: str, sandbox_id: str) -> list[Prepared[Any]]:
         """All preparations of a sandbox, spent ones among them."""
         return self._prepared("sandbox_id = ?", namespace, sandbox_id)
 
-    def _prepared(self, condition: str, *values: str) -> list[Prepared]:
+    def _prepared(self, condition: str, *values: str) -> list[Prepared[Any]]:
         with self._decoding():
             found = self._read(f"SELECT {rows.PREPARED} FROM prepared WHERE namespace = ? AND {condition}", values)
             return [rows.prepared(*row) for row in found]
 
-    def remove_prepared(self, namespace: str, prepared: Prepared) -> None:
+    def remove_prepared(self, namespace: str, prepared: Prepared[Any]) -> None:
         """Forget a preparation."""
         self._run(
-            "DELETE FROM prepared WHERE namespace = ? AND container_id = ? AND exec_id = ?",
-            (namespace, prepared.container_id, prepared.exec_id),
+            "DELETE FROM prepared WHERE namespace = ? AND container_id = ? AND exec_id = ?", (namespace, *prepared.key)
         )
 
     def _insert_process(self, container: Container, process: Process, spec: bytes = b"") -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sandbox_api.errors import Internal
-from sandbox_api.interface import NewSandbox, Preparation
+from sandbox_api.interface import NewContainer, NewSandbox
 
 from .disk import disk
 from .parts import NS, Parts
@@ -28,8 +28,8 @@ CALLS: dict[str, Callable[[Parts], Awaitable[object]]] = {
 }
 
 
-def prepared(parts: Parts) -> Preparation:
-    return Preparation("other", "", (Path(parts.bundle("other")) / "config.json").read_bytes())
+def prepared(parts: Parts) -> NewContainer:
+    return NewContainer("other", (Path(parts.bundle("other")) / "config.json").read_bytes())
 
 
 async def seen(parts: Parts) -> dict[str, Any]:

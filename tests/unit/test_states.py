@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandbox_api.errors import FailedPrecondition, NotFound, SandboxerError, Unavailable
-from sandbox_api.interface import Exit, NewSandbox, Preparation, Stdio
+from sandbox_api.interface import Exit, NewContainer, NewExec, NewSandbox, Stdio
 from supervisor.model.process import Process, ProcessState
 from supervisor.model.sandbox import SandboxState
 
@@ -17,7 +17,7 @@ from .parts import NS, Parts
 
 CREATED, STARTING, RUNNING, PAUSED, STOPPED = ProcessState
 TERM, CHLD = 15, 17
-EXEC = Preparation("c", "e", b'{"args": ["/app.wasm"]}')
+EXEC = NewExec("c", "e", b'{"args": ["/app.wasm"]}')
 
 Call = Callable[[Parts], Awaitable[object]]
 
@@ -165,7 +165,7 @@ SANDBOX_CALLS: dict[str, tuple[Call, dict[str, type[SandboxerError] | None]]] = 
         {"created": FailedPrecondition, "ready": None, "stopping": FailedPrecondition, "notready": FailedPrecondition},
     ),
     "prepare a container in it": (
-        lambda parts: parts.sandboxes.prepare(NS, "pod", Preparation("c", "", b'{"process": 1}')),
+        lambda parts: parts.sandboxes.prepare(NS, "pod", NewContainer("c", b'{"process": 1}')),
         {"created": FailedPrecondition, "stopping": FailedPrecondition, "notready": FailedPrecondition},
     ),
     "stop": (lambda parts: parts.sandboxes.stop(NS, "pod", 0), {"created": None, "ready": None, "notready": None}),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sandbox_api.errors import Internal
-from sandbox_api.interface import Exit, Mount, NewSandbox, Stdio
+from sandbox_api.interface import Exit, Mount, NewContainer, NewSandbox, Stdio
 from supervisor.model.container import Container
 from supervisor.model.prepared import Prepared
 from supervisor.model.process import Process, ProcessState
@@ -38,7 +38,7 @@ PLAN = MountPlan(
     readonly=("/proc/sys", "/é"),
 )
 RECORDED = Recorded(b'{"a": "\xc3\xa9"}\0', PLAN)
-PREPARED = Prepared("pod", "c2", "", b"{}", PLAN.rootfs, STDIO, "/dir/bundles/ns/c2")
+PREPARED = Prepared("pod", NewContainer("c2", b"{}", STDIO, PLAN.rootfs), "/dir/bundles/ns/c2")
 
 
 @pytest.fixture
