@@ -32,6 +32,13 @@ class Method:
     name: str
     handler: Handler
     kind: Kind
+    nameless: Handler | None = None
+    """In place of ``handler`` for callers that name no namespace: iSulad."""
+
+    def call(self, namespace: str, payload: bytes) -> Coroutine[Any, Any, bytes]:
+        """A call of it; ``namespace`` is "" where its caller named none."""
+        handler = self.handler if namespace or self.nameless is None else self.nameless
+        return handler(namespace or DEFAULT_NAMESPACE, payload)
 
 
 Methods = Mapping[tuple[str, str], Method]
@@ -75,7 +82,7 @@ def begin(method: Method, namespace: str, payload: bytes) -> asyncio.Task[bytes]
         raise ending()
     if changes and len(_under_way) >= MAX_CHANGES:
         raise ResourceExhausted(f"{method.name}: {MAX_CHANGES} calls are under way: try again later")
-    task = asyncio.get_running_loop().create_task(method.handler(namespace, payload))
+    task = asyncio.get_running_loop().create_task(method.call(namespace, payload))
     if changes:
         _under_way.add(task)
         task.add_done_callback(_forget)
@@ -85,5 +92,5 @@ def begin(method: Method, namespace: str, payload: bytes) -> asyncio.Task[bytes]
 def run(method: Method, namespace: str, payload: bytes) -> Awaitable[bytes]:
     """Run a method for a caller that may go away. Raises ``ResourceExhausted`` where too much is under way."""
     if method.kind is not Kind.CHANGE:
-        return method.handler(namespace, payload)
+        return method.call(namespace, payload)
     return asyncio.shield(begin(method, namespace, payload))

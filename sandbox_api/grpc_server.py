@@ -101,7 +101,7 @@ class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
 def _namespace(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
     metadata = context.invocation_metadata() or ()
-    return next((str(value) for key, value in metadata if key == NAMESPACE_KEY), "") or calls.DEFAULT_NAMESPACE
+    return next((str(value) for key, value in metadata if key == NAMESPACE_KEY), "")
 
 
 def sandbox_methods(host: Host) -> calls.Methods:

@@ -23,7 +23,10 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Stdio:
-    """Where a process's streams are: FIFO paths or ``file://`` URLs; "" is /dev/null."""
+    """Where a process's streams are: FIFO paths or ``file://`` URLs.
+
+    "" is an input at its end, or an output that nobody wants.
+    """
 
     stdin: str = ""
     stdout: str = ""

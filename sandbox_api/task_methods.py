@@ -45,6 +45,7 @@ class TaskMethods:
         )
         table = {(service, method.name): method for service in SERVICES for method in methods}
         table[V2, "Start"] = Method("Start", self.start, Kind.CHANGE)
+        table[V2, "Stats"] = Method("Stats", self.stats, Kind.READ, nameless=self.stats_v1)
         table[V3, "Start"] = Method("Start", self.start_v3, Kind.CHANGE)
         return table
 
@@ -134,6 +135,12 @@ class TaskMethods:
         request = decode(pb.StatsRequest, payload)
         used = await self._tasks.stats(namespace, request.id)
         return pb.StatsResponse(stats=usage(used, self._cgroup_version)).SerializeToString()
+
+    async def stats_v1(self, namespace: str, payload: bytes) -> bytes:
+        """Stats for iSulad's shim library, which reads every answer as control groups version 1 (shim_rt_ops.c)."""
+        request = decode(pb.StatsRequest, payload)
+        used = await self._tasks.stats(namespace, request.id)
+        return pb.StatsResponse(stats=usage(used, 1)).SerializeToString()
 
     async def close_io(self, namespace: str, payload: bytes) -> bytes:
         """CloseIO."""

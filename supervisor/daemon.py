@@ -164,6 +164,7 @@ class Daemon:
             cleanup.callback(loop.remove_signal_handler, number)
         if self._options.private:
             loop.add_reader(0, self._stopping.set)
+        sockets.check_folder(self._options.folder, "forkserver.sock")
         cleanup.callback(os.close, _lock_folder(self._options.folder, self._options.socket_group))
         sockets.claim(self._options.listen)
         linux.become_subreaper()

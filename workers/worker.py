@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posix
 import struct
+from ctypes import string_at
 
 from . import linux, start_request
 from .calls.call_list import FALSE, NEGATIVE, NEGATIVE_LONG, NONZERO, At, Label
@@ -39,7 +40,6 @@ _WHAT = {
     WALLS: "Landlock and seccomp",
 }
 _REFUSALS = {
-    NOT_WASM: "not a WebAssembly module: it does not begin with \\0asm",
     TOO_LARGE: "the module is larger than 1 GiB",
     CHANGED: "the module changed while it was read",
 }
@@ -106,6 +106,9 @@ def end(loaded: dict[bytes, Engine], step: Step, result: int, number: int) -> No
             _write(2, b"wasm trap: %s\n" % end.text.encode() if end.kind == engines.TRAPPED else b"")
     elif step.stage in _WHAT:
         text = f"{_WHAT[step.stage]}: {posix.strerror(number)}"
+    elif step.stage == NOT_WASM:
+        begin = string_at(step.arguments[0], len(_WASM_MAGIC))
+        verdict, text = REFUSED, f"not a WebAssembly module: {_no_magic(begin)}"
     elif step.stage in _REFUSALS:
         verdict, text = REFUSED, _REFUSALS[step.stage]
     else:
@@ -121,6 +124,13 @@ def _write(fd: int, text: bytes) -> None:
         posix.write(fd, text)
     except OSError:  # nobody listens
         pass
+
+
+def _no_magic(begin: bytes) -> str:
+    """What a file is that begins with this."""
+    if begin.lstrip().startswith((b"(", b";;")):
+        return "it is in the text form (.wat): convert it with wat2wasm"
+    return "it does not begin with \\0asm"
 
 
 def _take_streams(calls: CallList, descriptors: Descriptors) -> None:

@@ -185,7 +185,7 @@ class Connection:
             place = self._journal(stream, method.name, message if waits else b"")
         namespace = next((pair.value for pair in request.metadata if pair.key == _NAMESPACE_KEY), "")
         try:
-            task = calls.begin(method, namespace or calls.DEFAULT_NAMESPACE, request.payload)
+            task = calls.begin(method, namespace, request.payload)
         except SandboxerError:
             self._end(place)
             raise

@@ -16,6 +16,15 @@ class SocketTaken(Exception):
     """The socket cannot be ours; the text says why."""
 
 
+def check_folder(folder: Path, longest: str) -> None:
+    """Raises ``SocketTaken`` where a socket of the ``longest`` name in this folder would have too long a path."""
+    most = _LONGEST - len(longest) - 1
+    if len(os.fsencode(folder)) > most:
+        raise SocketTaken(
+            f"--dir {folder}: its sockets' paths would be too long: choose a folder whose path has at most {most} bytes"
+        )
+
+
 def claim(path: Path) -> None:
     """Make ``path`` free to bind: remove a dead socket. Raises ``SocketTaken`` beside a live one."""
     if len(os.fsencode(path)) > _LONGEST:
@@ -23,6 +32,8 @@ def claim(path: Path) -> None:
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise SocketTaken(f"{path}: there is no folder {path.parent}: make it, or choose another path") from None
         return
     if not stat.S_ISSOCK(mode):
         raise SocketTaken(f"{path} exists and is no socket: remove it or choose another path")

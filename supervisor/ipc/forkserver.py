@@ -31,6 +31,10 @@ ACKNOWLEDGE_SECONDS = 0.02
 """How long acknowledgements of exits gather: each message wakes the forkserver."""
 
 
+class ModuleRefused(InvalidArgument):
+    """A worker's word that the module itself cannot be run; the text says why, and not which it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """An exit as the forkserver, or the kernel, tells it. ``status`` is waitpid(2)'s, ``at`` in nanoseconds."""
@@ -414,7 +418,7 @@ def _wake(readable: asyncio.Future[None]) -> None:
 def _refusal(verdict: bytes, ended: Ended, killed: bool) -> SandboxerError:
     text = verdict[1:].decode(errors="replace")
     if verdict[:1] == protocol.REFUSED:
-        return InvalidArgument(text)
+        return ModuleRefused(text)
     if verdict[:1] == protocol.FAILED:
         return Internal(text)
     if ended.status == signal.SIGKILL and not killed:

@@ -11,7 +11,7 @@ from workers.start_request import CGROUP, MODULE, NETNS, STDERR, STDIN, STDOUT, 
 from ..aot.policy import Aot
 from ..cgroups import Resources
 from ..host.errors import for_errno
-from ..ipc.forkserver import ForkserverClient
+from ..ipc.forkserver import ForkserverClient, ModuleRefused
 from ..ipc.relay import RelayClient
 from ..model.container import Container
 from ..model.process import Process
@@ -87,7 +87,7 @@ class Starter:
             process.tier = product.level.name if product is not None else "interpreted"
             try:
                 return await self._forkserver.start(request)
-            except InvalidArgument as error:
+            except ModuleRefused as error:
                 if self._aot is None or product is None:
                     raise
                 # The product may be at fault, and so our compiler: the module itself has the last word.
@@ -98,6 +98,8 @@ class Starter:
                 process.tier = "interpreted"
                 self._aot.condemn(product, str(error))
                 return pid
+        except ModuleRefused as error:
+            raise InvalidArgument(f"{wasi.module_and_function(what.args[0])[0]}: {error}") from None
         except OSError as error:
             what_for = error.filename or "its descriptors"
             raise for_errno(error, FailedPrecondition)(f"{what_for}: {error.strerror}") from None

@@ -6,6 +6,7 @@ What clients expect of FIFOs at their ends is told in docs/architecture.md, "Str
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ def _open_terminal(stdio: Stdio, streams: Streams, hold_stdin: bool) -> None:
 
 def _open_input(where: str, streams: Streams, hold: bool) -> None:
     if not where:
-        streams.stdin = os.open("/dev/null", os.O_RDONLY | _FLAGS)
+        streams.stdin = os.dup(_ended_pipe())
         return
     fd = _open_reader(where, hold)
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
@@ -108,6 +109,14 @@ def _open_input(where: str, streams: Streams, hold: bool) -> None:
     else:
         os.set_blocking(fd, True)
         streams.stdin = fd
+
+
+@functools.cache
+def _ended_pipe() -> int:
+    """A pipe at its end, for every standard input that nobody gave: guests wait for it, and /dev/null refuses epoll."""
+    ended, writer = os.pipe2(os.O_CLOEXEC)
+    os.close(writer)
+    return ended
 
 
 def _open_reader(where: str, hold: bool) -> int:

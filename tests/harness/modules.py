@@ -143,3 +143,20 @@ def start_section(code: bytes, status: int = 5, missing: bool = False) -> bytes:
             section(10, vector(*(leb(len(body)) + body for body in bodies))),
         )
     )
+
+
+def wants_memory(pages: int) -> bytes:
+    """A module that begins with so many pages of memory, and has data at the end of the last."""
+    *low, high = leb(pages * 65536 - 8)
+    offset = b"\x41" + bytes([*low, high | 0x80, 0]) + b"\x0b"  # i32.const, of a number that is not negative
+    exports = vector(leb(6) + b"_start" + b"\0\0", leb(6) + b"memory" + b"\2\0")
+    return MAGIC + b"".join(
+        (
+            section(1, vector(b"\x60\0\0")),  # () -> ()
+            section(3, vector(b"\0")),
+            section(5, vector(b"\0" + leb(pages))),
+            section(7, exports),
+            section(10, vector(b"\2\0\x0b")),
+            section(11, vector(b"\0" + offset + b"\1x")),
+        )
+    )

@@ -20,6 +20,7 @@ from sandbox_api.proto import ttrpc_pb2
 from sandbox_api.ttrpc import frames
 
 from ..harness.container import Builder, Container, Pod
+from ..harness.modules import wants_memory
 from ..harness.ttrpc import Connection
 
 
@@ -161,10 +162,29 @@ def test_no_such_module(pod: Pod) -> None:
         (b"\0asm\1\0\0\0\xff\xff\xff", "not a WebAssembly module"),
         (b"\0asm\1\0\0\0\1", "not a WebAssembly module"),
         (b"\0asm\1\0\0\0", "no function '_start'"),
+        (b"(module)", r"not a WebAssembly module: it is in the text form \(\.wat\): convert it with wat2wasm"),
+        (b";; generated\n(module)", "convert it with wat2wasm"),
+        (b"\n(module)", "convert it with wat2wasm"),
     ],
 )
 def test_bytes_that_are_no_module(pod: Pod, content: bytes, why: str) -> None:
-    start_refuses(pod.with_wasm(content), InvalidArgument, why)
+    builder = pod.with_wasm(content)
+    start_refuses(builder, InvalidArgument, f"container {builder.id}: /app.wasm: .*{why}")
+
+
+def test_a_function_that_a_module_does_not_have(pod: Pod) -> None:
+    builder = pod.with_wasm("hello").entry("/app.wasm#absent")
+    start_refuses(builder, InvalidArgument, "/app.wasm: the module exports no function 'absent'")
+
+
+def test_a_memory_limit_below_the_modules_first_memory(pod: Pod) -> None:
+    builder = pod.with_wasm(wants_memory(4096)).linux(resources={"memory": {"limit": 64 << 20}})
+    start_refuses(
+        builder,
+        InvalidArgument,
+        "/app.wasm: cannot be instantiated: out of bounds memory access "
+        r"\(it wants 262144 KiB of memory from the start, and the memory limit allows 65536 KiB\)",
+    )
 
 
 def test_a_module_that_is_a_fifo_holds_nobody_up(pod: Pod) -> None:

@@ -55,6 +55,23 @@ def test_it_does_not_remove_a_file_that_is_no_socket(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "precious"
 
 
+def test_listen_in_a_folder_that_is_missing(tmp_path: Path) -> None:
+    refused = run("--listen", str(tmp_path / "no" / "where.sock"), "--dir", str(tmp_path / "dir"))
+    line = f"{tmp_path}/no/where.sock: there is no folder {tmp_path}/no: make it, or choose another path"
+    assert (refused.returncode, refused.stderr) == (1, f"wasm-sandboxer: {line}\n")
+
+
+def test_a_folder_too_long_for_its_sockets(tmp_path: Path) -> None:
+    folder = str(tmp_path / ("x" * 91))
+    refused = run("--listen", str(tmp_path / "api.sock"), "--dir", folder)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"wasm-sandboxer: --dir {folder}: its sockets' paths would be too long: "
+        "choose a folder whose path has at most 91 bytes\n"
+    )
+    assert not Path(folder).exists()
+
+
 def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
     refused = run("--listen", str(tmp_path / ("x" * 120)), "--dir", str(tmp_path / "dir"))
     assert (refused.returncode, "107 bytes" in refused.stderr) == (1, True)

@@ -355,3 +355,15 @@ def test_a_sandbox_s_own_namespace_is_joined_whatever_pid_the_spec_names(daemon:
         shim.create("inside", bundle(tmp_path / "inside", on_the_host_s(root, "private", pid, "/sleep.wasm")))
         assert os.readlink(f"/proc/{shim.start('inside')}/ns/net") == os.readlink(netns.path)
         isulad.named("Shutdown", "private")
+
+
+def test_a_guest_waits_for_an_input_that_nobody_gave(pod: Pod) -> None:
+    container = pod.with_wasm("poll").streams(stdin="").build().start()
+    assert container.wait() == 0  # its end is there at once
+
+
+def test_a_guest_waits_for_what_comes(pod: Pod) -> None:
+    container = pod.with_wasm("poll").fifos("stdin").build().start()
+    (container.bundle / "stdin").write_text("nine bytes")
+    container.close_stdin()
+    assert container.wait() == 10

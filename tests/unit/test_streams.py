@@ -42,10 +42,15 @@ def fifo(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_not_asked_for_is_dev_null() -> None:
-    with opened() as streams:
-        assert {path_of(fd) for fd in (streams.stdin, streams.stdout, streams.stderr)} == {"/dev/null"}
+def test_an_output_that_nobody_wants_is_dev_null_and_an_input_that_nobody_gave_a_pipe_at_its_end() -> None:
+    open_streams(Stdio()).close()  # the one pipe stays
+    with opened() as streams, opened() as others:
+        assert {path_of(fd) for fd in (streams.stdout, streams.stderr)} == {"/dev/null"}
+        assert path_of(streams.stdin) == path_of(others.stdin) != "/dev/null"  # one for all
         assert os.read(streams.stdin, 1) == b""
+        with select.epoll() as poll:
+            poll.register(streams.stdin, select.EPOLLIN)
+            assert poll.poll(0) == [(streams.stdin, select.EPOLLHUP)]
         assert os.write(streams.stdout, b"x") == os.write(streams.stderr, b"x") == 1
 
 

@@ -31,6 +31,12 @@ class Result(ctypes.Structure):
     _fields_ = (("Code", c_uint32),)
 
 
+class Limit(ctypes.Structure):
+    """``WasmEdge_Limit``, in pages."""
+
+    _fields_ = (("HasMax", c_bool), ("Shared", c_bool), ("Min", c_uint32), ("Max", c_uint32))
+
+
 _STRINGS = POINTER(c_char_p)
 
 # name: (result, arguments); None is void
@@ -67,6 +73,11 @@ FUNCTIONS = {
     "ASTModuleDelete": (None, (c_void_p,)),
     "ASTModuleListImportsLength": (c_uint32, (c_void_p,)),
     "ASTModuleListImports": (c_uint32, (c_void_p, POINTER(c_void_p), c_uint32)),
+    "ASTModuleListExportsLength": (c_uint32, (c_void_p,)),
+    "ASTModuleListExports": (c_uint32, (c_void_p, POINTER(c_void_p), c_uint32)),
+    "ExportTypeGetMemoryType": (c_void_p, (c_void_p, c_void_p)),
+    "MemoryTypeGetLimit": (Limit, (c_void_p,)),
+    "ConfigureGetMaxMemoryPage": (c_uint32, (c_void_p,)),
     "ImportTypeGetModuleName": (String, (c_void_p,)),
     "ImportTypeGetExternalName": (String, (c_void_p,)),
 }

@@ -91,9 +91,8 @@ class WasmEdge(Engine):
         self._call(calls, "ExecutorCreate", At(guest.conf), None, out=guest.executor)
         self._call(calls, "StoreCreate", out=store)
         self._call(calls, "ExecutorRegisterImport", executor, At(store), self._wasi, fails=NONZERO, stage=INSTANTIATE)
-        self._call(
-            calls, "ExecutorInstantiate", executor, guest.module, At(store), tree, fails=NONZERO, stage=INSTANTIATE
-        )
+        arguments = (executor, guest.module, At(store), tree, At(guest.conf))  # the last is for ``explain`` alone
+        self._call(calls, "ExecutorInstantiate", *arguments, fails=NONZERO, stage=INSTANTIATE)
         if not guest.compiled:  # the instance has copies of the functions: hand the originals back
             self._call(calls, "ASTModuleDelete", tree)
             calls.libc("malloc_trim", 0)
@@ -142,9 +141,13 @@ class WasmEdge(Engine):
         message: str = self._lib.WasmEdge_ResultGetMessage(capi.Result(code)).decode(errors="replace")
         if step.stage == INSTANTIATE and code & 0xFFFFFF == _TERMINATED:  # in the start section
             return End(EXITED, status=self._lib.WasmEdge_ModuleInstanceWASIGetExitCode(self._wasi) & 0xFF)
-        if step.stage == TRAP or (step.stage == INSTANTIATE and code & 0xFFFFFF >= _FIRST_TRAP):
+        wanted = ""
+        if message == "unknown import":
+            wanted = self._foreign_imports(step.arguments[3])
+        elif step.stage == INSTANTIATE and len(step.arguments) > 4:
+            wanted = self._memory_beyond(step.arguments[3], step.arguments[4])
+        if step.stage == TRAP or (step.stage == INSTANTIATE and code & 0xFFFFFF >= _FIRST_TRAP and not wanted):
             return End(TRAPPED, message)
-        wanted = self._foreign_imports(step.arguments[3]) if message == "unknown import" else ""
         return End(REFUSED, f"{_WHAT[step.stage]}: {message}{wanted}")
 
     def _init_wasi(self, calls: CallList, request: StartRequest, folders: list[int]) -> None:
@@ -171,6 +174,19 @@ class WasmEdge(Engine):
             if module != "wasi_snapshot_preview1":
                 names.append(f"{module}.{name}")
         return f" (it wants {', '.join(names[:5])})" if names else ""
+
+    def _memory_beyond(self, tree: int, conf: int) -> str:
+        """What a module wants whose memory is larger from the start than the container's limit."""
+        lib = self._lib
+        limit = lib.WasmEdge_ConfigureGetMaxMemoryPage(conf)
+        count = min(lib.WasmEdge_ASTModuleListExportsLength(tree), 4096)
+        exports = (c_void_p * count)()
+        lib.WasmEdge_ASTModuleListExports(tree, exports, count)
+        memories = filter(None, (lib.WasmEdge_ExportTypeGetMemoryType(tree, each) for each in exports))
+        pages = max((lib.WasmEdge_MemoryTypeGetLimit(each).Min for each in memories), default=0)
+        if pages <= limit:
+            return ""
+        return f" (it wants {pages * 64} KiB of memory from the start, and the memory limit allows {limit * 64} KiB)"
 
 
 class Guest:
