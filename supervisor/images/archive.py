@@ -24,6 +24,8 @@ from ..oci.wasi import module_and_function
 MAX_DOCUMENT = 8 << 20
 MAX_MODULE = 256 << 20
 _MAX_ENTRIES = 1 << 20
+_MAX_NAME = 4096  # PATH_MAX
+_MAX_LAYERS = 512  # overlayfs mounts no more (fs/overlayfs/params.c)
 _MAX_DEPTH = 8  # of indexes in indexes
 _MAX_LINKS = 40  # as in the kernel (path_resolution(7))
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"  # OCI image-spec, layer.md
@@ -127,6 +129,11 @@ class Tree:
         self._archive = archive
         self._layers = layers
         self._entries: dict[str, tuple[str, tarfile.TarInfo]] = {}
+        self._names: dict[str, set[str]] = {}
+        """What lies in each folder."""
+        self._places = 0
+        if len(layers) > _MAX_LAYERS:
+            raise ArchiveUnfit(f"it has {len(layers)} layers; {_MAX_LAYERS} is the most")
         for layer in layers:
             with self._open(layer) as tar:
                 self._add(layer, tar)
@@ -137,8 +144,10 @@ class Tree:
 
     def files(self) -> Iterator[tuple[str, tarfile.TarInfo, IO[bytes]]]:
         """Every regular file, opened, layer by layer in the order in which they are stored."""
-        for layer in self._layers:
-            here = [(path, entry) for path, (where, entry) in self._entries.items() if where == layer]
+        stored: dict[str, list[tuple[str, tarfile.TarInfo]]] = {}
+        for path, (layer, entry) in self._entries.items():
+            stored.setdefault(layer, []).append((path, entry))
+        for layer, here in stored.items():
             with self._open(layer) as tar:
                 for path, entry in sorted(here, key=lambda each: each[1].offset):
                     source = tar.extractfile(entry) if entry.isreg() or entry.islnk() else None
@@ -186,6 +195,8 @@ class Tree:
     def _add(self, layer: str, tar: tarfile.TarFile) -> None:
         added: dict[str, tuple[str, tarfile.TarInfo]] = {}
         for entry in tar:
+            if len(entry.name) > _MAX_NAME:
+                raise ArchiveUnfit(f"layer {layer} has a name of {len(entry.name)} characters; {_MAX_NAME} is the most")
             path = _normal(entry.name)
             folder, name = posixpath.split(path)
             if name == _OPAQUE:
@@ -199,11 +210,37 @@ class Tree:
             if len(added) > _MAX_ENTRIES:
                 raise ArchiveUnfit(f"layer {layer} has more than {_MAX_ENTRIES} entries")
         self._entries.update(added)
+        for path in added:
+            self._enter(path)
+
+    def _enter(self, path: str) -> None:
+        """Note what lies in which folder, up to the root."""
+        while path != "/":
+            folder, name = posixpath.split(path)
+            names = self._names.setdefault(folder, set())
+            if name in names:
+                return
+            names.add(name)
+            self._places += 1
+            if self._places > 2 * _MAX_ENTRIES:
+                raise ArchiveUnfit(f"its layers have more than {2 * _MAX_ENTRIES} files and folders")
+            path = folder
 
     def _hide(self, path: str, itself: bool) -> None:
-        inside = path.rstrip("/") + "/"
-        for each in [each for each in self._entries if each.startswith(inside) or (itself and each == path)]:
-            del self._entries[each]
+        """Hide what is in a folder, or the path ``itself`` too. Costs as much as what is hidden has entries."""
+        left = [posixpath.join(path, name) for name in self._names.pop(path, ())]
+        self._places -= len(left)
+        while left:
+            each = left.pop()
+            self._entries.pop(each, None)
+            inside = self._names.pop(each, ())
+            self._places -= len(inside)
+            left += [posixpath.join(each, name) for name in inside]
+        folder, name = posixpath.split(path)
+        if itself and name in self._names.get(folder, ()):
+            self._names[folder].remove(name)
+            self._places -= 1
+            self._entries.pop(path, None)
 
     def _resolve(self, path: str) -> str:
         """The path without links, which lead nowhere but into the image."""

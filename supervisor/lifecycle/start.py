@@ -78,7 +78,7 @@ class Starter:
                 network=network,
                 terminal=process.stdio.terminal,
                 memory_limit=Resources.parse(spec.resources).memory_limit or 0,
-                seccomp=oci_filter(spec.seccomp) if spec.seccomp else b"",
+                seccomp=await asyncio.to_thread(oci_filter, spec.seccomp) if spec.seccomp else b"",
             )
             request = wasi.request(process.instance, what, context, placement)
             for pump in opened.pumps:

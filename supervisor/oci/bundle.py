@@ -9,8 +9,8 @@ from sandbox_api.errors import InvalidArgument, NotFound
 
 from ..host import linux
 from ..host.errors import for_errno
+from .spec import MAX_BYTES
 
-MAX_CONFIG = 8 << 20
 _SANDBOX_KEYS = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID", "cri.sandbox.id")
 
 
@@ -23,7 +23,7 @@ def read_config(bundle: str) -> bytes:
         raise InvalidArgument(f"bundle {bundle!r} is not an absolute path")
     if not os.path.isdir(bundle):
         raise NotFound(f"bundle {bundle}: no such folder")
-    return _read(f"{bundle}/config.json", MAX_CONFIG)
+    return _read(f"{bundle}/config.json", MAX_BYTES)
 
 
 def root(bundle: str, path: str) -> str:

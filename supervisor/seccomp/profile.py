@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import platform
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from sandbox_api.errors import InvalidArgument
@@ -37,6 +38,8 @@ _OPERATORS = {
     "SCMP_CMP_GT": library.GT,
     "SCMP_CMP_MASKED_EQ": library.MASKED_EQ,
 }
+MAX_RULES = 1024
+"""Of one name with its conditions each. The usual default profile has 500; a filter ends at 4,096 instructions."""
 _MAX_ERRNO = 4095
 _OURS = ("seccomp", "chdir", "getcwd")  # the worker's last steps
 
@@ -54,7 +57,10 @@ def oci_filter(profile: Mapping[str, Any], machine: str = platform.machine()) ->
     _strings(profile, "architectures", where)
     _strings(profile, "flags", where)
     default = _action(profile, "defaultAction", "defaultErrnoRet", where)
-    rules = [rule for each in _objects(profile, "syscalls", where) for rule in _rules(each)]
+    every = (rule for each in _objects(profile, "syscalls", where) for rule in _rules(each))
+    rules = list(islice(every, MAX_RULES + 1))
+    if len(rules) > MAX_RULES:
+        raise InvalidArgument(f"config.json: {where}.syscalls comes to more than {MAX_RULES} rules, which is the most")
     _require_needed(default, rules)
     with FilterBuilder(default, machine) as builder:
         for action, name, compares in rules:

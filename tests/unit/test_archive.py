@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,43 @@ def found(path: Path) -> list[tuple[str, bytes]]:
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     return tmp_path / "image.tar"
+
+
+MANY = 20_000
+
+
+@pytest.mark.parametrize("whiteout", ["one of each", "a folder of each", "opaque folders"])
+def test_whiteouts_cost_what_they_hide(image: Path, whiteout: str) -> None:
+    """As many whiteouts as files took 0.1.0 half a minute at 30,000."""
+    lower = layer(("app.wasm", WASM), *((f"d{number}/file", b"") for number in range(MANY)))
+    name = {"one of each": "d{}/.wh.file", "a folder of each": ".wh.d{}", "opaque folders": "d{}/.wh..wh..opq"}[
+        whiteout
+    ]
+    upper = layer(*((name.format(number), b"") for number in range(MANY)))
+    began = time.process_time()
+    assert found(oci(image, [lower, upper], Entrypoint=["/app.wasm"])) == [("/app.wasm", WASM)]
+    assert time.process_time() - began < 10
+
+
+def test_what_hides_and_comes_again(image: Path) -> None:
+    layers = [
+        layer(("a/b/one", b"1"), ("a/b/two", b"2"), ("a/c", b"3")),
+        layer(("a/.wh.b", b"")),
+        layer(("a/b/two", b"again")),
+        layer(("a/b", b"a file now")),
+    ]
+    assert found(oci(image, layers, Entrypoint=["/a/b"])) == [("/a/b", b"a file now")]
+    assert found(oci(image, layers[:3], Entrypoint=["/a/b/two"])) == [("/a/b/two", b"again")]
+    for gone in ("/a/b/one", "/a/b/two"):
+        with pytest.raises(ArchiveUnfit, match="not in the image"):
+            found(oci(image, layers[:2] if gone.endswith("two") else layers, Entrypoint=[gone]))
+
+
+def test_layers_without_end_and_names_without_end(image: Path) -> None:
+    with pytest.raises(ArchiveUnfit, match="600 layers; 512 is the most"):
+        found(oci(image, [layer(("app.wasm", WASM))] * 600, Entrypoint=["/app.wasm"]))
+    with pytest.raises(ArchiveUnfit, match="4096 is the most"):
+        found(oci(image, [layer(("a/" * 5000, b""))], Entrypoint=["/app.wasm"]))
 
 
 def test_an_image_that_pack_made(tmp_path: Path, image: Path) -> None:
