@@ -23,7 +23,7 @@ from ..model.process import Process, ProcessState
 from ..model.sandbox import Sandbox, SandboxState
 from ..oci.rootfs import MountPlan
 from . import file as state_file
-from . import rows
+from . import schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ class Store:
                     container.sandbox_id,
                     container.bundle,
                     recorded.config,
-                    json.dumps(recorded.plan, default=rows.members),
+                    json.dumps(recorded.plan, default=schema.members),
                     cgroup,
                     made,
                 ),
@@ -228,7 +228,7 @@ class Store:
             "SELECT config, plan FROM containers WHERE namespace = ? AND id = ?", (container.namespace, container.id)
         ):
             with self._decoding():
-                return Recorded(bytes(config), rows.plan_of(plan))
+                return Recorded(bytes(config), schema.plan_of(plan))
         raise NotFound(f"container {container.id}: it was deleted")
 
     def remove_container(self, container: Container) -> None:
@@ -351,8 +351,10 @@ class Store:
 
     def _prepared(self, condition: str, *values: str) -> list[Prepared[Any]]:
         with self._decoding():
-            found = self._read(f"SELECT {rows.PREPARED} FROM prepared WHERE namespace = ? AND {condition}", values)
-            return [rows.prepared(*row) for row in found]
+            found = self._read(
+                f"SELECT {schema.PREPARED_COLUMNS} FROM prepared WHERE namespace = ? AND {condition}", values
+            )
+            return [schema.prepared_of(*row) for row in found]
 
     def remove_prepared(self, namespace: str, prepared: Prepared[Any]) -> None:
         """Forget a preparation."""
