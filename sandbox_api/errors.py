@@ -1,14 +1,14 @@
-"""What can go wrong with a request, in the domain's words. ``status`` maps these to status codes."""
+"""Errors of requests, in the domain's terms. ``status`` maps them to status codes."""
 
 from __future__ import annotations
 
 
 class SandboxerError(Exception):
-    """A request that failed. The text names the id, the cause and, where there is one, the remedy."""
+    """A failed request. The text names the id, the cause and, where there is one, the remedy."""
 
 
 class InvalidArgument(SandboxerError):
-    """The request, or a file it names, is malformed, whatever the state of things."""
+    """The request, or a file it names, is malformed, in any state."""
 
 
 class NotFound(SandboxerError):
@@ -28,15 +28,15 @@ class ResourceExhausted(SandboxerError):
 
 
 class Unimplemented(SandboxerError):
-    """Nobody serves this method."""
+    """The method is not implemented."""
 
 
 class Internal(SandboxerError):
-    """The sandboxer could not do its part; the guest is not to blame."""
+    """The sandboxer failed; the guest is not to blame."""
 
 
 class Unavailable(SandboxerError):
-    """A part of the sandboxer is away for the moment; trying again may work."""
+    """A part of the sandboxer is unavailable for the moment; trying again may work."""
 
 
 class DeadlineExceeded(SandboxerError):

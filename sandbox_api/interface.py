@@ -1,4 +1,4 @@
-"""What the servers call: the Sandbox API's Controller and the Task API, in plain values.
+"""The interface that the servers call: the Sandbox API's Controller and the Task API, in plain values.
 
 Times are nanoseconds since the epoch (0: not yet). Every method raises the errors of ``errors``.
 """
@@ -83,7 +83,7 @@ class SandboxInfo:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a container, or all of a sandbox's, use at ``at``. Memory in bytes, times in microseconds."""
+    """Usage of a container, or of all of a sandbox's, at ``at``. Memory in bytes, times in microseconds."""
 
     at: int
     memory: int = 0
@@ -152,7 +152,7 @@ class NewExec:
 
 
 Preparation = NewContainer | NewExec
-"""What a client may hand over before it is created."""
+"""A container or an exec that is handed over before it is created."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class TaskInfo:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Who answers for a container, and its init process."""
+    """The process that serves a container, and the container's init process."""
 
     sandboxer_pid: int
     task_pid: int
@@ -188,7 +188,7 @@ class SandboxApi(Protocol):
         """Make it ready for containers."""
 
     async def platform(self, namespace: str, sandbox_id: str) -> Platform:
-        """What its containers run on: it decides the spec that the client writes."""
+        """The platform of its containers: it decides the spec that the client writes."""
 
     async def stop(self, namespace: str, sandbox_id: str, timeout: int) -> None:
         """End its containers: SIGTERM, and SIGKILL after ``timeout`` seconds. Done where it is gone."""
@@ -203,7 +203,7 @@ class SandboxApi(Protocol):
         """Stop it if need be, and forget it and all its containers. Done where it is gone."""
 
     async def metrics(self, namespace: str, sandbox_id: str) -> Usage:
-        """What its containers use together."""
+        """Usage of all its containers together."""
 
     async def update(
         self,
@@ -249,10 +249,10 @@ class TaskApi(Protocol):
         """The processes of a container."""
 
     async def connect(self, namespace: str, task_id: str) -> Connection:
-        """Who answers for it."""
+        """The processes that serve it."""
 
     async def stats(self, namespace: str, task_id: str) -> Usage:
-        """What it uses."""
+        """Its usage."""
 
     async def close_io(self, namespace: str, task_id: str, exec_id: str) -> None:
         """End its standard input, after what was written to it."""

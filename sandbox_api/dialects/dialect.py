@@ -1,4 +1,4 @@
-"""What a dialect is: for each method, a function from encoded request to encoded response."""
+"""A dialect: for each method, a function from encoded request to encoded response."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..interface import SandboxApi
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a dialect's methods work on."""
+    """The services that a dialect's methods call."""
 
     sandboxes: SandboxApi
     cgroup_version: int

@@ -29,7 +29,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 FORMAT = 2
-"""Of the files, and of the options the compiler is given. Another number is another cache."""
+"""Version of the files, and of the options the compiler is given. Another number is another cache."""
 TOUCH_SECONDS = 600
 """How exact a file remembers when it was last used."""
 REMEMBERED = 8192
@@ -88,7 +88,7 @@ class Cache:
         self._touched: OrderedDict[str, float] = OrderedDict()
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the folder."""
         os.close(self._fd)
 
     @property
@@ -112,7 +112,7 @@ class Cache:
         return fd
 
     def verify(self, digest: str, level: Level) -> int | None:
-        """As ``open``, but reads all of the file. One that is not what it should be is removed."""
+        """Open it as ``open`` does, after reading all of the file. A damaged file is removed."""
         fd = self._open(digest, level)
         if fd is None:
             return None
@@ -321,7 +321,7 @@ def _unusable(folder: Path, why: str) -> str:
 
 
 def _key(engine: str) -> bytes:
-    """What machine code depends on beside the module and level."""
+    """The inputs of machine code besides the module and the level."""
     cpu = []
     with open("/proc/cpuinfo") as file:
         for line in file:

@@ -36,7 +36,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class CompilerProcess:
-    """What every compile of a sandboxer has in common."""
+    """Settings that all compiles of a sandboxer share."""
 
     engine: EngineLibrary
     limits: Limits
@@ -44,7 +44,7 @@ class CompilerProcess:
     filter: bytes
     """The seccomp program; empty where there is none."""
     pids: set[int]
-    """Of the processes that compile, as far as they are children of ours; filled in here."""
+    """Pids of compiling processes that are our children; filled in here."""
 
     async def compile(self, module: int, level: Level, idle: bool) -> Outcome:
         """Compile the opened module. Where this is cancelled, the compiler ends.

@@ -1,4 +1,4 @@
-"""What tells a module file from every other, and from itself before it was changed, without reading it."""
+"""Identity of a module file: tells it from all others, and from itself before a change, without reading it."""
 
 from __future__ import annotations
 

@@ -26,10 +26,10 @@ BEST_FIRST = (Level.O2, Level.O0)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one compile may take."""
+    """Limits of one compile."""
 
     seconds: float
-    """Of processor time: a busy machine makes no compile fail."""
+    """Seconds of processor time: a busy machine makes no compile fail."""
     memory: int
     """Bytes, beside the compiler itself."""
 
@@ -41,13 +41,13 @@ class EngineLibrary:
     name: bytes
     """One of ``workers.start_request``."""
     version: str
-    """As the forkserver has it."""
+    """The engine's version, as the forkserver reports it."""
     path: str = ""
     """The library's, where it is not found by itself."""
 
 
 class Mode(StrEnum):
-    """What a start does about compilation."""
+    """How starts use compiled modules."""
 
     AUTO = "auto"
     """It runs the best that is there, and never waits."""
@@ -59,7 +59,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line says."""
+    """The command line's options for compilation."""
 
     mode: Mode
     cache_dir: Path

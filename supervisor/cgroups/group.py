@@ -46,15 +46,15 @@ class Cgroup:
 
     @property
     def state(self) -> str:
-        """What ``Hierarchy.attach`` needs to find it again. Changes with ``update``, ``ensure_own`` and ``delete``."""
+        """The state that ``Hierarchy.attach`` finds it by. Changes with ``update``, ``ensure_own`` and ``delete``."""
         return self._state(self._own)
 
     def plan_own(self) -> str:
-        """What ``state`` will say after ``ensure_own``: to be recorded before it, for ``repair``."""
+        """Predict ``state`` after ``ensure_own``: to be recorded before it, for ``repair``."""
         return self._state(self._own | {self._freezer()})
 
     def plan_update(self, resources: Resources) -> str:
-        """What ``state`` will say after ``update``: to be recorded before it, for ``repair``."""
+        """Predict ``state`` after ``update``: to be recorded before it, for ``repair``."""
         return self._state(self._own | self._layout.homes(resources))
 
     def _state(self, own: frozenset[str]) -> str:
@@ -94,7 +94,7 @@ class Cgroup:
         return None
 
     def repair(self, pids: Sequence[int], paused: bool) -> bool:
-        """Bring a group to rest whose change was not finished: what it has is its own, and its processes are in it.
+        """Settle a group whose change was interrupted: keep the groups it has, and move its processes into them.
 
         It is thawed unless ``paused``. Answers whether its processes stand still.
         """
@@ -140,7 +140,7 @@ class Cgroup:
         self._switch(True)
 
     def thaw(self) -> None:
-        """Let its processes go on."""
+        """Resume its processes."""
         self._switch(False)
 
     @property
@@ -163,14 +163,14 @@ class Cgroup:
         return True
 
     def usage(self, at_ns: int) -> Usage | None:
-        """What it uses; None where no group has counted it from its start: then sum its processes (``usage``)."""
+        """Read its usage; None where no group has counted it from its start: then sum its processes (``usage``)."""
         if not self._counted:
             return None
         with self._explained("read"):
             return self._layout.usage(self._path, at_ns)
 
     def oom_kills(self) -> int:
-        """Its processes that the kernel killed for want of memory; 0 where no group of its own counts them."""
+        """Count its processes that the kernel killed for memory; 0 where no group of its own counts them."""
         if self._layout.memory not in self._own:
             return 0
         with self._explained("read"):

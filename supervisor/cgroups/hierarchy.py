@@ -31,13 +31,13 @@ class Hierarchy:
 
     @property
     def controllers(self) -> frozenset[str]:
-        """What this host can limit or count."""
+        """Controllers that this host has: what it can limit or count."""
         return self.layout.controllers
 
     def create(self, cgroups_path: str, resources: Resources) -> Cgroup:
-        """Make the group of a new container at an OCI ``cgroupsPath``, with its limits; or find it one to share.
+        """Make the group of a new container at an OCI ``cgroupsPath``, with its limits; or find one to share.
 
-        An empty group that is there already is made anew. Where this fails, nothing that it made is left.
+        An empty group that exists already is replaced. A failure leaves nothing behind.
         Raises ``InvalidArgument`` or ``FailedPrecondition``.
         """
         path = parse_path(cgroups_path)
@@ -69,9 +69,9 @@ class Hierarchy:
         return Cgroup(self.layout, self._parents, path, leaves, held, self.layout.counts(leaves))
 
     def plan(self, cgroups_path: str, resources: Resources) -> str:
-        """What ``Cgroup.state`` of the group that ``create`` makes will say.
+        """Predict ``Cgroup.state`` of the group that ``create`` makes.
 
-        Recorded beforehand, it lets whoever comes after a death in the middle remove what was made by then.
+        Recorded beforehand, it lets the next supervisor remove a group whose making was interrupted.
         Raises ``InvalidArgument`` or ``FailedPrecondition``.
         """
         path = parse_path(cgroups_path)
@@ -86,7 +86,7 @@ class Hierarchy:
         return Cgroup(self.layout, self._parents, path, leaves, held, self.layout.counts(leaves)).state
 
     def attach(self, state: str) -> Cgroup:
-        """The group that had this ``Cgroup.state``, in a new process; it need not be there any more.
+        """Find the group that had this ``Cgroup.state``, in a new process; it may have been removed.
 
         Raises ``InvalidArgument`` for what is no state, ``FailedPrecondition`` for one of another host's.
         """

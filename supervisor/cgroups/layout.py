@@ -1,4 +1,4 @@
-"""What the two versions of the kernel's interface have to say for ``Hierarchy`` and ``Cgroup`` to work with both."""
+"""The interface that both versions of control groups implement for ``Hierarchy`` and ``Cgroup``."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Layout(ABC):
     trees: Mapping[str, Tree]
     """The hierarchies to put a process into, by name: one in version 2."""
     controllers: frozenset[str]
-    """What this host can limit or count."""
+    """Controllers that this host has: what it can limit or count."""
     memory: str | None
     """The tree that counts memory, where there is one."""
     freezer: str | None
     """The tree in which processes are frozen, where there is one."""
     remedy: str
-    """What an administrator does about a controller that is not there."""
+    """The remedy for a missing controller, for error messages."""
 
     def require(self, resources: Resources) -> None:
         """Raises ``FailedPrecondition`` where the host cannot enforce a limit."""
@@ -57,7 +57,7 @@ class Layout(ABC):
 
     @abstractmethod
     def settings(self, group: GroupPath, own: frozenset[str], resources: Resources) -> list[Setting]:
-        """What to write, in the order in which the kernel takes it. ``own``: the trees that have the group."""
+        """The settings to write, in the order that the kernel takes. ``own``: the trees that have the group."""
 
     @abstractmethod
     def counts(self, own: frozenset[str]) -> bool:
@@ -65,7 +65,7 @@ class Layout(ABC):
 
     @abstractmethod
     def usage(self, group: GroupPath, at_ns: int) -> Usage | None:
-        """What the group uses; None where the kernel does not count its memory, or it is gone."""
+        """Read the group's usage; None where the kernel does not count its memory, or the group is gone."""
 
     @abstractmethod
     def oom_kills(self, group: GroupPath) -> int:

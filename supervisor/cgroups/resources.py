@@ -1,4 +1,4 @@
-"""What a container may use, from the OCI runtime specification's LinuxResources (config-linux.md)."""
+"""A container's limits, from the OCI runtime specification's LinuxResources (config-linux.md)."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class V1(Layout):
         return self.homes(resources) | counting
 
     def homes(self, resources: Resources) -> frozenset[str]:
-        """Those of the controllers that have to enforce them."""
+        """The trees of the controllers that enforce them."""
         return frozenset(self._name[controller] for controller in resources.needs)
 
     def prepare(self, tree: str, group: GroupPath, resources: Resources) -> None:

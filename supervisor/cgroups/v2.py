@@ -130,7 +130,7 @@ class V2(Layout):
         )
 
     def oom_kills(self, group: GroupPath) -> int:
-        """Those of memory.events, which counts groups below as well: there are none."""
+        """Read memory.events, which counts groups below as well: there are none."""
         return self._tree.table(group, "memory.events").get("oom_kill", 0)
 
     def freeze(self, group: GroupPath, freeze: bool) -> None:

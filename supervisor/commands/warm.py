@@ -108,7 +108,7 @@ def _summary(levels: dict[Level, Failure | None]) -> str:
 
 @contextlib.contextmanager
 def _progress(length: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
-    """What to call for each step, and for each line to be shown: under a bar at its end, or at once."""
+    """Callbacks for each step and for each line to be shown: under a bar at its end, or at once."""
     if not sys.stdout.isatty():
         yield lambda: None, click.echo
         return

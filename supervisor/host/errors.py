@@ -1,4 +1,4 @@
-"""What the host has run out of is told apart from what a request did wrong."""
+"""Errors of the operating system as errors of the domain: exhaustion apart from a request's own faults."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ JSON, LINES, TEXT = "application/json", "application/jsonl", "text/plain; charse
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is sent back: a whole body, or parts as they come."""
+    """A response: a whole body, or parts as they come."""
 
     body: bytes | AsyncIterator[bytes]
     content_type: str = JSON
@@ -48,7 +48,7 @@ class HttpServer:
         self._server = await listening(self._serve, sock=listener, limit=_MAX_HEAD)
 
     async def close(self) -> None:
-        """Accept no more, and end what is under way."""
+        """Stop accepting, and end requests under way."""
         if self._server is not None:
             self._server.close()
         for client in list(self._clients):

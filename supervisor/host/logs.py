@@ -1,4 +1,4 @@
-"""Where the log goes: to stderr, and in the journal's own form where that is the journal."""
+"""Logging to stderr, in the journal's own form where stderr is the journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What /proc tells of processes, where psutil does not.
+"""Facts about processes from /proc that psutil does not give.
 
 A pid and its start time name a process for good, since pids come round again.
 """

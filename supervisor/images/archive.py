@@ -33,12 +33,12 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 class ArchiveUnfit(Exception):
-    """What is in the archive cannot be used; the text says what and why."""
+    """The archive cannot be used; the text says what in it and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What an image runs: where it lies in it, and a copy of its bytes."""
+    """An image's module: its path in the image, and a copy of its bytes."""
 
     name: str
     file: IO[bytes]
@@ -130,7 +130,7 @@ class Tree:
         self._layers = layers
         self._entries: dict[str, tuple[str, tarfile.TarInfo]] = {}
         self._names: dict[str, set[str]] = {}
-        """What lies in each folder."""
+        """Names of the entries of each folder."""
         self._places = 0
         if len(layers) > _MAX_LAYERS:
             raise ArchiveUnfit(f"it has {len(layers)} layers; {_MAX_LAYERS} is the most")

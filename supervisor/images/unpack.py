@@ -15,13 +15,13 @@ from typing import IO
 from .archive import ArchiveUnfit, Tree, images, reading
 
 MAX_BYTES = 4 << 30
-"""Of all files together."""
+"""Bytes of all files together."""
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """What an image runs, by its configuration (image-spec, config.md)."""
+    """An image's entry point and environment, from its configuration (image-spec, config.md)."""
 
     entrypoint: tuple[str, ...]
     cmd: tuple[str, ...]

@@ -1,4 +1,7 @@
-"""What runs, is mounted or limited although no state tells of it: the state file was lost, or set aside as damaged."""
+"""Clean-up after a lost state: workers, mounts and control groups that are on no record.
+
+The state file was removed, or set aside as damaged.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ async def end_all(folder: str, hierarchy: Hierarchy, forkserver: ForkserverClien
     for name in _OURS:
         _remove_folders(f"{folder}/{name}")
     if ended or detached:
-        log.warning("ended %d workers and removed %d mounts that no state tells of", ended, detached)
+        log.warning("ended %d workers and removed %d mounts that were on no record", ended, detached)
 
 
 async def _end_workers(hierarchy: Hierarchy, forkserver: ForkserverClient) -> int:
@@ -53,7 +56,7 @@ async def _end_workers(hierarchy: Hierarchy, forkserver: ForkserverClient) -> in
                 os.kill(pid, signal.SIGKILL)
         ended.update(pids)
         if time.monotonic() > deadline:
-            raise Internal(f"pid {pids[0]}, which no state tells of, does not end after SIGKILL")
+            raise Internal(f"pid {pids[0]}, which is on no record, does not end after SIGKILL")
         await asyncio.sleep(0.01)
     return len(ended)
 

@@ -1,7 +1,7 @@
-"""What a new supervisor does with what the one before it left: join it to what really runs.
+"""Recovery: match the state that the last supervisor recorded with what really runs.
 
 Any process may have died at any moment. The store says what was wanted, the forkserver what runs and what
-has ended; what neither can answer for is looked up in /proc, or told as not known.
+has ended. What neither knows is looked up in /proc, or reported as unknown.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .preparations import Preparations
 log = logging.getLogger(__name__)
 
 NEVER_RAN = 125 << 8
-"""Wait status of a worker that could not tell anybody that its guest was ready, and so did not run it."""
+"""Wait status of a worker that could not report its guest as ready, and so did not run it."""
 
 
 class Recovery:
-    """Fills the registry from the store, and brings every process to the state that it is really in."""
+    """Fills the registry from the store, and corrects every process's state."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Recovery:
         self._changing: list[Container] = []
 
     def load(self) -> None:
-        """Read what is on record, and undo what was never finished."""
+        """Read the records, and undo unfinished changes."""
         for sandbox in self._store.sandboxes():
             self._registry.sandboxes[sandbox.namespace, sandbox.id] = sandbox
         recorded = list(self._store.containers())
@@ -115,7 +115,7 @@ class Recovery:
             self._store.number_from(time.time_ns() // 1_000_000)  # above all that helpers may still know
             return
         for instance in inventory.running.keys() - self._registry.processes.keys():
-            log.warning("killing instance %d, of which nothing is on record", instance)
+            log.warning("killing instance %d, which is not on record", instance)
             with suppress(NotFound):
                 await self._forkserver.kill(instance, signal.SIGKILL)
         if self._registry.sandboxes:
@@ -128,7 +128,7 @@ class Recovery:
             )
 
     def _end_strays(self) -> None:
-        """End workers of a forkserver that died, with its supervisor, in the middle of their start."""
+        """End workers whose start was interrupted by the death of forkserver and supervisor."""
         known = {process.pid for _, process in self._registry.processes.values() if process.exit is None}
         for pid in self._forkserver.workers():
             if pid not in known:

@@ -1,4 +1,4 @@
-"""What processes use, where no control group counts them; and what several containers use together."""
+"""Usage of processes that no control group counts, and sums over containers."""
 
 from __future__ import annotations
 

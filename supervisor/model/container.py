@@ -22,10 +22,10 @@ class Container:
     cgroup: Cgroup | None = None
     """Its control group, where its spec names one or asks for limits."""
     oom_kills: int = 0
-    """Kills for memory that are known of already."""
+    """Kills for memory that were reported already."""
     execs: dict[str, Process] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by whatever changes its state, except signals: they must always get through."""
+    """Held for every change of its state, except signals: they must always get through."""
 
     def processes(self) -> Iterator[Process]:
         """The init process and every exec."""
@@ -34,5 +34,5 @@ class Container:
             yield from list(self.execs.values())
 
     def alive(self) -> list[Process]:
-        """The processes that run."""
+        """Its running and paused processes."""
         return [process for process in self.processes() if process.state in ALIVE]

@@ -12,7 +12,7 @@ New = TypeVar("New", bound=Preparation)
 
 @dataclass(frozen=True, slots=True)
 class Prepared(Generic[New]):
-    """What Prepare, or ``extensions.tasks``, said."""
+    """A preparation on record, from Prepare or from ``extensions.tasks``."""
 
     sandbox_id: str
     new: New

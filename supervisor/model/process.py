@@ -11,7 +11,7 @@ from sandbox_api.interface import Exit, Stdio
 
 
 class ProcessState(StrEnum):
-    """Where a process is in its life."""
+    """States of a process, in order."""
 
     CREATED = "created"
     STARTING = "starting"
@@ -55,7 +55,7 @@ class Process:
             raise FailedPrecondition(f"{self.name}: cannot {what}: it is {self.state}")
 
     async def wait(self) -> Exit:
-        """Answer when it has ended. Raises ``NotFound`` where it is deleted without ever having run."""
+        """Answer when it has ended. Raises ``NotFound`` if it is deleted before it ran."""
         if self.exit is not None:
             return self.exit
         waiter: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -65,7 +65,7 @@ class Process:
         return await waiter
 
     def mark_exited(self, ended: Exit) -> None:
-        """It has ended: tell everybody who waits."""
+        """Record the exit in memory, and answer all pending Waits."""
         self.state = ProcessState.STOPPED
         self.exit = ended
         for waiter in self._take_waiters():
@@ -73,7 +73,7 @@ class Process:
                 waiter.set_result(ended)
 
     def forget(self) -> None:
-        """It is deleted: whoever still waits will not see an end."""
+        """Fail all pending Waits: the process is deleted."""
         for waiter in self._take_waiters():
             if not waiter.done():
                 waiter.set_exception(NotFound(f"{self.name}: deleted before it was started"))

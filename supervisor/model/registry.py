@@ -1,4 +1,4 @@
-"""Everything that exists on this node, found by its id."""
+"""Index of everything that exists on this node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def check_id(what: str, value: str) -> str:
-    """An id that is fit to be a part of a path. Raises ``InvalidArgument``."""
+    """Check that an id can be a part of a path. Raises ``InvalidArgument``."""
     if not _ID.fullmatch(value):
         raise InvalidArgument(
             f"{what} {value[:140]!r}: an id is 1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit"
@@ -36,14 +36,14 @@ class Registry:
         try:
             return self.sandboxes[namespace, sandbox_id]
         except KeyError:
-            raise NotFound(f"sandbox {sandbox_id!r}: there is none in namespace {namespace}") from None
+            raise NotFound(f"sandbox {sandbox_id!r}: no such sandbox in namespace {namespace}") from None
 
     def container(self, namespace: str, container_id: str) -> Container:
         """Raises ``NotFound``."""
         try:
             return self.containers[namespace, container_id]
         except KeyError:
-            raise NotFound(f"container {container_id!r}: there is none in namespace {namespace}") from None
+            raise NotFound(f"container {container_id!r}: no such container in namespace {namespace}") from None
 
     def process(self, namespace: str, container_id: str, exec_id: str) -> tuple[Container, Process]:
         """A container with its init process (exec_id ""), or with an exec. Raises ``NotFound``."""
@@ -70,14 +70,14 @@ class Registry:
             raise AlreadyExists(f"container {container_id}: there is one already")
 
     def add(self, sandbox: Sandbox, container: Container) -> None:
-        """A container of this sandbox's, with its processes."""
+        """Add a container of this sandbox, with its processes."""
         self.containers[container.namespace, container.id] = container
         sandbox.containers[container.id] = container
         for process in container.processes():
             self.processes[process.instance] = (container, process)
 
     def add_exec(self, container: Container, process: Process) -> None:
-        """An exec in a container."""
+        """Add an exec to a container."""
         if container.execs is None:
             container.execs = {}
         container.execs[process.exec_id] = process

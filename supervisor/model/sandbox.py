@@ -13,7 +13,7 @@ from .container import Container
 
 
 class SandboxState(StrEnum):
-    """Where a sandbox is in its life."""
+    """States of a sandbox, in order."""
 
     CREATED = "created"
     READY = "ready"
@@ -37,7 +37,7 @@ class Sandbox:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by start, stop and shutdown."""
     stopping: bool = False
-    """Its containers are being ended: nothing new begins in it."""
+    """Its containers are being ended: no container is created or started in it."""
     _waiters: list[asyncio.Future[Exit]] = field(default_factory=list, repr=False)
 
     def require(self, what: str, *states: SandboxState) -> None:
@@ -61,7 +61,7 @@ class Sandbox:
         return Exit(0, self.exited_at)
 
     def end(self, at: int) -> None:
-        """It has stopped: tell everybody who waits."""
+        """Mark it stopped, and answer all pending Waits."""
         self.state = SandboxState.NOTREADY
         self.exited_at = at
         waiters, self._waiters = self._waiters, []
@@ -70,7 +70,7 @@ class Sandbox:
                 waiter.set_result(self.exit)
 
     def forget(self) -> None:
-        """It is gone: whoever still waits is told so."""
+        """Fail all pending Waits: the sandbox is shut down."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():

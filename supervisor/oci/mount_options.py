@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..host import linux
 
 SAFE = linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID
-"""What every mount that a guest gets has, asked for or not: a device node in it is no way to the device."""
+"""Attributes of every mount that a guest gets, asked for or not: a device node in it opens no device."""
 
 _ATTRIBUTES = {
     "ro": linux.MOUNT_ATTR_RDONLY,
@@ -37,12 +37,12 @@ _SAYS_NOTHING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class BindOptions:
-    """What a bind mount's options ask for, as ``MOUNT_ATTR_*``."""
+    """A bind mount's options, as ``MOUNT_ATTR_*``."""
 
     attributes: int = 0
-    """Of the mount itself."""
+    """Attributes of the mount itself."""
     deep: int = 0
-    """Of it and of all mounts below."""
+    """Attributes of it and of all mounts below."""
     recursive: bool = True
     """With the mounts below its source."""
 

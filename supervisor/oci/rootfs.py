@@ -1,4 +1,4 @@
-"""What is mounted for a container by name, from Create to Delete: its engine's root file system, its tmpfs.
+"""Mounts of a container that have names, from Create to Delete: its engine's root file system, its tmpfs.
 
 All else that a process of it sees is made at its start, of detached mounts (``mount_tree``).
 """

@@ -28,7 +28,7 @@ PASSED_OVER = frozenset({"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2
 """Mount types that mean nothing to WASI."""
 
 MAX_BYTES = 1 << 20
-"""Of a spec's JSON. It is read where every client waits for it: 20 ms at most."""
+"""Bytes of a spec's JSON. It is read where every client waits for it: 20 ms at most."""
 
 MAX_MOUNTS = 128
 """Each may be a preopen, and all descriptors of a start travel in one message (unix(7), SCM_MAX_FD)."""
@@ -63,7 +63,7 @@ class Rlimit:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to run and as whom."""
+    """A process to run, and its user."""
 
     args: tuple[str, ...]
     env: tuple[str, ...] = ()

@@ -34,7 +34,7 @@ class WasiContext:
 
     module: int = -1
     kind: int = WASM
-    """Of the module: as it came, or our own compiler's product."""
+    """Kind of the module: as it came, or our own compiler's product."""
     preopens: list[Preopen] = field(default_factory=list)
     folders: list[int] = field(default_factory=list)
     """One descriptor for each preopen."""
@@ -42,12 +42,12 @@ class WasiContext:
     """The module as it came, while a product stands in its place."""
 
     def add(self, path: str, fd: int, readonly: bool) -> None:
-        """A preopen more; the descriptor is the world's from now on."""
+        """A preopen more; the context owns the descriptor from now on."""
         self.preopens.append(Preopen(os.fsencode(path), readonly))
         self.folders.append(fd)
 
     def run_product(self, product: int) -> None:
-        """Take what the module was compiled into in place of it; the descriptor is the world's from now on."""
+        """Take what the module was compiled into in place of it; the context owns the descriptor from now on."""
         self._guest, self.module, self.kind = self.module, product, NATIVE
 
     def run_guest(self) -> None:

@@ -39,7 +39,7 @@ _OPERATORS = {
     "SCMP_CMP_MASKED_EQ": library.MASKED_EQ,
 }
 MAX_RULES = 1024
-"""Of one name with its conditions each. The usual default profile has 500; a filter ends at 4,096 instructions."""
+"""Rules: one name with its conditions each. The usual default profile has 500; a filter ends at 4,096 instructions."""
 _MAX_ERRNO = 4095
 _OURS = ("seccomp", "chdir", "getcwd")  # the worker's last steps
 

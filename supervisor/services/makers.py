@@ -1,4 +1,4 @@
-"""Who made a container, and what it is called there: read from the annotations that each engine writes."""
+"""The engine that made a container, and its name there, from the annotations that each engine writes."""
 
 from __future__ import annotations
 

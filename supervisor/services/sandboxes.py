@@ -202,6 +202,6 @@ class SandboxService:
 
 
 def _with_ours(pids: list[int]) -> list[int]:
-    """These pids, ours the last of them."""
+    """Put our pid last; of the others keep the first and the newest."""
     others = [pid for pid in pids if pid != os.getpid()]
     return [*others[:1], *others[1:][-(MAX_PIDS - 2) :], os.getpid()]

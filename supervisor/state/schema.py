@@ -1,4 +1,4 @@
-"""The state file's tables, what of ours is in their rows, and how damage shows."""
+"""The state file's tables, conversions from and to their rows, and signs of damage."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def version(db: sqlite3.Connection) -> int:
 
 
 def fault(db: sqlite3.Connection) -> str:
-    """What is wrong with the file; "" where nothing is. Raises ``sqlite3.Error``, as damaged files do, too."""
+    """Check the file; its fault, or "" where it has none. Raises ``sqlite3.Error``, as damaged files do, too."""
     (health,) = db.execute("PRAGMA quick_check(1)").fetchone()
     return "" if health == "ok" else str(health)
 
