@@ -99,7 +99,8 @@ def _open_terminal(stdio: Stdio, streams: Streams, hold_stdin: bool) -> None:
 
 def _open_input(where: str, streams: Streams, hold: bool) -> None:
     if not where:
-        streams.stdin = os.dup(_ended_pipe())
+        # Opened once more for each: what a guest sets on its descriptor (O_NONBLOCK, say) is no other's.
+        streams.stdin = os.open(f"/proc/self/fd/{_ended_pipe()}", os.O_RDONLY | _FLAGS)
         return
     fd = _open_reader(where, hold)
     if stat.S_ISFIFO(os.fstat(fd).st_mode):

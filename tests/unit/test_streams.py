@@ -51,6 +51,8 @@ def test_an_output_that_nobody_wants_is_dev_null_and_an_input_that_nobody_gave_a
         with select.epoll() as poll:
             poll.register(streams.stdin, select.EPOLLIN)
             assert poll.poll(0) == [(streams.stdin, select.EPOLLHUP)]
+        os.set_blocking(streams.stdin, False)
+        assert os.get_blocking(others.stdin)  # what a guest does to its own is nothing to another's
         assert os.write(streams.stdout, b"x") == os.write(streams.stderr, b"x") == 1
 
 
