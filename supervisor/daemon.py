@@ -32,6 +32,7 @@ from .host import linux, sockets
 from .host.http import HttpServer
 from .ipc.channel import HelperFailed
 from .ipc.forkserver import ForkserverClient
+from .ipc.logger import LoggerClient
 from .ipc.relay import RelayClient
 from .lifecycle import liveness
 from .lifecycle.containers import ContainerManager
@@ -102,6 +103,7 @@ class _Parts:
 
     forkserver: ForkserverManager
     relay: RelayClient
+    logger: LoggerClient
     aot: Aot
     tasks: TaskService
     sandboxes: SandboxService
@@ -176,16 +178,19 @@ class Daemon:
         cleanup.callback(store.close)
         hierarchy = cgroups.detect(owner=folder)
         relay = RelayClient(f"{folder}/relay.sock")
+        logger = LoggerClient(f"{folder}/logger.sock", self._options.folder / "logs")
         aot = Aot(self._options.aot)
         events = TaskEvents(self._publisher)
         client = ForkserverClient(f"{folder}/forkserver.sock", _filters(self._options.require_confinement))
         signals = Signals(store, client)
         execs = Execs(registry, store, events)
-        exits = ExitRecorder(registry, store, client, events, signals, execs)
-        forkserver = ForkserverManager(registry, client, exits, relay, aot)
+        exits = ExitRecorder(registry, store, client, events, signals, execs, logger)
+        forkserver = ForkserverManager(registry, client, exits, [relay, logger], aot)
         containers = ContainerManager(folder, registry, store, hierarchy, aot)
         preparations = Preparations(folder, registry, store, containers, execs)
-        tasks = TaskService(registry, store, containers, execs, preparations, signals, client, relay, events, aot)
+        tasks = TaskService(
+            registry, store, containers, execs, preparations, signals, client, relay, logger, events, aot
+        )
         sandboxes = SandboxService(
             registry, store, containers, preparations, signals, tasks, str(self._options.task_socket)
         )
@@ -193,7 +198,9 @@ class Daemon:
         events.on_exit.append(auto_remove.ended)
         recovery = Recovery(folder, registry, store, hierarchy, containers, preparations, exits, execs, forkserver)
         inspection = Inspection(registry, store, containers, events)
-        return _Parts(forkserver, relay, aot, tasks, sandboxes, recovery, auto_remove, inspection, hierarchy.version)
+        return _Parts(
+            forkserver, relay, logger, aot, tasks, sandboxes, recovery, auto_remove, inspection, hierarchy.version
+        )
 
     async def _recover(self, cleanup: AsyncExitStack, parts: _Parts) -> str:
         """Join what an earlier daemon left, and start what is missing; the engine's version."""
@@ -202,6 +209,7 @@ class Daemon:
         cleanup.callback(loop.remove_signal_handler, signal.SIGCHLD)
         cleanup.callback(parts.forkserver.close)
         cleanup.callback(parts.relay.close)
+        cleanup.callback(parts.logger.close)
         parts.recovery.load()
         inventory = await parts.forkserver.connect()
         if not inventory.landlock:
@@ -212,6 +220,7 @@ class Daemon:
         cleanup.push_async_callback(parts.aot.close)
         await parts.aot.start(inventory.engine)
         await parts.recovery.reconcile(inventory)
+        await parts.recovery.resume_logs(parts.logger)
         parts.auto_remove.look_over()
         cleanup.push_async_callback(self._disconnect, parts)
         return inventory.engine
@@ -310,6 +319,7 @@ class Daemon:
         else:
             parts.forkserver.shut_down()
             parts.relay.shut_down()
+            parts.logger.shut_down()
 
 
 def _filters(required: bool) -> Filters:

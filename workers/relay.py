@@ -16,19 +16,17 @@ import posix
 import resource
 import select
 import struct
-import sys
 
 from . import boot
-from .protocol import Frame, ProtocolError, Reader, pack_numbers, unpack_numbers
+from .helper import Helper, serve
+from .protocol import Frame, ProtocolError, Reader, pack_numbers
 from .pumps import KINDS, Pump
 from .relay_protocol import (
     ALL,
     CLOSE,
     DROP,
-    END,
     FULL,
     HELD,
-    HELLO,
     HIGHEST_VERSION,
     HOLD,
     KEEP,
@@ -40,104 +38,53 @@ from .relay_protocol import (
     TAKE,
     TAKEN,
     TERMINAL_OUTPUT,
-    WELCOME,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from .helper import Handlers
 
-IDLE_SECONDS = 30
 SPARE = 512
 """Descriptors that no kept connection takes. Pumps come first: a kept connection is closed for one that has no room."""
 _TIOCSWINSZ = 0x5414  # ioctl_tty(2)
 
 
-class Relay:
+class Relay(Helper):
     """The loop over all that is held."""
 
     def __init__(self, listener: boot.ControlListener) -> None:
-        self._listener = listener
-        self._readers: dict[int, Reader] = {}
+        super().__init__("relay", listener, _HANDLERS)
         self._pumps: dict[int, Pump] = {}  # by each of its descriptors
         self._inputs: dict[int, Pump] = {}  # by instance
         self._terminals: dict[int, Pump] = {}
         self._kept: dict[int, int] = {}  # connections' descriptors by the supervisor's number
         self._keys: dict[int, int] = {}  # the numbers by descriptor
         self._held: dict[int, int] = {}  # other descriptors, by their numbers
-        self._ending = False
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = max(limit - SPARE, limit // 2)
         """Pumps' and connections' descriptors."""
         self._full = False  # with pumps alone
         self._said_full = False
-        self._files: set[int] = set()  # what epoll does not take: regular files, always ready
-        self._poll = select.epoll()  # and not poll: there may be tens of thousands to look at
-        self._poll.register(listener.fileno(), select.EPOLLIN)
 
-    def run(self) -> None:
-        """Serve until told to end, or until idle for long with nobody connected."""
-        while not self._ending:
-            needed = self._readers or self._pumps or self._kept
-            events = self._poll.poll(0 if self._files else None if needed else IDLE_SECONDS)
-            if not events and not needed:
-                return
-            events += [(fd, select.EPOLLIN) for fd in self._files]
-            for fd, event in events:
-                if fd == self._listener.fileno():
-                    self._accept()
-                elif fd in self._readers:
-                    self._receive(fd)
-                elif fd in self._keys:
-                    self._drop_connection(self._keys[fd])  # its client hung up
-                elif fd in self._pumps:
-                    pump = self._pumps[fd]
-                    if fd == pump.sink and event & (select.EPOLLERR | select.EPOLLHUP):
-                        self._drop_pump(pump)  # nobody reads any more
-                    else:
-                        self._move(pump)
+    def _needed(self) -> bool:
+        return bool(self._pumps or self._kept)
 
-    # The supervisor's messages
-
-    def _accept(self) -> None:
-        connection = self._listener.accept()
-        if connection is not None:
-            self._readers[connection.fileno()] = Reader(connection)
-            self._poll.register(connection.fileno(), select.EPOLLIN)
-
-    def _receive(self, fd: int) -> None:
-        reader = self._readers[fd]
-        try:
-            if reader.receive():
-                for frame in reader.frames():
-                    self._obey(frame, reader)
-                return
-        except (ProtocolError, OSError, ValueError, MemoryError) as error:
-            print(f"relay: supervisor dropped: {error}", file=sys.stderr)
-        self._poll.unregister(fd)
-        del self._readers[fd]
-        reader.close()
-        self._listener.left()
-
-    def _obey(self, frame: Frame, reader: Reader) -> None:
-        try:
-            numbers = unpack_numbers(frame.body)
-            if frame.kind not in _HANDLERS:
-                raise ProtocolError(f"no message of kind {frame.kind}")
-            handler, count, fds = _HANDLERS[frame.kind]
-            if len(numbers) != count or not (frame.lost or len(frame.fds) == fds):
-                raise ProtocolError(f"no message of kind {frame.kind} with {len(frame.fds)} descriptors")
-            handler(self, reader, frame, *numbers)
-        finally:
-            frame.close()
+    def _serve(self, fd: int, event: int) -> None:
+        if fd in self._keys:
+            self._drop_connection(self._keys[fd])  # its client hung up
+        elif fd in self._pumps:
+            pump = self._pumps[fd]
+            if fd == pump.sink and event & (select.EPOLLERR | select.EPOLLHUP):
+                self._drop_pump(pump)  # nobody reads any more
+            else:
+                self._move(pump)
 
     def _hello(self, reader: Reader, frame: Frame, lowest: int, highest: int) -> None:
-        reader.answer(WELCOME, pack_numbers(LOWEST_VERSION, HIGHEST_VERSION))
-        if lowest <= HIGHEST_VERSION and highest >= LOWEST_VERSION and self._full:
+        super()._hello(reader, frame, lowest, highest)
+        if self._full and lowest <= HIGHEST_VERSION and highest >= LOWEST_VERSION:
             reader.answer(FULL, pack_numbers(1))
 
-    def _end(self, reader: Reader, frame: Frame) -> None:
-        self._ending = True
+    # Messages about streams
 
     def _start_pump(self, reader: Reader, frame: Frame, instance: int, kind: int) -> None:
         if not frame.lost:
@@ -175,7 +122,7 @@ class Relay:
 
     def _hold(self, reader: Reader, frame: Frame, number: int) -> None:
         if frame.lost:
-            print("relay: a descriptor is not held: the open-file limit is reached", file=sys.stderr)
+            self._say("a descriptor is not held: the open-file limit is reached")
             return
         if number in self._held:
             posix.close(self._held[number])
@@ -199,10 +146,7 @@ class Relay:
         """Say it once, until there is room again."""
         if not self._said_full:
             self._said_full = True
-            print(
-                "relay: no room for more clients' connections (open-file limit): they close if the supervisor dies",
-                file=sys.stderr,
-            )
+            self._say("no room for more clients' connections (open-file limit): they close if the supervisor dies")
 
     # Pumps
 
@@ -271,9 +215,7 @@ class Relay:
             self._tell_full(False)
 
 
-_HANDLERS: dict[int, tuple[Callable[..., None], int, int]] = {  # how many numbers and descriptors each message has
-    HELLO: (Relay._hello, 2, 0),
-    END: (Relay._end, 0, 0),
+_HANDLERS: Handlers = {
     PUMP: (Relay._start_pump, 2, 2),
     CLOSE: (Relay._close_input, 1, 0),
     RESIZE: (Relay._resize, 3, 0),
@@ -285,16 +227,5 @@ _HANDLERS: dict[int, tuple[Callable[..., None], int, int]] = {  # how many numbe
 
 
 def main() -> None:
-    """Serve on the path that is the last argument: the entry point of a fresh interpreter."""
-    path = sys.argv[-1]
-    try:
-        boot.default_signals()
-        listener = boot.ControlListener(path)
-    except OSError as error:
-        boot.say_failed(error)
-        sys.exit(1)
-    boot.say_ready()
-    try:
-        Relay(listener).run()
-    finally:
-        listener.unlink()
+    """The entry point of a fresh interpreter."""
+    serve(Relay)

@@ -25,3 +25,11 @@ INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT = 0, 1, 2
 
 JOURNAL = 0
 """Held descriptors have numbers. This is the journal of pending calls."""
+
+# supervisor to logger, which knows HELLO, WELCOME and END, too
+LOG, FINISH = 64, 65
+# logger to supervisor
+LOGGING, FINISHED = 80, 81
+
+JSON_FILE, SYSLOG = 0, 1
+"""Kinds of container log."""

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 from sandbox_api.errors import ResourceExhausted, Unavailable
 from workers import protocol, relay_protocol
 
 from ..oci.streams import Pump
-from .channel import HelperChannel, HelperFailed
+from .helper_client import ANSWER_SECONDS, HelperClient, settle
 from .journal import Journal, Pending
 
 log = logging.getLogger(__name__)
-
-ANSWER_SECONDS = 10.0
-"""How long a relay may take to answer."""
-RETRY_SECONDS = 1.0
-
-_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -32,61 +27,22 @@ class Kept:
     pending: list[Pending]
 
 
-class RelayClient:
+class RelayClient(HelperClient):
     """Hands pumps and connections to the relay process."""
 
     def __init__(self, path: str) -> None:
-        self._helper = HelperChannel("relay", path, self._frame, self._lost)
-        self._connecting = asyncio.Lock()
+        super().__init__("relay", path)
         self._journal: Journal | None = None
         self._keys = 0  # numbers above this were never given to a connection,
         self._free: list[int] = []  # and these are given to none any more
         self._connections: dict[int, int] = {}  # kept connections' descriptors, by their numbers
         self._told: list[tuple[int, int]] = []  # numbers and descriptors of those that a relay keeps, as it tells them
         self._full = False
-        self._welcome: asyncio.Future[tuple[int, ...]] | None = None
         self._taken: asyncio.Future[None] | None = None
         self._pumping: dict[tuple[int, int], asyncio.Future[bool]] = {}  # by instance and kind of pump
-        self._ending = False
-        self._returning: asyncio.Task[None] | None = None
-
-    @property
-    def pid(self) -> int:
-        """The relay process, where we started it."""
-        return self._helper.pid
-
-    async def ready(self) -> None:
-        """Join the relay, or start it. Raises ``Unavailable`` where that cannot be."""
-        async with self._connecting:
-            if not self._helper.connected:
-                try:
-                    await self._helper.connect()
-                    await self._greet()
-                    self._hand_over()
-                except (HelperFailed, OSError, TimeoutError) as error:
-                    self._helper.close()
-                    raise Unavailable(f"no relay: {error}: try again") from None
-
-    async def _greet(self) -> None:
-        """Agree on a version. A relay that speaks none of ours is left to what it holds, and another one started."""
-        for _ in range(2):
-            self._welcome = asyncio.get_running_loop().create_future()
-            ours = relay_protocol.LOWEST_VERSION, relay_protocol.HIGHEST_VERSION
-            self._helper.send(relay_protocol.HELLO, protocol.pack_numbers(*ours))
-            async with asyncio.timeout(ANSWER_SECONDS):
-                lowest, highest = await self._welcome
-            if lowest <= ours[1] and highest >= ours[0]:
-                return
-            log.error(
-                "a relay of versions %d to %d is running, and this sandboxer speaks %d to %d: it goes on with the "
-                "streams that it has, and a new one takes its place",
-                *(lowest, highest, *ours),
-            )
-            await self._helper.replace()
-        raise HelperFailed("the relay speaks another version")
 
     def _hand_over(self) -> None:
-        """The relay before died, or hung up: the connections that it kept are to outlive us even so."""
+        # The relay before died, or hung up: the connections that it kept are to outlive us even so.
         if self._journal is None:
             return
         self._helper.send(relay_protocol.DROP, protocol.pack_numbers(relay_protocol.ALL))
@@ -178,17 +134,9 @@ class RelayClient:
         self._tell(relay_protocol.DROP, protocol.pack_numbers(key), [])
         self._free.append(key)
 
-    def shut_down(self) -> None:
-        """Tell the relay, if there is one, to go."""
-        self._ending = True
-        if self._helper.connected:
-            self._helper.send(relay_protocol.END, b"")
-
     def close(self) -> None:
         """Disconnect; the relay keeps running while it has something to hold."""
-        if self._returning is not None:
-            self._returning.cancel()
-        self._helper.close()
+        super().close()
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -196,29 +144,19 @@ class RelayClient:
     def _hold(self, number: int, fd: int) -> None:
         self._helper.send(relay_protocol.HOLD, protocol.pack_numbers(number), [fd])
 
-    def _tell(self, kind: int, body: bytes, fds: list[int]) -> None:
-        try:
-            self._helper.send(kind, body, fds)
-        except (Unavailable, OSError):  # it will be told when it is there again
-            pass
-
-    def _frame(self, frame: protocol.Frame) -> None:
-        """Take a message of the relay's."""
+    def _take_frame(self, frame: protocol.Frame) -> None:
         numbers = protocol.unpack_numbers(frame.body)
         match frame.kind, numbers:
-            case relay_protocol.WELCOME, _:
-                _settle(self._welcome, numbers)
             case relay_protocol.FULL, (full,):
                 self._full = bool(full)
             case relay_protocol.PUMPED, (instance, kind, done):
-                _settle(self._pumping.get((instance, kind)), bool(done))
+                settle(self._pumping.get((instance, kind)), bool(done))
             case relay_protocol.KEPT, (key,):
                 self._told.append((key, -1 if frame.lost else frame.fds.pop()))
             case relay_protocol.HELD, (number,):
                 self._take_held(number, frame)
             case relay_protocol.TAKEN, _:
-                _settle(self._taken, None)
-        frame.close()
+                settle(self._taken, None)
 
     def _take_held(self, number: int, frame: protocol.Frame) -> None:
         if frame.lost:
@@ -227,32 +165,9 @@ class RelayClient:
         elif number == relay_protocol.JOURNAL and self._journal is None:
             self._journal = Journal(frame.fds.pop())
 
-    def _lost(self) -> None:
+    def _pending(self) -> Iterator[asyncio.Future[Any] | None]:
+        yield self._taken
+        yield from self._pumping.values()
+
+    def _forget(self) -> None:
         self._full = False
-        if self._ending:
-            return
-        log.error("the relay hung up" if self._helper.answers() else "the relay died: inputs and terminals end with it")
-        error = Unavailable("the relay died: try again")
-        for answer in (self._welcome, self._taken, *self._pumping.values()):
-            if answer is not None and not answer.done():
-                answer.set_exception(error)
-        if self._returning is None or self._returning.done():
-            self._returning = asyncio.ensure_future(self._return())
-
-    async def _return(self) -> None:
-        """Have a relay again, whether or not a start needs one."""
-        while True:
-            try:
-                await self.ready()
-            except Unavailable as error:
-                log.error("%s", error)
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            if self._helper.connected:
-                log.info("a relay is up")
-                return
-
-
-def _settle(future: asyncio.Future[_T] | None, value: _T) -> None:
-    if future is not None and not future.done():
-        future.set_result(value)

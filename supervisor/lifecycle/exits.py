@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from sandbox_api.interface import Exit
 
 from ..ipc.forkserver import Ended, ForkserverClient
+from ..ipc.logger import LoggerClient
 from ..model.container import Container
 from ..model.process import Process, ProcessState
 from ..model.registry import Registry
@@ -45,6 +46,7 @@ class ExitRecorder:
         events: TaskEvents,
         signals: Signals,
         execs: Execs,
+        logger: LoggerClient,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -52,6 +54,7 @@ class ExitRecorder:
         self._events = events
         self._signals = signals
         self._execs = execs
+        self._logger = logger
         self._ending: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
 
     def record(self, exits: Sequence[Ended]) -> None:
@@ -83,7 +86,8 @@ class ExitRecorder:
             self._ended(container, process)
 
     def _ended(self, container: Container, process: Process) -> None:
-        """Send the exit's events; end a container's execs with its init process."""
+        """Send the exit's events, complete its log; end a container's execs with its init process."""
+        self._logger.finish_soon(process.instance)
         if container.cgroup is not None and process.exit is not None and process.exit.status == 128 + signal.SIGKILL:
             kills = container.cgroup.oom_kills()
             if kills > container.oom_kills:

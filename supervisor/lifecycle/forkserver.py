@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 import psutil
 
@@ -13,7 +14,7 @@ from ..aot.cache import CacheUnusable
 from ..aot.policy import Aot
 from ..ipc.channel import HelperFailed
 from ..ipc.forkserver import ForkserverClient, Inventory
-from ..ipc.relay import RelayClient
+from ..ipc.helper_client import HelperClient
 from ..model.registry import Registry
 from .exits import ExitRecorder
 from .orphans import Orphans
@@ -27,13 +28,18 @@ class ForkserverManager:
     """Keeps a forkserver connected from ``connect`` to ``close``."""
 
     def __init__(
-        self, registry: Registry, client: ForkserverClient, exits: ExitRecorder, relay: RelayClient, aot: Aot
+        self,
+        registry: Registry,
+        client: ForkserverClient,
+        exits: ExitRecorder,
+        helpers: Sequence[HelperClient],
+        aot: Aot,
     ) -> None:
         self.client = client
         self.orphans = Orphans(registry, client)
         self._registry = registry
         self._exits = exits
-        self._relay = relay
+        self._helpers = helpers
         self._aot = aot
         self._ending = False
         self._reconnecting: asyncio.Task[None] | None = None
@@ -63,7 +69,7 @@ class ForkserverManager:
             self._reconnect_soon()
             return
         log.error("the forkserver died")
-        known = {self._relay.pid, *self.client.pids, *self._aot.pids}
+        known = {*(helper.pid for helper in self._helpers), *self.client.pids, *self._aot.pids}
         for container in self._registry.containers.values():
             for process in container.alive():
                 known.add(process.pid)

@@ -17,9 +17,12 @@ from sandbox_api.errors import NotFound
 from ..cgroups import Hierarchy
 from ..host import proc
 from ..ipc.forkserver import Inventory
+from ..ipc.logger import LoggerClient
 from ..model.container import Container
 from ..model.process import ALIVE, Process, ProcessState
 from ..model.registry import Registry
+from ..oci import container_log
+from ..oci.container_log import Log
 from ..state.store import Made, Store
 from . import abandoned
 from .containers import ContainerManager
@@ -126,6 +129,17 @@ class Recovery:
                 len(inventory.running),
                 len(ended),
             )
+
+    async def resume_logs(self, logger: LoggerClient) -> None:
+        """Continue the logs that are written for containers."""
+        running: dict[int, tuple[str, Log]] = {}
+        for instance in logger.instances():
+            container, process = self._registry.processes.get(instance, (None, None))
+            if container is not None and process is not None and process.exit is None:
+                where = container_log.parse(self._containers.source(container).spec.annotations, container.id)
+                if where is not None:
+                    running[instance] = container.id, where
+        await logger.resume(running)
 
     def _end_strays(self) -> None:
         """End workers whose start was interrupted by the death of forkserver and supervisor."""

@@ -12,13 +12,14 @@ from ..aot.policy import Aot
 from ..cgroups import Resources
 from ..host.errors import for_errno
 from ..ipc.forkserver import ForkserverClient, ModuleRefused
+from ..ipc.logger import LoggerClient
 from ..ipc.relay import RelayClient
 from ..model.container import Container
 from ..model.process import Process
 from ..model.registry import Registry
 from ..model.sandbox import Sandbox
+from ..oci import container_log, streams, wasi
 from ..oci import spec as oci
-from ..oci import streams, wasi
 from ..oci.netns import open_netns, process_of
 from ..seccomp.profile import oci_filter
 from ..state.store import Store
@@ -35,6 +36,7 @@ class Starter:
         containers: ContainerManager,
         forkserver: ForkserverClient,
         relay: RelayClient,
+        logger: LoggerClient,
         aot: Aot | None = None,
     ) -> None:
         self._registry = registry
@@ -42,6 +44,7 @@ class Starter:
         self._containers = containers
         self._forkserver = forkserver
         self._relay = relay
+        self._logger = logger
         self._aot = aot
 
     async def start(self, sandbox: Sandbox, container: Container, process: Process, hold_stdin: bool) -> int:
@@ -54,8 +57,9 @@ class Starter:
         context = wasi.WasiContext()
         opened_here: list[int] = []
         descriptors = Descriptors()
+        pid = 0
         try:
-            opened = streams.open_streams(process.stdio, hold_stdin)
+            opened = streams.open_streams(process.stdio, hold_stdin, await self._open_log(container, process, spec))
             if what.cwd == "/":
                 context = wasi.assemble(what, source.plan)
             else:  # its root's top folder is listed, and a guest may have filled that
@@ -86,7 +90,7 @@ class Starter:
                 process.pumped = True
             process.tier = product.level.name if product is not None else "interpreted"
             try:
-                return await self._forkserver.start(request)
+                pid = await self._forkserver.start(request)
             except ModuleRefused as error:
                 if self._aot is None or product is None:
                     raise
@@ -97,7 +101,7 @@ class Starter:
                 pid = await self._forkserver.start(request)
                 process.tier = "interpreted"
                 self._aot.condemn(product, str(error))
-                return pid
+            return pid
         except ModuleRefused as error:
             raise InvalidArgument(f"{wasi.module_and_function(what.args[0])[0]}: {error}") from None
         except OSError as error:
@@ -108,6 +112,15 @@ class Starter:
             context.close()
             for fd in opened_here:
                 os.close(fd)
+            if not pid:
+                await self._logger.finish(process.instance)
+
+    async def _open_log(self, container: Container, process: Process, spec: oci.Spec) -> tuple[int, int] | None:
+        """Begin the log that a container's annotations ask for, where no engine reads its output."""
+        if process.exec_id or process.stdio.stdout or process.stdio.stderr:
+            return None
+        where = container_log.parse(spec.annotations, container.id)
+        return await self._logger.start(process.instance, container.id, where) if where is not None else None
 
     def _network(self, sandbox: Sandbox, spec: oci.Spec) -> tuple[str, bool]:
         """The network namespace to join, "" for none, and whether the guest has a network.

@@ -39,6 +39,8 @@ class Streams:
     stdout: int = -1
     stderr: int = -1
     pumps: list[Pump] = field(default_factory=list)
+    log: list[int] = field(default_factory=list)
+    """Of a log, what is not a stream: a terminal has one output."""
 
     def close(self) -> None:
         """Close all that is still open."""
@@ -51,21 +53,25 @@ class Streams:
             os.close(pump.source)
             os.close(pump.sink)
         self.pumps.clear()
+        for fd in self.log:
+            os.close(fd)
+        self.log.clear()
 
 
-def open_streams(stdio: Stdio, hold_stdin: bool = False) -> Streams:
+def open_streams(stdio: Stdio, hold_stdin: bool = False, log: tuple[int, int] | None = None) -> Streams:
     """Open a process's streams. Raises ``InvalidArgument``, and leaves nothing open then.
 
-    With ``hold_stdin`` a FIFO for standard input does not end with its writers, but with CloseIO alone.
+    With ``hold_stdin`` a FIFO for standard input does not end with its writers, but with CloseIO alone. ``log`` has
+    descriptors for stdout and stderr, in place of /dev/null; they are the streams' from now on.
     """
-    streams = Streams()
+    streams = Streams(log=list(log or ()))
     try:
         if stdio.terminal:
             _open_terminal(stdio, streams, hold_stdin)
         else:
             _open_input(stdio.stdin, streams, hold_stdin)
-            streams.stdout = _open_output("stdout", stdio.stdout)
-            streams.stderr = _open_output("stderr", stdio.stderr)
+            streams.stdout = streams.log.pop(0) if log else _open_output("stdout", stdio.stdout)
+            streams.stderr = streams.log.pop(0) if log else _open_output("stderr", stdio.stderr)
     except BaseException:
         streams.close()
         raise
@@ -91,7 +97,7 @@ def _open_terminal(stdio: Stdio, streams: Streams, hold_stdin: bool) -> None:
         if stdio.stdin:
             source = _open_reader(stdio.stdin, hold_stdin)
             streams.pumps.append(Pump(relay_protocol.TERMINAL_INPUT, source, os.dup(master)))
-        sink = _open_output("stdout", stdio.stdout)
+        sink = streams.log.pop(0) if streams.log else _open_output("stdout", stdio.stdout)
         streams.pumps.append(Pump(relay_protocol.TERMINAL_OUTPUT, os.dup(master), sink))
     finally:
         os.close(master)

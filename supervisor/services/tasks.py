@@ -26,6 +26,7 @@ from ..aot.policy import Aot
 from ..cgroups import Resources
 from ..host import proc
 from ..ipc.forkserver import ForkserverClient
+from ..ipc.logger import LoggerClient
 from ..ipc.relay import RelayClient
 from ..lifecycle.containers import ContainerManager
 from ..lifecycle.events import TaskEvents
@@ -74,6 +75,7 @@ class TaskService:
         signals: Signals,
         forkserver: ForkserverClient,
         relay: RelayClient,
+        logger: LoggerClient,
         events: TaskEvents,
         aot: Aot | None = None,
     ) -> None:
@@ -85,8 +87,9 @@ class TaskService:
         self._signals = signals
         self._forkserver = forkserver
         self._relay = relay
+        self._logger = logger
         self._events = events
-        self._starter = Starter(registry, store, containers, forkserver, relay, aot)
+        self._starter = Starter(registry, store, containers, forkserver, relay, logger, aot)
         self._starts: Counter[tuple[str, str]] = Counter()  # under way, by sandbox
 
     async def create(self, namespace: str, new: NewTask) -> int:
@@ -166,7 +169,9 @@ class TaskService:
     async def wait(self, namespace: str, task_id: str, exec_id: str) -> Exit:
         """Answer when the process has ended."""
         _, process = self._registry.process(namespace, task_id, exec_id)
-        return await process.wait()
+        ended = await process.wait()
+        await self._logger.finish(process.instance)
+        return ended
 
     async def state(self, namespace: str, task_id: str, exec_id: str) -> TaskInfo:
         """The state of a process, in any state."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from sandbox_api.interface import NewSandbox, NewTask
 from supervisor import cgroups
 from supervisor.ipc.forkserver import ForkserverClient
+from supervisor.ipc.logger import LoggerClient
 from supervisor.ipc.relay import RelayClient
 from supervisor.lifecycle.containers import ContainerManager
 from supervisor.lifecycle.events import TaskEvents
@@ -34,13 +35,14 @@ class Parts:
         self.store = Store(str((state or folder) / "state.db"))
         forkserver = ForkserverClient(str(folder / "forkserver.sock"), Filters())
         relay = RelayClient(str(folder / "relay.sock"))
+        logger = LoggerClient(str(folder / "logger.sock"), folder / "logs")
         signals = Signals(self.store, forkserver)
         containers = ContainerManager(str(folder), self.registry, self.store, cgroups.detect())
         events = TaskEvents(None)
         execs = Execs(self.registry, self.store, events)
         preparations = Preparations(str(folder), self.registry, self.store, containers, execs)
         self.tasks = TaskService(
-            self.registry, self.store, containers, execs, preparations, signals, forkserver, relay, events
+            self.registry, self.store, containers, execs, preparations, signals, forkserver, relay, logger, events
         )
         self.sandboxes = SandboxService(
             self.registry, self.store, containers, preparations, signals, self.tasks, str(folder / "task.sock")

@@ -22,8 +22,8 @@ import resource, sys
 sys.path.insert(0, sys.argv[1])
 if int(sys.argv[3]):
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]),) * 2)
-from workers import relay
-relay.IDLE_SECONDS = float(sys.argv[2])
+from workers import helper, relay
+helper.IDLE_SECONDS = float(sys.argv[2])
 relay.main()
 """
 

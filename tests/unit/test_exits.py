@@ -18,6 +18,7 @@ from sandbox_api.interface import Exit, NewSandbox, Stdio
 from sandbox_api.proto import events_pb2
 from supervisor.host import proc
 from supervisor.ipc.forkserver import Ended, ForkserverClient
+from supervisor.ipc.logger import LoggerClient
 from supervisor.lifecycle import exits, orphans
 from supervisor.lifecycle.events import TaskEvents
 from supervisor.lifecycle.execs import Execs
@@ -86,9 +87,10 @@ class Scene:
         self.published = Published()
         self.forkserver = ForkserverClient(f"{small.folder}/forkserver.sock", Filters())
         signals = Signals(self.store, self.forkserver)
+        logger = LoggerClient(f"{small.folder}/logger.sock", Path(small.folder) / "logs")
         events = TaskEvents(self.published)
         execs = Execs(self.registry, self.store, events)
-        self.exits = ExitRecorder(self.registry, self.store, self.forkserver, events, signals, execs)
+        self.exits = ExitRecorder(self.registry, self.store, self.forkserver, events, signals, execs, logger)
         self.orphans = Orphans(self.registry, self.forkserver)
 
     async def join(self) -> None:

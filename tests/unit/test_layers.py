@@ -76,13 +76,13 @@ SUPERVISOR = (
     ("host",),
 )
 WORKERS = (
-    ("forkserver", "relay", "compiler"),
+    ("forkserver", "relay", "logger", "compiler"),
     ("zygote",),
     ("worker",),
     ("engines",),
     ("confinement",),
     ("start_request",),
-    ("calls", "pumps"),
+    ("calls", "pumps", "container_log", "helper"),
     ("boot", "greeting", "compile_protocol", "relay_protocol"),
     ("protocol", "linux"),
 )
@@ -127,7 +127,7 @@ def loaded_by(*modules: str) -> set[str]:
     return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
 
 
-@pytest.mark.parametrize("helper", ["workers.forkserver", "workers.relay"])
+@pytest.mark.parametrize("helper", ["workers.forkserver", "workers.relay", "workers.logger"])
 def test_a_helper_loads_nothing_heavy(helper: str) -> None:
     loaded = loaded_by(helper)
     assert helper in loaded

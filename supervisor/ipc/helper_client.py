@@ -1,0 +1,143 @@
+"""What the clients of relay and logger have in common: they agree on a version, and have another one when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from sandbox_api.errors import Unavailable
+from workers import protocol, relay_protocol
+
+from .channel import HelperChannel, HelperFailed
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 10.0
+"""How long a helper may take to answer."""
+RETRY_SECONDS = 1.0
+
+_T = TypeVar("_T")
+
+
+class HelperClient:
+    """A connection to a helper that is joined where it runs, and started where it does not."""
+
+    def __init__(self, name: str, path: str) -> None:
+        self._name = name
+        self._helper = HelperChannel(name, path, self._frame, self._lost)
+        self._connecting = asyncio.Lock()
+        self._welcome: asyncio.Future[tuple[int, ...]] | None = None
+        self._ending = False
+        self._returning: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The helper process, where we started it."""
+        return self._helper.pid
+
+    async def ready(self) -> None:
+        """Join the helper, or start it. Raises ``Unavailable`` where that cannot be."""
+        async with self._connecting:
+            if not self._helper.connected:
+                try:
+                    await self._helper.connect()
+                    await self._greet()
+                    self._hand_over()
+                except (HelperFailed, OSError, TimeoutError) as error:
+                    self._helper.close()
+                    raise Unavailable(f"no {self._name}: {error}: try again") from None
+
+    def shut_down(self) -> None:
+        """Tell the helper, if there is one, to end."""
+        self._ending = True
+        if self._helper.connected:
+            self._helper.send(relay_protocol.END, b"")
+
+    def close(self) -> None:
+        """Disconnect; the helper keeps running while it has something to do."""
+        self._ending = True
+        if self._returning is not None:
+            self._returning.cancel()
+        self._helper.close()
+
+    async def _greet(self) -> None:
+        """Agree on a version. A helper that speaks none of ours is left to what it has, and another one started."""
+        for _ in range(2):
+            self._welcome = asyncio.get_running_loop().create_future()
+            ours = relay_protocol.LOWEST_VERSION, relay_protocol.HIGHEST_VERSION
+            self._helper.send(relay_protocol.HELLO, protocol.pack_numbers(*ours))
+            async with asyncio.timeout(ANSWER_SECONDS):
+                lowest, highest = await self._welcome
+            if lowest <= ours[1] and highest >= ours[0]:
+                return
+            log.error(
+                "a %s of versions %d to %d is running, and this sandboxer speaks %d to %d: it goes on with the "
+                "streams that it has, and a new one takes its place",
+                *(self._name, lowest, highest, *ours),
+            )
+            await self._helper.replace()
+        raise HelperFailed(f"the {self._name} speaks another version")
+
+    def _hand_over(self) -> None:
+        """Send a helper that has just been joined what an earlier one had from us."""
+        raise NotImplementedError
+
+    def _take_frame(self, frame: protocol.Frame) -> None:
+        """Take a message that is not a greeting."""
+        raise NotImplementedError
+
+    def _pending(self) -> Iterator[asyncio.Future[Any] | None]:
+        """Answers that will not come from a helper that died."""
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        """Drop what a helper that died had said, and save what it had in its hands."""
+
+    def _tell(self, kind: int, body: bytes, fds: list[int]) -> None:
+        try:
+            self._helper.send(kind, body, fds)
+        except (Unavailable, OSError):  # it will be told when it is there again
+            pass
+
+    def _frame(self, frame: protocol.Frame) -> None:
+        try:
+            if frame.kind == relay_protocol.WELCOME:
+                settle(self._welcome, protocol.unpack_numbers(frame.body))
+            else:
+                self._take_frame(frame)
+        finally:
+            frame.close()
+
+    def _lost(self) -> None:
+        self._forget()
+        if self._ending:
+            return
+        hung_up = self._helper.answers()
+        log.error("the %s hung up" if hung_up else "the %s died: what it had in its hands is lost", self._name)
+        error = Unavailable(f"the {self._name} died: try again")
+        for answer in (self._welcome, *self._pending()):
+            if answer is not None and not answer.done():
+                answer.set_exception(error)
+        if self._returning is None or self._returning.done():
+            self._returning = asyncio.ensure_future(self._return())
+
+    async def _return(self) -> None:
+        """Have a helper again, whether or not a call needs one."""
+        while True:
+            try:
+                await self.ready()
+            except Unavailable as error:
+                log.error("%s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if self._helper.connected:
+                log.info("a %s is up", self._name)
+                return
+
+
+def settle(future: asyncio.Future[_T] | None, value: _T) -> None:
+    """Give an answer to who waits for it, if anybody still does."""
+    if future is not None and not future.done():
+        future.set_result(value)

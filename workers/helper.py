@@ -1,0 +1,115 @@
+"""What relay and logger have in common: they serve the supervisor's messages beside their own work, and outlive it."""
+
+from __future__ import annotations
+
+import select
+import sys
+
+from . import boot
+from .protocol import Frame, ProtocolError, Reader, pack_numbers, unpack_numbers
+from .relay_protocol import END, HELLO, HIGHEST_VERSION, LOWEST_VERSION, WELCOME
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Handlers = dict[int, tuple[Callable[..., None], int, int]]
+    """For each kind of message its method, how many numbers its body has, and how many descriptors come with it."""
+
+IDLE_SECONDS = 30
+BYTES = -1
+"""In place of how many numbers a body has: its bytes are for the method to read."""
+
+
+class Helper:
+    """The loop of a helper process."""
+
+    def __init__(self, name: str, listener: boot.ControlListener, handlers: Handlers) -> None:
+        self._name = name
+        self._listener = listener
+        self._handlers: Handlers = {HELLO: (type(self)._hello, 2, 0), END: (Helper._end, 0, 0), **handlers}
+        self._readers: dict[int, Reader] = {}
+        self._files: set[int] = set()  # what epoll does not take: regular files, always ready
+        self._ending = False
+        self._poll = select.epoll()  # and not poll: there may be tens of thousands to look at
+        self._poll.register(listener.fileno(), select.EPOLLIN)
+
+    def run(self) -> None:
+        """Serve until told to end, or until idle for long with nobody connected."""
+        while not self._ending:
+            needed = self._readers or self._needed()
+            events = self._poll.poll(0 if self._files else None if needed else IDLE_SECONDS)
+            if not events and not needed:
+                return
+            events += [(fd, select.EPOLLIN) for fd in self._files]
+            for fd, event in events:
+                if fd == self._listener.fileno():
+                    self._accept()
+                elif fd in self._readers:
+                    self._receive(fd)
+                else:
+                    self._serve(fd, event)
+
+    def _needed(self) -> bool:
+        """Whether it has something to do, or to hold, without a supervisor."""
+        raise NotImplementedError
+
+    def _serve(self, fd: int, event: int) -> None:
+        """Do what an event on one of its own descriptors asks for."""
+        raise NotImplementedError
+
+    def _say(self, text: str) -> None:
+        print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+
+    def _accept(self) -> None:
+        connection = self._listener.accept()
+        if connection is not None:
+            self._readers[connection.fileno()] = Reader(connection)
+            self._poll.register(connection.fileno(), select.EPOLLIN)
+
+    def _receive(self, fd: int) -> None:
+        reader = self._readers[fd]
+        try:
+            if reader.receive():
+                for frame in reader.frames():
+                    self._obey(frame, reader)
+                return
+        except (ProtocolError, OSError, ValueError, MemoryError) as error:
+            self._say(f"supervisor dropped: {error}")
+        self._poll.unregister(fd)
+        del self._readers[fd]
+        reader.close()
+        self._listener.left()
+
+    def _obey(self, frame: Frame, reader: Reader) -> None:
+        try:
+            if frame.kind not in self._handlers:
+                raise ProtocolError(f"no message of kind {frame.kind}")
+            handler, count, fds = self._handlers[frame.kind]
+            numbers = unpack_numbers(frame.body) if count != BYTES else ()
+            if len(numbers) != max(count, 0) or not (frame.lost or len(frame.fds) == fds):
+                raise ProtocolError(f"a message of kind {frame.kind} has {len(frame.fds)} descriptors, or a wrong body")
+            handler(self, reader, frame, *numbers)
+        finally:
+            frame.close()
+
+    def _hello(self, reader: Reader, frame: Frame, lowest: int, highest: int) -> None:
+        reader.answer(WELCOME, pack_numbers(LOWEST_VERSION, HIGHEST_VERSION))
+
+    def _end(self, reader: Reader, frame: Frame) -> None:
+        self._ending = True
+
+
+def serve(make: Callable[[boot.ControlListener], Helper]) -> None:
+    """Serve on the path that is the last argument: the main function of a fresh interpreter."""
+    try:
+        boot.default_signals()
+        listener = boot.ControlListener(sys.argv[-1])
+    except OSError as error:
+        boot.say_failed(error)
+        sys.exit(1)
+    boot.say_ready()
+    try:
+        make(listener).run()
+    finally:
+        listener.unlink()
