@@ -1,4 +1,4 @@
-"""How both servers run a call: to its end, even when the caller goes away in the middle of it."""
+"""Calls, as both servers run them: a change runs to its end, even when its caller goes away."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Handler = Callable[[str, bytes], Coroutine[Any, Any, bytes]]
 
 
 class Kind(Enum):
-    """What a method does, which decides whether its calls are dropped with their callers, and when they are refused."""
+    """What a method does: decides whether its calls are dropped with their callers, and when they are refused."""
 
     READ = "read"
     """Changes nothing: dropped with its caller, and answered under any load."""
@@ -36,7 +36,7 @@ class Method:
     """In place of ``handler`` for callers that name no namespace: iSulad."""
 
     def call(self, namespace: str, payload: bytes) -> Coroutine[Any, Any, bytes]:
-        """A call of it; ``namespace`` is "" where its caller named none."""
+        """Begin a call; ``namespace`` is "" where the caller named none."""
         handler = self.handler if namespace or self.nameless is None else self.nameless
         return handler(namespace or DEFAULT_NAMESPACE, payload)
 
@@ -57,19 +57,19 @@ def _forget(task: asyncio.Task[bytes]) -> None:
 
 
 def ending() -> Unavailable:
-    """What a call is told that comes too late, or waits for what will not come from this process."""
+    """The error for calls that come too late, or wait for an event that this process will not see."""
     return Unavailable("the sandboxer is ending: try again")
 
 
 async def all_done() -> None:
-    """Begin no more calls that change something, and wait for those that are under way."""
+    """Begin no more changes, and wait for those under way."""
     _ending.set()
     while _under_way:
         await asyncio.wait(_under_way)
 
 
 MAX_CHANGES = 2048
-"""Calls that change something and may be under way at once. More are refused at once, not queued."""
+"""Changes that may be under way at once. More are refused, not queued."""
 
 
 def begin(method: Method, namespace: str, payload: bytes) -> asyncio.Task[bytes]:

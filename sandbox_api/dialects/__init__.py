@@ -27,7 +27,7 @@ METHODS: Mapping[str, Kind] = {
 
 
 def speaking(method: str, request: bytes) -> Method:
-    """The method of the dialect that this request is in. Raises ``InvalidArgument`` where it is in none."""
+    """Find the method in this request's dialect. Raises ``InvalidArgument`` where it fits none."""
     old, new = dialect_2023.DIALECT.methods.get(method), v2.DIALECT.methods.get(method)
     if old is not None and (new is None or is_2023(method, request)):
         return old

@@ -15,7 +15,7 @@ _ID = re.compile(rb"[!-~]+")  # as text: a mount's bytes begin with a tag, which
 
 
 def is_2023(method: str, request: bytes) -> bool:
-    """Whether a request of a method that both dialects have is of dialect 2023.
+    """Tell whether a request of a method in both dialects is of dialect 2023.
 
     Raises ``InvalidArgument`` where the bytes are no message.
     """
@@ -29,7 +29,7 @@ def is_2023(method: str, request: bytes) -> bool:
 
 
 def fields(message: bytes) -> dict[int, bytes | None]:
-    """The numbers of a message's fields; with each the bytes of its last value, or None where it is a number.
+    """List a message's field numbers; with each the bytes of its last value, or None for a number.
 
     Raises ``InvalidArgument``.
     """

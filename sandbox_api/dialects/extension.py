@@ -16,7 +16,7 @@ KEY = "tasks"
 
 
 def parse(value: bytes) -> list[Preparation]:
-    """The containers and processes of the list, containers before their processes. Raises ``InvalidArgument``."""
+    """Parse the list: containers before their processes. Raises ``InvalidArgument``."""
     try:
         root = json.loads(value)
     except (ValueError, RecursionError) as error:

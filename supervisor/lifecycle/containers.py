@@ -1,4 +1,4 @@
-"""What a container owns, made and undone as one: its record, its mounts, its control group."""
+"""Containers: their records, mounts and control groups, made and undone as one."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from . import usage
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 64
-"""Containers made last whose specs are at hand: most are started, and many deleted, soon after."""
+"""Specs of the newest containers kept in memory: most are started, and many deleted, soon after."""
 _LONGEST_REMEMBERED = 64 << 10  # bytes of a config.json
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerSource:
-    """What a container was made from, read."""
+    """A container's spec and mounts, parsed."""
 
     spec: oci.Spec
     plan: rootfs.MountPlan
@@ -114,7 +114,7 @@ class ContainerManager:
         os.close(module)
 
     def source(self, container: Container) -> ContainerSource:
-        """What a container was made from."""
+        """Return the container's spec and mounts, from memory or the record."""
         remembered = self._remembered.get(container.init.instance)
         if remembered is not None:
             return remembered
@@ -122,7 +122,7 @@ class ContainerManager:
         return ContainerSource(oci.parse(recorded.config), recorded.plan)
 
     def unmake(self, container: Container) -> None:
-        """Undo a ``make`` that a supervisor did not live to finish."""
+        """Undo a ``make`` that a dead supervisor left half done."""
         recorded = self._store.recorded(container)
         if container.cgroup is not None:
             container.cgroup.delete()
@@ -145,7 +145,7 @@ class ContainerManager:
             process.forget()
 
     def usage(self, container: Container) -> Usage:
-        """What a container uses: as its control group counts it, or else its processes in /proc."""
+        """Measure a container: by its control group, or else by its processes in /proc."""
         counted = container.cgroup.usage(time.time_ns()) if container.cgroup else None
         if counted is not None:
             return counted
@@ -159,21 +159,21 @@ class ContainerManager:
         self._store.update_container(container)
 
     def own_cgroup(self, container: Container) -> Cgroup:
-        """A control group that no other container is in, with its processes in it; to be ``settled`` after its use."""
+        """A control group that no other container is in, with its processes in it; ``record_cgroup`` after its use."""
         cgroup = self._cgroup(container)
         self._store.change_container(container, cgroup.plan_own())
         cgroup.ensure_own([process.pid for process in container.alive()])
         return cgroup
 
     def record_cgroup(self, container: Container) -> None:
-        """The container's control group is as its processes' states on record say."""
+        """Record that the control group matches the recorded states of the processes."""
         try:
             self._store.update_container(container)
         except StoreFailed as error:  # then the next supervisor looks for itself
             log.warning("container %s: %s", container.id, error)
 
     def repair(self, container: Container) -> None:
-        """Finish or undo a change of the control group that a supervisor did not live to finish."""
+        """Finish or undo a control group change that a dead supervisor left half done."""
         if container.cgroup is not None:
             alive = container.alive()
             paused = container.cgroup.repair(
@@ -195,7 +195,7 @@ class ContainerManager:
     def _sandbox_of(
         self, namespace: str, new: NewTask, spec: oci.Spec, prepared: Prepared[NewContainer] | None
     ) -> Sandbox:
-        """The sandbox a new container belongs to. The request does not say; Prepare did, or its bundle does."""
+        """Find the sandbox of a new container. The request does not name it; its preparation or bundle does."""
         name = prepared.sandbox_id if prepared else bundle.sandbox_id(new.bundle, spec.annotations)
         if name:
             return self._registry.sandbox(namespace, name)
@@ -213,7 +213,7 @@ def _default_path(container: Container) -> str:
 
 
 def _stdio(asked: Stdio, prepared: Prepared[NewContainer] | None, terminal: bool) -> Stdio:
-    """The streams of the request, or those that were handed over before."""
+    """The request's streams, or else the preparation's."""
     if prepared and not (asked.stdin or asked.stdout or asked.stderr):
         asked = prepared.new.stdio
     return Stdio(asked.stdin, asked.stdout, asked.stderr, asked.terminal or terminal)

@@ -18,8 +18,8 @@ MAX_EXECS = 1024
 """Execs of a container that may be created or running at once."""
 
 KEPT_EXECS = 256
-"""Execs of a container that have ended and that nobody deleted. Beyond, the one that ended first goes: iSulad never
-deletes an exec, and probes run for weeks."""
+"""Ended execs that a container keeps. Beyond, the one that ended first is deleted: iSulad never deletes an exec, and
+probes run for weeks."""
 
 
 class Execs:
@@ -59,18 +59,18 @@ class Execs:
             raise
 
     def start_failed(self, container: Container, process: Process) -> None:
-        """An exec is created again: delete it where it was purged meanwhile."""
+        """Delete an exec whose start failed, where it was purged meanwhile."""
         if process.purged:
             self.remove(container, process)
 
     def exited(self, container: Container, process: Process) -> None:
-        """An exec has ended, and everybody who waited was told: delete what nobody will ask for."""
+        """Delete execs that nobody will ask for, after one has ended and its waiters were told."""
         if process.purged:
             self._try_to_remove(container, process)
         self._trim(container)
 
     def remove_purged(self) -> None:
-        """Delete what an earlier supervisor had to delete and did not live to."""
+        """Delete purged execs that a dead supervisor left."""
         for container, process in list(self._registry.processes.values()):
             if process.purged and process.state in (ProcessState.CREATED, ProcessState.STOPPED):
                 self._try_to_remove(container, process)

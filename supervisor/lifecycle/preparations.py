@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Preparations:
-    """Records what is handed over, and undoes it."""
+    """Records preparations and undoes them."""
 
     def __init__(
         self, folder: str, registry: Registry, store: Store, containers: ContainerManager, execs: Execs
@@ -80,7 +80,7 @@ class Preparations:
         log.info("purged %s", what)
 
     async def replace(self, sandbox: Sandbox, wanted: Iterable[Preparation]) -> None:
-        """Make the sandbox's preparations this whole list: what is new is prepared, what is gone is purged.
+        """Make this list the sandbox's preparations: prepare new entries, purge missing ones.
 
         iSulad 2.1.6 lists a container that ended by itself for ever. Once that was deleted it is left out, unless the
         list has something else for its id.
@@ -106,9 +106,9 @@ class Preparations:
             raise
 
     async def spend(self, container: Container) -> None:
-        """A prepared container was deleted: forget its preparations.
+        """Forget the preparations of a container that was deleted.
 
-        Of those that came in a list a mark is left, since they will be in the next list again.
+        Listed ones leave a mark, since the next list has them again.
         """
         try:
             for prepared in self._store.all_prepared(container.namespace, container.sandbox_id):
@@ -120,13 +120,13 @@ class Preparations:
             log.warning("container %s: its preparation is kept: %s", container.id, error)
 
     def forget_unfinished(self, sandbox: Sandbox) -> None:
-        """Undo preparations that a supervisor did not live to finish: nobody was told of them."""
+        """Undo preparations that a dead supervisor left half done: no client was answered."""
         for prepared in self._store.all_prepared(sandbox.namespace, sandbox.id):
             if not prepared.spent and not prepared.key[1] and not os.path.exists(f"{prepared.bundle}/config.json"):
                 self._forget(sandbox.namespace, prepared)
 
     def sweep(self) -> None:
-        """Remove bundles that a supervisor did not live to remove."""
+        """Remove bundles that a dead supervisor left set aside."""
         for left in glob.glob(f"{glob.escape(self._folder)}/bundles/*/.*"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -176,9 +176,9 @@ class Preparations:
         return container is not None and (not exec_id or exec_id in (container.execs or {}))
 
     async def _remove(self, namespace: str, prepared: Prepared[Any], spent: Prepared[Any] | None = None) -> None:
-        """Undo a preparation whose bundle a guest may have filled: at once aside, so that its id may be used again.
+        """Undo a preparation whose bundle a guest may have filled: set it aside, free its id, then remove it.
 
-        ``spent`` is what is left of it on record.
+        ``spent`` replaces it on record.
         """
         aside = ""
         if not prepared.key[1] and not prepared.spent:

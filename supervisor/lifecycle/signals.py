@@ -20,7 +20,7 @@ from ..model.process import Process, ProcessState
 from ..state.store import Store
 
 KILL_SECONDS = 30.0
-"""How long a killed process may take to be gone; only one stuck in the kernel takes longer."""
+"""How long a killed process may take to end; only one stuck in the kernel takes longer."""
 
 EXISTS = 0
 """No signal: kill(2) only looks whether the process is there."""
@@ -71,7 +71,7 @@ class Signals:
             if not _send_directly(process, number):
                 return False
         if number == signal.SIGKILL and process.state is ProcessState.PAUSED and container.cgroup is not None:
-            container.cgroup.thaw()  # with version 1 of control groups, what is frozen does not even die
+            container.cgroup.thaw()  # frozen by version 1 of control groups, a process does not even die
         return True
 
     async def send_all(self, container: Container, number: int) -> bool:
@@ -87,7 +87,7 @@ class Signals:
         await asyncio.gather(*(self._end(container, timeout) for container in containers))
 
     async def end_execs(self, container: Container) -> None:
-        """End what still runs in a container whose init process has ended: as where that is a pid namespace's first."""
+        """Kill what still runs in a container whose init process has ended, as the kernel does in a pid namespace."""
         for process in container.alive():
             await self.send(container, process, signal.SIGKILL)
         await _until_ended(container, KILL_SECONDS)
@@ -105,7 +105,7 @@ class Signals:
 
 
 def _send_directly(process: Process, number: int) -> bool:
-    """Signal a process that no forkserver answers for; false where it is gone. A pidfd makes sure it is that one."""
+    """Signal a process whose forkserver died, by a pidfd; false where it has ended or its pid was reused."""
     if not process.start_time:
         return False
     try:
@@ -124,7 +124,7 @@ def _send_directly(process: Process, number: int) -> bool:
 
 
 async def _until_ended(container: Container, timeout: float) -> None:
-    """Wait for what runs to end, and for a start under way to come out."""
+    """Wait until running processes have ended and pending starts have finished."""
     ends: list[Coroutine[Any, Any, object]] = [process.wait() for process in container.alive()]
     if any(process.state is ProcessState.STARTING for process in container.processes()):
         ends.append(_held_and_released(container.lock))

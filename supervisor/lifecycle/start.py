@@ -1,4 +1,4 @@
-"""Starting a process: everything its worker is given is opened, handed over, and closed here again."""
+"""Starting a process: open everything its worker gets, hand it over, and close it again."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Starter:
         self._aot = aot
 
     async def start(self, sandbox: Sandbox, container: Container, process: Process, hold_stdin: bool) -> int:
-        """Run a process; its pid. Raises a ``SandboxerError``, and leaves nothing open or running then."""
+        """Run a process and return its pid. Raises a ``SandboxerError``, and leaves nothing open or running then."""
         source = self._containers.source(container)
         spec = source.spec
         what = oci.parse_exec(self._store.exec_spec(process)) if process.exec_id else spec.process
@@ -123,11 +123,11 @@ class Starter:
         return await self._logger.start(process.instance, container.id, where) if where is not None else None
 
     def _network(self, sandbox: Sandbox, spec: oci.Spec) -> tuple[str, bool]:
-        """The network namespace to join, "" for none, and whether the guest has a network.
+        """Choose the network namespace to join ("" for none), and whether the guest has a network.
 
         Clients name the network of a sandbox that has no namespace of its own by the pid that was answered for it
         (iSulad: network_namespace.c; containerd: WithPodNamespaces). That pid was a supervisor's: it means the host's
-        network, whoever has the pid today. Raises ``FailedPrecondition`` where it was answered for another sandbox.
+        network, even after the pid was reused. Raises ``FailedPrecondition`` where it was answered for another sandbox.
         """
         if sandbox.netns:
             return sandbox.netns, True

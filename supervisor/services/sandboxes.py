@@ -63,7 +63,7 @@ class SandboxService:
         log.info("created sandbox %s namespace=%s netns=%s", new.id, namespace, new.netns or "none")
 
     async def start(self, namespace: str, sandbox_id: str) -> SandboxInfo:
-        """Make a created sandbox ready. There is no process to start: its containers' are all there is."""
+        """Make a created sandbox ready. It has no process of its own to start."""
         sandbox = self._registry.sandbox(namespace, sandbox_id)
         async with sandbox.lock:
             sandbox.require("start", SandboxState.CREATED)
@@ -73,7 +73,7 @@ class SandboxService:
         return self._info(sandbox)
 
     async def platform(self, namespace: str, sandbox_id: str) -> Platform:
-        """The host's: guests see WASI, but images and specs are chosen by the host's name."""
+        """Name the host's platform: guests see WASI, but images and specs are chosen by the host's name."""
         self._registry.sandbox(namespace, sandbox_id)
         machine = os.uname().machine
         return Platform("linux", _GOARCH.get(machine, machine))
@@ -91,7 +91,7 @@ class SandboxService:
         return await self._registry.sandbox(namespace, sandbox_id).wait()
 
     async def status(self, namespace: str, sandbox_id: str, verbose: bool) -> SandboxInfo:
-        """Its state, in any state."""
+        """Describe it, in any state."""
         return self._info(self._registry.sandbox(namespace, sandbox_id), verbose)
 
     async def shutdown(self, namespace: str, sandbox_id: str) -> None:
@@ -115,7 +115,7 @@ class SandboxService:
         log.info("shut down sandbox %s", sandbox_id)
 
     async def metrics(self, namespace: str, sandbox_id: str) -> Usage:
-        """The sum over its containers."""
+        """Sum up what its containers use."""
         sandbox = self._registry.sandbox(namespace, sandbox_id)
         used = [self._containers.usage(container) for container in sandbox.containers.values()]
         return usage.total(used, time.time_ns())
@@ -149,7 +149,7 @@ class SandboxService:
             await self._preparations.purge(sandbox, container_id, exec_id)
 
     async def update_resources(self, namespace: str, sandbox_id: str, container_id: str, resources: bytes) -> None:
-        """Change the limits of a container of its."""
+        """Change the limits of one of its containers."""
         sandbox = self._registry.sandbox(namespace, sandbox_id)
         if container_id not in sandbox.containers:
             raise NotFound(f"container {container_id!r}: there is none in sandbox {sandbox_id}")
@@ -169,7 +169,7 @@ class SandboxService:
         log.info("stopped sandbox %s", sandbox.id)
 
     def _pid(self, sandbox: Sandbox) -> int:
-        """The pid to answer for a sandbox: ours, on record before it is answered, or else the last that is."""
+        """The pid to answer for a sandbox: ours, recorded first, or the last recorded where the disk refuses."""
         pids = _with_ours(sandbox.pids)
         if pids != sandbox.pids:
             try:

@@ -49,7 +49,7 @@ FREEZE_SECONDS = 10.0
 
 MAX_STARTS = 512
 """Starts that may be under way, or wait for their container, at once. Each holds a dozen descriptors, and all share the
-forkserver: beyond this, one more would only make all of them late."""
+forkserver: one more would only make all of them late."""
 MAX_STARTS_OF_A_SANDBOX = 256
 """Of these, as many may be one sandbox's: modules that are slow to load hold up no more than their own sandbox."""
 
@@ -174,7 +174,7 @@ class TaskService:
         return ended
 
     async def state(self, namespace: str, task_id: str, exec_id: str) -> TaskInfo:
-        """The state of a process, in any state."""
+        """Describe a process, in any state."""
         container, process = self._registry.process(namespace, task_id, exec_id)
         return _info(container, process)
 
@@ -188,7 +188,7 @@ class TaskService:
             raise NotFound(f"container {process.name}: the process has ended")
 
     async def delete(self, namespace: str, task_id: str, exec_id: str) -> TaskInfo:
-        """Forget a process that does not run; with the init process, the container and all of its."""
+        """Delete a process that does not run; with the init process, the container and its execs."""
         container, process = self._registry.process(namespace, task_id, exec_id)
         async with container.lock:
             self._registry.process(namespace, task_id, exec_id)  # or it was deleted while we waited
@@ -204,7 +204,7 @@ class TaskService:
         return _info(container, process)
 
     async def pids(self, namespace: str, task_id: str) -> Sequence[int]:
-        """The processes that run; of a container that has ended its init process, as long as it is not deleted.
+        """List the pids that run; after the container's end, its init process's pid until Delete.
 
         Never an empty list: containerd takes it for a container that is lost, and forgets its exit status, and
         iSulad's shim library takes the first element without looking.
@@ -216,16 +216,16 @@ class TaskService:
         return alive or [container.init.pid]
 
     async def connect(self, namespace: str, task_id: str) -> Connection:
-        """Who answers for a container."""
+        """Name the processes behind a container: the sandboxer and the init process."""
         container = self._registry.container(namespace, task_id)
         return Connection(os.getpid(), container.init.pid, __version__)
 
     async def stats(self, namespace: str, task_id: str) -> Usage:
-        """What a container uses; in any state."""
+        """Measure what a container uses, in any state."""
         return self._containers.usage(self._registry.container(namespace, task_id))
 
     async def close_io(self, namespace: str, task_id: str, exec_id: str) -> None:
-        """End a process's standard input, after what was written to it. Where it has ended already, it is done."""
+        """End a process's standard input, after what was written to it. Done where the process has ended."""
         _, process = self._registry.process(namespace, task_id, exec_id)
         if process.pumped:
             await self._relay.close_input(process.instance)
@@ -237,7 +237,7 @@ class TaskService:
         if not process.stdio.terminal:
             raise FailedPrecondition(f"container {process.name}: it has no terminal")
         if not (0 <= width < 1 << 16 and 0 <= height < 1 << 16):
-            raise InvalidArgument(f"container {process.name}: a terminal of {width} by {height} cannot be")
+            raise InvalidArgument(f"container {process.name}: invalid terminal size {width}x{height}")
         await self._relay.resize(process.instance, width, height)
 
     async def pause(self, namespace: str, task_id: str) -> None:
@@ -259,7 +259,7 @@ class TaskService:
             self._events.paused(container)
 
     async def resume(self, namespace: str, task_id: str) -> None:
-        """Let a paused container go on."""
+        """Thaw a paused container."""
         container = self._registry.container(namespace, task_id)
         async with container.lock:
             container.init.require("resume", ProcessState.PAUSED)
@@ -290,7 +290,7 @@ class TaskService:
 
 @contextmanager
 def _about(name: str) -> Iterator[None]:
-    """Errors in here are about this container."""
+    """Name this container in errors raised inside."""
     try:
         yield
     except SandboxerError as error:

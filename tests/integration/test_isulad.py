@@ -138,7 +138,7 @@ def test_a_pod_of_isulad_216(new: Isulad216, task: Connection, tmp_path: Path) -
     assert new.daemon.mounts() == []
 
 
-def test_both_dialects_see_the_same_sandbox(old: Isulad2023, new: Isulad216) -> None:
+def test_dialects_share_sandboxes(old: Isulad2023, new: Isulad216) -> None:
     old.create("shared")
     new.named("Start", "shared")
     assert old.named("Status", "shared").state == "SANDBOX_READY"
@@ -172,7 +172,7 @@ def test_shutdown_undoes_what_is_prepared(old: Isulad2023) -> None:
         old.purge("gone", "g")
 
 
-def test_what_cannot_be_prepared_or_purged(old: Isulad2023, new: Isulad216) -> None:
+def test_prepare_and_purge_refusals(old: Isulad2023, new: Isulad216) -> None:
     old.create("strict")
     with pytest.raises(FailedPrecondition, match="it is created"):
         old.prepare("strict", "c", spec("/x.wasm"))

@@ -60,7 +60,7 @@ def shim(daemon: Daemon) -> Iterator[ShimLibrary]:
 
 
 @pytest.mark.parametrize("dialect", [Isulad2023, Isulad216])
-def test_shutdown_and_stop_of_a_sandbox_that_is_gone_are_done(daemon: Daemon, dialect: type[Isulad]) -> None:
+def test_shutdown_and_stop_are_idempotent(daemon: Daemon, dialect: type[Isulad]) -> None:
     isulad = dialect(daemon)
     isulad.create("lost")
     isulad.named("Start", "lost")
@@ -114,7 +114,7 @@ def test_signal_0_after_the_sandboxer_and_its_forkserver_died() -> None:
         pod.close()
 
 
-def test_the_list_of_pids_is_never_empty(pod: Pod, shim: ShimLibrary) -> None:
+def test_pids_is_never_empty(pod: Pod, shim: ShimLibrary) -> None:
     container = pod.with_wasm("sleep").build()
     with pytest.raises(FailedPrecondition, match=f"{container.id}: cannot list its processes: it was never started"):
         shim.pids(container.id)
@@ -129,7 +129,7 @@ def test_the_list_of_pids_is_never_empty(pod: Pod, shim: ShimLibrary) -> None:
         shim.pids(never.id)
 
 
-def test_delete_of_what_is_gone_says_so(pod: Pod, shim: ShimLibrary) -> None:
+def test_a_second_delete_is_not_found(pod: Pod, shim: ShimLibrary) -> None:
     container = pod.with_wasm("exit").args("3").build().start()
     container.wait()
     assert shim.delete(container.id) == 3
@@ -202,7 +202,7 @@ def test_purge_of_a_running_exec_deletes_it_when_it_ends(tmp_path: Path) -> None
         Isulad2023(daemon).named("Shutdown", "detached")
 
 
-def test_execs_that_nobody_deletes_have_a_bound(pod: Pod, shim: ShimLibrary) -> None:
+def test_ended_execs_are_bounded(pod: Pod, shim: ShimLibrary) -> None:
     container = pod.with_wasm("sleep").build().start()
     probe = json.dumps({"args": ["/app.wasm"], "cwd": "/"}).encode()
     for number in range(KEPT_EXECS + 20):
@@ -227,9 +227,7 @@ def test_execs_that_nobody_deletes_have_a_bound(pod: Pod, shim: ShimLibrary) -> 
 # Preparations
 
 
-def test_a_container_that_ended_and_was_deleted_is_prepared_again(
-    daemon: Daemon, shim: ShimLibrary, tmp_path: Path
-) -> None:
+def test_prepare_replaces_after_delete(daemon: Daemon, shim: ShimLibrary, tmp_path: Path) -> None:
     isulad = Isulad2023(daemon)
     isulad.create("again")
     isulad.named("Start", "again")
@@ -250,7 +248,7 @@ def test_a_container_that_ended_and_was_deleted_is_prepared_again(
     isulad.named("Shutdown", "again")
 
 
-def test_preparations_of_a_pod_that_crashes_do_not_pile_up(daemon: Daemon, shim: ShimLibrary, tmp_path: Path) -> None:
+def test_preparations_go_with_task_delete(daemon: Daemon, shim: ShimLibrary, tmp_path: Path) -> None:
     """Each restart has a new id, and what ended by itself is never purged. iSulad 2.1.6 lists it all the same."""
     old, new = Isulad2023(daemon), Isulad216(daemon)
     root = image(tmp_path, "exit")
@@ -290,19 +288,19 @@ def test_preparations_of_a_pod_that_crashes_do_not_pile_up(daemon: Daemon, shim:
 # The network of a pod that uses the host's
 
 
-def on_the_host_s(root: Path, sandbox: str, pid: int, *args: str) -> dict[str, Any]:
+def with_network_of(root: Path, sandbox: str, pid: int, *args: str) -> dict[str, Any]:
     """A spec of a container in the network namespace of the pid that was answered for its sandbox."""
     network = {"type": "network", "path": f"/proc/{pid}/ns/net"}
     config = spec(root, *args, namespaces=[network])
     return config | {"annotations": {"io.kubernetes.cri.sandbox-id": sandbox}}
 
 
-def in_the_host_s(shim: ShimLibrary, name: str) -> bool:
+def starts_on_the_host(shim: ShimLibrary, name: str) -> bool:
     return os.readlink(f"/proc/{shim.start(name)}/ns/net") == os.readlink("/proc/self/ns/net")
 
 
 @pytest.mark.parametrize("dialect", [Isulad2023, Isulad216])
-def test_a_pid_that_was_answered_means_the_host_s_network_whoever_has_it_now(
+def test_an_answered_pid_means_the_hosts_network_after_restarts_and_pid_reuse(
     dialect: type[Isulad], tmp_path: Path
 ) -> None:
     root = image(tmp_path, "sleep", "conformance_sockets")
@@ -313,56 +311,56 @@ def test_a_pid_that_was_answered_means_the_host_s_network_whoever_has_it_now(
         first = isulad.named("Start", "host").pid
         with ShimLibrary(daemon) as shim:
             for name in ("soon", "later"):
-                shim.create(name, bundle(tmp_path / name, on_the_host_s(root, "host", first, sleep)))
-            assert in_the_host_s(shim, "soon")
+                shim.create(name, bundle(tmp_path / name, with_network_of(root, "host", first, sleep)))
+            assert starts_on_the_host(shim, "soon")
         daemon.kill()
         with Stranger(first):
             daemon.start()
             isulad = dialect(daemon)
             with ShimLibrary(daemon) as shim:
-                assert in_the_host_s(shim, "later")  # created before, started after
+                assert starts_on_the_host(shim, "later")  # created before, started after
                 for name, pid in (("old", first), ("new", isulad.named("Status", "host").pid)):
-                    shim.create(name, bundle(tmp_path / name, on_the_host_s(root, "host", pid, sleep)))
-                    assert in_the_host_s(shim, name)
-                opens = on_the_host_s(root, "host", first, "/conformance_sockets.wasm", "open")
+                    shim.create(name, bundle(tmp_path / name, with_network_of(root, "host", pid, sleep)))
+                    assert starts_on_the_host(shim, name)
+                opens = with_network_of(root, "host", first, "/conformance_sockets.wasm", "open")
                 shim.create("opens", bundle(tmp_path / "opens", opens))
                 shim.start("opens")
                 assert shim.wait("opens") == 0  # it may use the network, too
                 isulad.create("other")
                 second = isulad.named("Start", "other").pid
                 assert second == daemon.process.pid
-                shim.create("wrong", bundle(tmp_path / "wrong", on_the_host_s(root, "other", first, sleep)))
+                shim.create("wrong", bundle(tmp_path / "wrong", with_network_of(root, "other", first, sleep)))
                 with pytest.raises(FailedPrecondition, match=f"pid {first} was not answered for sandbox other"):
                     shim.start("wrong")
-                shim.create("third", bundle(tmp_path / "third", on_the_host_s(root, "other", second, sleep)))
+                shim.create("third", bundle(tmp_path / "third", with_network_of(root, "other", second, sleep)))
             assert daemon.stop() == 0
             daemon.start()
             isulad = dialect(daemon)
             with ShimLibrary(daemon) as shim:
-                assert in_the_host_s(shim, "third")
-                shim.create("oldest", bundle(tmp_path / "oldest", on_the_host_s(root, "host", first, sleep)))
-                assert in_the_host_s(shim, "oldest")
+                assert starts_on_the_host(shim, "third")
+                shim.create("oldest", bundle(tmp_path / "oldest", with_network_of(root, "host", first, sleep)))
+                assert starts_on_the_host(shim, "oldest")
         for sandbox in ("host", "other"):
             isulad.named("Shutdown", sandbox)
 
 
-def test_a_sandbox_s_own_namespace_is_joined_whatever_pid_the_spec_names(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_sandboxs_own_namespace_wins_over_the_spec(daemon: Daemon, tmp_path: Path) -> None:
     root = image(tmp_path, "sleep")
     with NetworkNamespace() as netns, ShimLibrary(daemon) as shim:
         isulad = Isulad216(daemon)
         isulad.create("private", netns_path=netns.path)
         pid = isulad.named("Start", "private").pid
-        shim.create("inside", bundle(tmp_path / "inside", on_the_host_s(root, "private", pid, "/sleep.wasm")))
+        shim.create("inside", bundle(tmp_path / "inside", with_network_of(root, "private", pid, "/sleep.wasm")))
         assert os.readlink(f"/proc/{shim.start('inside')}/ns/net") == os.readlink(netns.path)
         isulad.named("Shutdown", "private")
 
 
-def test_a_guest_waits_for_an_input_that_nobody_gave(pod: Pod) -> None:
+def test_a_missing_input_can_be_polled(pod: Pod) -> None:
     container = pod.with_wasm("poll").streams(stdin="").build().start()
     assert container.wait() == 0  # its end is there at once
 
 
-def test_a_guest_waits_for_what_comes(pod: Pod) -> None:
+def test_a_fifo_input_can_be_polled(pod: Pod) -> None:
     container = pod.with_wasm("poll").fifos("stdin").build().start()
     (container.bundle / "stdin").write_text("nine bytes")
     container.close_stdin()

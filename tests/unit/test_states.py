@@ -250,7 +250,7 @@ def test_everybody_who_waits_for_a_process_is_told() -> None:
     run(test())
 
 
-def test_whoever_waits_for_what_is_deleted_is_told_so() -> None:
+def test_waiters_are_told_of_a_deletion() -> None:
     async def test() -> None:
         process = Process(1, "c", "", Stdio())
         waiting = asyncio.create_task(process.wait())

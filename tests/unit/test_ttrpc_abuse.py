@@ -57,7 +57,7 @@ def test_more_than_enough_in_flight_is_refused_until_one_is_answered() -> None:
     run(test)
 
 
-def test_waits_do_not_count_among_the_calls_of_a_connection_and_have_a_bound_of_their_own(
+def test_waits_have_their_own_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sandbox_api.ttrpc.connection.MAX_WAITS", 3 * MAX_IN_FLIGHT)
