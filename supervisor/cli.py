@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from .aot.options import aot_options
+from .aot.options import Size, aot_options
 from .aot.terms import Settings
 from .commands.group import LazyGroup
 from .host import interpreters
@@ -103,6 +103,20 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
 @click.option("--private", is_flag=True, hidden=True, help="End with standard input, and leave nothing behind.")
 @aot_options(mode=True)
 @click.option(
+    "--images",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="Start a compiled module from an image of it loaded, once it was started twice.",
+)
+@click.option(
+    "--image-memory",
+    type=Size(),
+    default="256M",
+    show_default=True,
+    help="Memory that all images may take; those used last stay.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -121,6 +135,8 @@ def main(
     private: bool,
     libwasmedge: Path | None,
     log_level: str,
+    images: str,
+    image_memory: int,
     aot: Settings,
 ) -> None:
     """Run WebAssembly workloads as isolated processes, for people, iSulad and containerd.
@@ -148,7 +164,16 @@ def main(
     logs.begin(log_level)
 
     async def serve() -> None:
-        options = Options(listen.absolute(), folder.absolute(), aot, events, socket_group, require_confinement, private)
+        options = Options(
+            listen=listen.absolute(),
+            folder=folder.absolute(),
+            aot=aot,
+            events=events,
+            socket_group=socket_group,
+            require_confinement=require_confinement,
+            image_memory=image_memory if images == "on" else 0,
+            private=private,
+        )
         await Daemon(options).run()
 
     try:

@@ -78,6 +78,8 @@ class Options:
     """Group that may use the APIs beside root."""
     require_confinement: bool = False
     """Refuse to run where the kernel or a library lacks what confines workers."""
+    image_memory: int = 0
+    """Bytes that images of loaded modules may take; 0 makes none."""
     private: bool = False
     """A command's own: it ends when its standard input does, with all that it runs, and removes its folder."""
 
@@ -181,7 +183,8 @@ class Daemon:
         logger = LoggerClient(f"{folder}/logger.sock", self._options.folder / "logs")
         aot = Aot(self._options.aot)
         events = TaskEvents(self._publisher)
-        client = ForkserverClient(f"{folder}/forkserver.sock", _filters(self._options.require_confinement))
+        filters = _filters(self._options.require_confinement)
+        client = ForkserverClient(f"{folder}/forkserver.sock", filters, self._options.image_memory)
         signals = Signals(store, client)
         execs = Execs(registry, store, events)
         exits = ExitRecorder(registry, store, client, events, signals, execs, logger)

@@ -18,6 +18,7 @@ from . import boot, engines, linux, worker
 from .confinement import code_pages, confinement, seccomp
 from .engines.engine import Engine, EngineMissing
 from .greeting import FORKSERVER, Filters, Hello, Welcome
+from .images.cache import MAKE_SECONDS, ImageCache
 from .protocol import (
     ACK,
     END,
@@ -37,8 +38,12 @@ from .protocol import (
     send,
     unpack_numbers,
 )
-from .start_request import StartRequest
-from .zygote import Zygote, ZygoteDied
+from .start_request import MODULE, NATIVE, REPORT, STDERR, STDIN, STDOUT, Descriptors, StartRequest
+from .zygote import RootReplaced, Zygote, ZygoteDied
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .images.image import Image
 
 IDLE_SECONDS = 30
 """How long it stays with no supervisor, no instance and no exit to tell."""
@@ -46,6 +51,8 @@ DRAWN, LONGEST_DRAWN = 32, 64 << 10
 """How many plans are kept, and of how many bytes at most each."""
 RECHECK_SECONDS = 1
 """How long after the last exit it looks for any whose signal was lost (RLIMIT_SIGPENDING)."""
+NOBODY = 65534
+"""User and group of a template."""
 _ENDS = (_signal.SIGCHLD, linux.EXIT_SIGNAL)
 
 
@@ -59,6 +66,7 @@ class Forkserver:
         self._confinement = confinement.Confinement(Filters())
         self._reporter = seccomp.Reporter()
         code_pages.seal()
+        self._images = ImageCache()
         self._built: dict[bytes, bytes] = {}  # plans by their requests, the one used last at the end
         self._running: dict[int, int] = {}  # pid to instance
         self._pids: dict[int, int] = {}  # instance to pid
@@ -92,6 +100,8 @@ class Forkserver:
                     self._collect_signalled()
                 elif fd == self._listener.fileno():
                     self._accept()
+                elif fd == self._images.fileno():
+                    self._receive_image(fd)
                 else:
                     self._receive()
 
@@ -164,6 +174,7 @@ class Forkserver:
             raise ProtocolError(f"it speaks protocol {hello.versions}, and this forkserver {FORKSERVER}")
         self._confinement = confinement.Confinement(hello.filters)
         self._reporter.names = hello.filters.names
+        self._images.limit(hello.image_memory)
         self._built.clear()
         try:
             self._zygote.prepare()
@@ -185,7 +196,7 @@ class Forkserver:
         if request.engine not in self._engines:
             raise ProtocolError(f"instance {request.instance}: there is no engine {request.engine!r}")
         try:
-            pid = self._zygote.fork(self._build(request, frame.body), frame.fds)
+            pid = self._fork(request, frame)
         except OSError as error:
             self._send(FORKED, pack_numbers(request.instance, 0, error.errno or 0))
             return
@@ -197,13 +208,70 @@ class Forkserver:
         self._pids[request.instance] = pid
         self._send(FORKED, pack_numbers(request.instance, pid, 0))
 
-    def _build(self, request: StartRequest, body: bytes) -> bytes:
+    def _fork(self, request: StartRequest, frame: Frame) -> int:
+        """Fork a worker, from an image of its module where there is one: its pid. Raises as ``Zygote.fork``."""
+        key = image = None
+        if request.imageable and request.module_kind == NATIVE and self._engines[request.engine].images:
+            product = frame.fds[request.descriptors.one(MODULE) - worker.FIRST_FD]
+            status = posix.fstat(product)
+            file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            key = (file, request.engine, request.function, request.max_pages, self._zygote.roots)
+            image = self._images.find(key)
+        if image is not None:
+            try:
+                code = self._build(request, frame.body, image)
+                return self._zygote.fork(code, [*frame.fds, image.fileno()], self._zygote.roots)
+            except RootReplaced:
+                self._images.clear()
+        pid = self._zygote.fork(self._build(request, frame.body), frame.fds)
+        if key is not None and self._images.wanted(key):
+            try:
+                self._make_image(key, request, product)
+            except (OSError, ZygoteDied) as error:
+                print(f"forkserver: no image of a module: {error}", file=sys.stderr)
+        return pid
+
+    def _make_image(self, key: object, request: StartRequest, product: int) -> None:
+        """Fork a template of a module and have its memory looked at. Raises ``OSError`` and ``ZygoteDied``."""
+        roles = bytes((REPORT, MODULE, STDIN, STDOUT, STDERR))
+        template = StartRequest(
+            instance=0,
+            descriptors=Descriptors(roles, worker.FIRST_FD),
+            engine=request.engine,
+            function=request.function,
+            module_kind=request.module_kind,
+            uid=NOBODY,
+            gid=NOBODY,
+            max_pages=request.max_pages,
+        )
+        calls, engine = self._zygote.calls(), self._engines[request.engine]
+        values = worker.build_template(calls, template, engine, self._confinement, bytes(self._mask), MAKE_SECONDS)
+        null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+        report, theirs = posix.pipe2(posix.O_CLOEXEC)
+        try:
+            pid = self._zygote.fork(self._zygote.finish(calls), [theirs, product, null, null, null])
+        except BaseException:
+            posix.close(report)
+            raise
+        finally:
+            posix.close(theirs)
+            posix.close(null)
+        self._images.make(key, pid, report, self._zygote.pid, self._zygote.call_lists, product, values)
+        self._poll.register(self._images.fileno(), select.POLLIN)
+
+    def _receive_image(self, fd: int) -> None:
+        if not self._images.receive():
+            return
+        self._poll.unregister(fd)
+        self._images.finish()
+
+    def _build(self, request: StartRequest, body: bytes, image: Image | None = None) -> bytes:
         """The worker's plan. Probes, retries and replicas ask for the same again: those drawn last are at hand."""
-        rest = request.besides_instance(body)
+        rest = request.besides_instance(body) + (b"%d" % image.serial if image else b"")
         built = self._built.pop(rest, None)
         if built is None:
             calls = self._zygote.calls()
-            worker.build(calls, request, self._engines[request.engine], self._confinement, bytes(self._mask))
+            worker.build(calls, request, self._engines[request.engine], self._confinement, bytes(self._mask), image)
             built = self._zygote.finish(calls)
             if len(self._built) >= DRAWN:
                 del self._built[next(iter(self._built))]
@@ -273,6 +341,7 @@ class Forkserver:
         if told:
             self._send(EXITED, pack_numbers(*told))
         for pid in dead:
+            self._images.reaped(pid)
             posix.waitpid(pid, linux.WALL)
 
 

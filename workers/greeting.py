@@ -20,6 +20,8 @@ _FILTERS = {
     7: "names",
 }
 """Tags in a HELLO to the forkserver."""
+_IMAGE_MEMORY = 8
+"""Another: the bytes that images of loaded modules may take; none are made where it is absent."""
 ENGINES, LANDLOCK, RUNNING, EXITS, NO_EMPTY_ROOT = 2, 3, 4, 5, 6
 """Tags in a forkserver's WELCOME."""
 
@@ -87,16 +89,20 @@ class Filters:
 class Hello:
     """The supervisor's first message."""
 
-    __slots__ = ("filters", "versions")
+    __slots__ = ("filters", "image_memory", "versions")
 
-    def __init__(self, versions: Versions, filters: Filters | None = None) -> None:
+    def __init__(self, versions: Versions, filters: Filters | None = None, image_memory: int = 0) -> None:
         self.versions = versions
         self.filters = filters or Filters()
+        self.image_memory = image_memory
+        """Bytes that images of loaded modules may take together; 0 makes none."""
 
     def encode(self) -> bytes:
         """The body of a HELLO frame."""
         programs = {tag: getattr(self.filters, name) for tag, name in _FILTERS.items()}
         given = {tag: program for tag, program in programs.items() if program}
+        if self.image_memory:
+            given[_IMAGE_MEMORY] = pack_numbers(self.image_memory)
         return pack_tagged({VERSIONS: self.versions.encode(), **given})
 
     @classmethod
@@ -104,7 +110,8 @@ class Hello:
         """The message in a HELLO frame's body. Raises ``ProtocolError``."""
         fields = unpack_tagged(body)
         filters = Filters(*(fields.get(tag, b"") for tag in _FILTERS))
-        return cls(Versions.decode(fields.get(VERSIONS, b"")), filters)
+        (memory,) = unpack_numbers(fields.get(_IMAGE_MEMORY, pack_numbers(0)))
+        return cls(Versions.decode(fields.get(VERSIONS, b"")), filters, memory)
 
 
 class Welcome:

@@ -19,7 +19,8 @@ SIG_BLOCK, SIG_UNBLOCK = 0, 1  # sigprocmask(2)
 SA_SIGINFO, SA_RESETHAND = 0x4, 0x80000000  # sigaction(2)
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4  # mmap(2)
 SEEK_END = 2  # lseek(2)
-MAP_PRIVATE, MAP_ANONYMOUS = 2, 0x20
+MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_NORESERVE = 2, 0x10, 0x20, 0x4000
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 LAST_FD = 0xFFFFFFFF  # close_range(2)
 WALL = 0x40000000  # waitid(2): children whose end is told by another signal than SIGCHLD, too
 
@@ -70,17 +71,25 @@ def system_call(*arguments: int | bytes | None) -> int:
     return result if result >= 0 else _check(result, "system call")
 
 
+def thread_id_address() -> int:
+    """Where the C library keeps this thread's id, for the kernel to clear (set_tid_address(2)); 0 where it has none."""
+    place = ctypes.c_void_p()
+    if _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(place), 0, 0, 0) != 0:
+        return 0
+    return place.value or 0
+
+
 def _clone_arguments() -> bytes:
     """``struct clone_args`` of a fork whose end is told by ``_QUEUED``; empty where clone3(2) is not to be had.
 
     As the C library's own fork does, it has the kernel put the child's thread id where that library keeps it.
     """
-    place = ctypes.c_void_p()
-    if _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(place), 0, 0, 0) != 0 or not place.value:
+    place = thread_id_address()
+    if not place:
         return b""
     if _syscall(_CLONE3, None, 0) != -1 or ctypes.get_errno() != errno.EINVAL:  # ENOSYS: an old kernel, or a container
         return b""
-    return struct.pack("8Q", _CLONE_CHILD_CLEARTID | _CLONE_CHILD_SETTID, 0, place.value, 0, _QUEUED, 0, 0, 0)
+    return struct.pack("8Q", _CLONE_CHILD_CLEARTID | _CLONE_CHILD_SETTID, 0, place, 0, _QUEUED, 0, 0, 0)
 
 
 _CLONE = _clone_arguments()

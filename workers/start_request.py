@@ -27,6 +27,7 @@ _NEEDED = (REPORT, MODULE, STDIN, STDOUT, STDERR)
 # Tags. A number that is given up is never used again.
 _INSTANCE, _ROLES, _ENGINE, _KIND, _FUNCTION, _ARGS, _ENV, _PREOPENS = range(1, 9)
 _USER, _GROUPS, _RLIMITS, _OOM_SCORE_ADJ, _MAX_PAGES, _TERMINAL, _NETWORK, _SECCOMP = range(9, 17)
+_IMAGEABLE = 17
 
 _INSTANCE_BYTES = 6 + 8  # its tag and length, and one number
 
@@ -93,6 +94,7 @@ class StartRequest:
         "function",
         "gid",
         "groups",
+        "imageable",
         "instance",
         "max_pages",
         "module_kind",
@@ -125,6 +127,7 @@ class StartRequest:
         terminal: bool = False,
         network: bool = False,
         seccomp: bytes = b"",
+        imageable: bool = False,
     ) -> None:
         self.instance = instance
         """The supervisor's number for this instance: unique for ever, unlike a pid."""
@@ -152,6 +155,8 @@ class StartRequest:
         """Whether it may use sockets: it joins a network namespace, or is meant to have the host's network."""
         self.seccomp = seccomp
         """The spec's own filter, a program for seccomp(2); empty where there is none."""
+        self.imageable = imageable
+        """Whether loading the module runs none of its code, so that it may be mapped from an image of it loaded."""
 
     def encode(self) -> bytes:
         """The body of a START frame."""
@@ -185,6 +190,8 @@ class StartRequest:
             fields[_NETWORK] = b""
         if self.seccomp:
             fields[_SECCOMP] = self.seccomp
+        if self.imageable:
+            fields[_IMAGEABLE] = b""
         return pack_tagged(fields)
 
     @staticmethod
@@ -225,6 +232,7 @@ class StartRequest:
             terminal=_TERMINAL in fields,
             network=_NETWORK in fields,
             seccomp=get(_SECCOMP, b""),
+            imageable=_IMAGEABLE in fields,
         )
         if len(limits) % 3 or not all(preopens) or len(preopens) != len(request.descriptors.all(FOLDER)):
             raise ProtocolError("a start request's limits or preopens do not fit")

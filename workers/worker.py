@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .calls.call_list import CallList, Data, Step
     from .engines.engine import Engine
+    from .images.image import Image
     from .start_request import Descriptors, StartRequest
 
 SETUP_FAILED = 125  # exit status of a worker that never ran its guest; nobody takes it for a guest's
@@ -47,19 +48,22 @@ _WASM_MAGIC = b"\0asm"
 _SIGPIPE = 13
 
 
-def build(calls: CallList, request: StartRequest, engine: Engine, cell: confinement.Confinement, mask: bytes) -> None:
-    """Add the life of a worker, which ends with the guest's exit status. ``mask`` are the signals to let in."""
+def build(
+    calls: CallList,
+    request: StartRequest,
+    engine: Engine,
+    cell: confinement.Confinement,
+    mask: bytes,
+    image: Image | None = None,
+) -> None:
+    """Add the life of a worker, which ends with the guest's exit status. ``mask`` are the signals to let in.
+
+    With an image, whose memory file follows the request's descriptors, the module is not loaded but mapped.
+    """
     descriptors = request.descriptors
     report, module = descriptors.one(start_request.REPORT), descriptors.one(start_request.MODULE)
     netns, preopens = descriptors.one(start_request.NETNS), descriptors.all(start_request.FOLDER)
-    pid = calls.slot()
-    calls.libc("prctl", linux.PR_SET_NAME, b"wasm-worker", 0, 0, 0)
-    # Before a byte of the guest's is looked at: later this process might say anybody's pid.
-    calls.libc("getpid", out=pid)
-    calls.libc("write", report, pid, 4)
-    calls.libc("sigprocmask", linux.SIG_UNBLOCK, mask, None)
-    _take_streams(calls, descriptors)
-    calls.libc("setsid")
+    pid = _begin(calls, b"wasm-worker", descriptors, mask)
     if request.terminal:
         calls.libc("ioctl", 0, linux.TIOCSCTTY, 0, fails=NEGATIVE, stage=TERMINAL)
     for fd in descriptors.all(start_request.CGROUP):
@@ -73,7 +77,13 @@ def build(calls: CallList, request: StartRequest, engine: Engine, cell: confinem
 
     path = b"%sself/fd/%d" % (engine.proc, module)  # proc is the current directory
     _check_access(calls, path)
-    if request.module_kind == start_request.NATIVE:
+    unmapped = Label()
+    if image is not None:
+        memory = FIRST_FD + len(descriptors.fds)
+        image.map(calls, memory, module, unmapped)
+        calls.libc("close", memory)
+        guest = engine.restore(calls, image.values, request, preopens)
+    elif request.module_kind == start_request.NATIVE:
         guest = engine.load(calls, engines.Module(product=path), request, preopens)
     else:
         begin, length = _copy(calls, module)
@@ -84,11 +94,62 @@ def build(calls: CallList, request: StartRequest, engine: Engine, cell: confinem
     for fd in (module, *preopens):  # the engine has opened its own
         calls.libc("close", fd)
     _say_loaded(calls, report)
-    engine.instantiate(calls, guest, request)
+    if image is None:
+        engine.instantiate(calls, guest, request)
     calls.libc("write", report, READY, 1)
     calls.libc("close", report)
     calls.libc("signal", _SIGPIPE, None)  # SIG_DFL
     engine.run(calls, guest, request.function == b"_start")
+    if image is not None:  # half of it may be mapped: no Python, which explains the other failures, could run here
+        calls.bind(unmapped)
+        verdict = FAILED + b"the image of the module cannot be mapped: out of memory"
+        calls.libc("write", report, verdict, len(verdict))
+        calls.libc("_exit", SETUP_FAILED)
+
+
+def build_template(
+    calls: CallList, request: StartRequest, engine: Engine, cell: confinement.Confinement, mask: bytes, seconds: int
+) -> int:
+    """Add the life of a template: it loads and instantiates the module, reports so, and waits to be looked at.
+
+    It is shut in like a worker of that module without network and folders, as nobody. After READY its report has the
+    engine's values, 8 bytes each; answers how many. It ends by itself after so many seconds.
+    """
+    descriptors = request.descriptors
+    report, module = descriptors.one(start_request.REPORT), descriptors.one(start_request.MODULE)
+    pid = _begin(calls, b"wasm-template", descriptors, mask)
+    calls.libc("alarm", seconds)
+    _limit(calls, request)
+    confinement.drop_privileges(calls, request.uid, request.gid, [], USER)
+    _close_all_but(calls, descriptors, {report, module})
+    cell.enter(calls, request, module, [], pid, WALLS)
+    path = b"%sself/fd/%d" % (engine.proc, module)
+    guest = engine.load(calls, engines.Module(product=path), request, None)
+    empty_root.leave_proc(calls, WALLS)
+    cell.forbid_new_code(calls, request, pid, WALLS)
+    calls.libc("close", module)
+    engine.instantiate(calls, guest, request)
+    values = engine.values(guest)
+    calls.libc("write", report, READY, 1)
+    for value in values:
+        calls.libc("write", report, value, 8)
+    calls.libc("close", report)
+    calls.libc("poll", None, 0, -1)
+    calls.libc("_exit", SETUP_FAILED)
+    return len(values)
+
+
+def _begin(calls: CallList, name: bytes, descriptors: Descriptors, mask: bytes) -> Data:
+    """Report the pid, take the streams and a session of its own; the place where the pid lies."""
+    pid = calls.slot()
+    calls.libc("prctl", linux.PR_SET_NAME, name, 0, 0, 0)
+    # Before a byte of the guest's is looked at: later this process might say anybody's pid.
+    calls.libc("getpid", out=pid)
+    calls.libc("write", descriptors.one(start_request.REPORT), pid, 4)
+    calls.libc("sigprocmask", linux.SIG_UNBLOCK, mask, None)
+    _take_streams(calls, descriptors)
+    calls.libc("setsid")
+    return pid
 
 
 def end(loaded: dict[bytes, Engine], step: Step, result: int, number: int) -> None:

@@ -38,6 +38,10 @@ _FLAGS = 48
 _libc = ctypes.PyDLL(None, use_errno=True)
 
 
+class RootReplaced(Exception):
+    """The zygotes are not those that an image was taken from: nothing was forked."""
+
+
 class ZygoteDied(Exception):
     """The zygote ended during a fork, and nobody knows whether there is a worker."""
 
@@ -56,6 +60,10 @@ class Zygote:
         self._root: _socket.socket | None = None
         self._worker_zygote: _socket.socket | None = None
         self._loop, self._forked = self._build()
+        self.roots = 0
+        """How many root zygotes there were. Forks of one have everything at the same addresses."""
+        self.pid = 0
+        """The worker zygote's."""
         self._isolated = False
         self.no_empty_root = 0
         """The errno by which an empty root was refused: workers then have the host's."""
@@ -90,6 +98,7 @@ class Zygote:
             ours.close()
             return refusal
         self._root = ours
+        self.roots += 1
         return 0
 
     def calls(self) -> CallList:
@@ -108,15 +117,21 @@ class Zygote:
             raise OSError(errno.E2BIG, posix.strerror(errno.E2BIG))
         return code
 
-    def fork(self, code: bytes, fds: list[int]) -> int:
+    @property
+    def call_lists(self) -> tuple[int, int]:
+        """Where call lists lie in a zygote's memory and its forks': begin and end."""
+        return self._base, self._base + _BYTES
+
+    def fork(self, code: bytes, fds: list[int], root: int = 0) -> int:
         """Fork a worker that carries out a plan: its pid.
 
-        The descriptors become the worker's, from ``worker.FIRST_FD`` on. Raises ``OSError`` where there can be no
-        process, or no room for them in it, and ``ZygoteDied``.
+        The descriptors become the worker's, from ``worker.FIRST_FD`` on. With ``root`` it is a fork of that one of
+        ``roots``. Raises ``OSError`` where there can be no process, or no room for them in it, ``RootReplaced`` and
+        ``ZygoteDied``.
         """
         number = 0
         for attempt in range(3):
-            pid, number = self._fork(code, fds)
+            pid, number = self._fork(code, fds, root)
             if pid >= 0:
                 return pid
             if number != errno.EMFILE:
@@ -126,8 +141,10 @@ class Zygote:
                 self._drop_root()
         raise OSError(number, posix.strerror(number))
 
-    def _fork(self, code: bytes, fds: list[int]) -> tuple[int, int]:
+    def _fork(self, code: bytes, fds: list[int], root: int) -> tuple[int, int]:
         """The worker's pid, or -1 and errno."""
+        if root and root != self.roots:
+            raise RootReplaced
         try:
             answer = _ask(self._worker_zygote, code, fds)
         except ZygoteDied:
@@ -136,6 +153,8 @@ class Zygote:
         if answer is None:  # there is none, or it had died before: nothing was begun
             self._drop_worker_zygote()
             self._worker_zygote = self._begin()
+            if root and root != self.roots:
+                raise RootReplaced
             answer = _ask(self._worker_zygote, code, fds)
         return answer or (-1, errno.ESRCH)
 
@@ -158,6 +177,7 @@ class Zygote:
                 if answer is not None:
                     if answer[0] < 0:
                         raise OSError(answer[1], posix.strerror(answer[1]))
+                    self.pid = answer[0]
                     return ours
                 print("forkserver: the first zygote died: the next knows what we know by now", file=sys.stderr)
                 self._drop_root()

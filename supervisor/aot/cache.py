@@ -36,7 +36,7 @@ REMEMBERED = 8192
 """Most entries of a map in memory."""
 
 _MAGIC = b"wasm-sandboxer\0\1"
-_FOOTER = struct.Struct("<16s32s32sII")  # magic, key, module's digest, level, traits; then the checksum of all so far
+_FOOTER = struct.Struct("<16s32s32sII")  # magic, key, digest, level, 1 if it starts; then a checksum of all so far
 _CHECKSUM = 32
 _PART_SECONDS = 3600
 _LITTLE = 4096  # what the least file takes
@@ -138,17 +138,17 @@ class Cache:
             return False
         return True
 
-    def install(self, digest: str, level: Level, product: int, traits: int = 0) -> int:
+    def install(self, digest: str, level: Level, product: int, starts: bool = False) -> int:
         """Copy what a compiler made into the cache, all at once, and make room for it; its size in bytes.
 
-        ``traits`` are the module's (``workers.compile_protocol``). For a thread. Raises ``ValueError`` where it cannot
-        be a product, and ``OSError``.
+        ``starts`` says that the module has a start section. For a thread. Raises ``ValueError`` where it cannot be a
+        product, and ``OSError``.
         """
         name = _name(digest, level)
         part = f"{name}.{os.getpid()}.{time.monotonic_ns()}.part"
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
         try:
-            size = self._write(fd, product, digest, level, traits)
+            size = self._write(fd, product, digest, level, starts)
             os.fchmod(fd, 0o444)
             os.rename(part, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
             remember(self._verified, (digest, level), _identity(os.fstat(fd)))
@@ -217,24 +217,24 @@ class Cache:
         if end <= 0:
             return "it is too short"
         footer = os.pread(fd, _FOOTER.size + _CHECKSUM, end)
-        if footer[: _FOOTER.size] != self._footer(digest, level, _traits(footer)):
+        if footer[: _FOOTER.size] != self._footer(digest, level, _starts(footer)):
             return "it is not of this module, engine and processor, or it is cut"
         checksum = hashlib.sha256()
         for chunk in _chunks(fd, end + _FOOTER.size):
             checksum.update(chunk)
         return "" if footer[_FOOTER.size :] == checksum.digest() else "its checksum is wrong"
 
-    def _footer(self, digest: str, level: Level, traits: int) -> bytes:
-        return _FOOTER.pack(_MAGIC, self._key, bytes.fromhex(digest), level, traits)
+    def _footer(self, digest: str, level: Level, starts: bool) -> bytes:
+        return _FOOTER.pack(_MAGIC, self._key, bytes.fromhex(digest), level, starts)
 
-    def _write(self, fd: int, product: int, digest: str, level: Level, traits: int) -> int:
+    def _write(self, fd: int, product: int, digest: str, level: Level, starts: bool) -> int:
         status = os.fstat(product)
         if not stat.S_ISREG(status.st_mode) or os.pread(product, 4, 0) != b"\x7fELF":
             raise ValueError("what the compiler left is no shared object")
         if status.st_size > self._size:
             raise ValueError(f"its {status.st_size} bytes do not fit into the cache")
         checksum = hashlib.sha256()
-        for chunk in itertools.chain(_chunks(product, status.st_size), [self._footer(digest, level, traits)]):
+        for chunk in itertools.chain(_chunks(product, status.st_size), [self._footer(digest, level, starts)]):
             checksum.update(chunk)
             _write_all(fd, chunk)
         _write_all(fd, checksum.digest())
@@ -298,14 +298,13 @@ class Cache:
             total -= size
 
 
-def traits(product: int) -> int:
-    """The traits (``workers.compile_protocol``) of an opened product's module. Raises ``OSError``."""
-    return _traits(os.pread(product, _FOOTER.size, os.fstat(product).st_size - _FOOTER.size - _CHECKSUM))
+def starts(product: int) -> bool:
+    """Whether an opened product's module has a start section. Raises ``OSError``."""
+    return _starts(os.pread(product, _FOOTER.size, os.fstat(product).st_size - _FOOTER.size - _CHECKSUM))
 
 
-def _traits(footer: bytes) -> int:
-    traits: int = _FOOTER.unpack_from(footer)[-1]
-    return traits
+def _starts(footer: bytes) -> bool:
+    return bool(_FOOTER.unpack_from(footer)[-1])
 
 
 def _check_folder(folder: Path) -> None:

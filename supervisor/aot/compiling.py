@@ -190,6 +190,6 @@ class Compiling:
 
     def _install(self, digest: str, level: Level, outcome: Outcome) -> int:
         try:
-            return self._cache.install(digest, level, outcome.product, outcome.traits)
+            return self._cache.install(digest, level, outcome.product, outcome.starts)
         finally:  # here, and not where it might be cancelled: the number would soon be another file's
             os.close(outcome.product)

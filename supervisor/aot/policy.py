@@ -13,7 +13,7 @@ from workers.start_request import WASMEDGE
 
 from ..seccomp.allowed import compiler_filter
 from ..seccomp.library import SeccompMissing
-from .cache import Cache, Unverified, traits
+from .cache import Cache, Unverified, starts
 from .compiler_process import CompilerProcess
 from .compiling import Compiling
 from .digests import Digests
@@ -34,8 +34,8 @@ class Product:
     digest: str
     """The module's."""
     level: Level
-    traits: int = 0
-    """The module's, as bits of ``workers.compile_protocol``."""
+    imageable: bool = False
+    """Loading the module runs none of its code, so that it may be mapped from an image of it loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class Aot:
                 loop = asyncio.get_running_loop()
                 fd = await loop.run_in_executor(self._threads, works.cache.verify, digest, level)
             if fd is not None:
-                return Product(fd, digest, level, traits(fd))
+                return Product(fd, digest, level, not starts(fd))
         return None
 
 

@@ -88,8 +88,10 @@ def label(path: str) -> str:
 class ForkserverClient:
     """Starts instances through the forkserver."""
 
-    def __init__(self, path: str, filters: Filters) -> None:
+    def __init__(self, path: str, filters: Filters, image_memory: int = 0) -> None:
+        """``image_memory`` is how many bytes images of loaded modules may take; 0 makes none."""
         self._filters = filters
+        self._image_memory = image_memory
         self._path = path
         self._helper = HelperChannel("forkserver", path, self._frame, self._lost, label(path))
         self._on_exits: Callable[[list[Ended]], None] | None = None
@@ -140,7 +142,7 @@ class ForkserverClient:
         """Join the forkserver, or start one; None where it does not answer."""
         await self._helper.connect()
         self._welcome = asyncio.get_running_loop().create_future()
-        self._helper.send(protocol.HELLO, Hello(FORKSERVER, self._filters).encode())
+        self._helper.send(protocol.HELLO, Hello(FORKSERVER, self._filters, self._image_memory).encode())
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 return await self._welcome

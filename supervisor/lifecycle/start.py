@@ -85,6 +85,7 @@ class Starter:
                 seccomp=await asyncio.to_thread(oci_filter, spec.seccomp) if spec.seccomp else b"",
             )
             request = wasi.request(process.instance, what, context, placement)
+            request.imageable = product is not None and product.imageable
             for pump in opened.pumps:
                 await self._relay.pump(process.instance, pump)
                 process.pumped = True

@@ -79,7 +79,7 @@ WORKERS = (
     ("forkserver", "relay", "logger", "compiler"),
     ("zygote",),
     ("worker",),
-    ("engines",),
+    ("engines", "images"),
     ("confinement",),
     ("start_request",),
     ("calls", "pumps", "container_log", "helper"),

@@ -59,16 +59,30 @@ class Engine:
     """What it needs before a path in proc, once primed; empty where a path relative to proc will do."""
     stages: range
     """The labels of its steps that can fail; no other engine's."""
+    images = False
+    """Whether a loaded module can be taken from an image of a process that has loaded it."""
 
     def prime(self) -> None:
         """Do once, in the forkserver, the work that every instance needs and no guest can influence."""
         raise NotImplementedError
 
-    def load(self, calls: CallList, module: Module, request: StartRequest, folders: list[int]) -> Any:
+    def load(self, calls: CallList, module: Module, request: StartRequest, folders: list[int] | None) -> Any:
         """Add calls that parse and validate the module. None of its code runs by them.
 
-        ``folders`` are the descriptors of the request's preopens. Answers what ``instantiate`` and ``run`` take.
+        ``folders`` are the descriptors of the request's preopens; a template is given none, and gets no WASI context.
+        Answers what ``instantiate`` and ``run`` take.
         """
+        raise NotImplementedError
+
+    def restore(self, calls: CallList, values: list[int], request: StartRequest, folders: list[int]) -> Any:
+        """Add calls that give a module, which an image has brought instantiated, its WASI context.
+
+        ``values`` are those that ``values`` named in the template. Answers what ``run`` takes.
+        """
+        raise NotImplementedError
+
+    def values(self, guest: Any) -> list[Data]:
+        """Name the places whose numbers ``restore`` needs."""
         raise NotImplementedError
 
     def instantiate(self, calls: CallList, guest: Any, request: StartRequest) -> None:

@@ -37,6 +37,7 @@ class WasmEdge(Engine):
 
     name = WASMEDGE
     stages = range(PARSE, TRAP + 1)
+    images = True
 
     def __init__(self) -> None:
         _load_llvm_standin()
@@ -64,7 +65,7 @@ class WasmEdge(Engine):
         # Costly (about 0.5 MiB), and the same for all until ModuleInstanceInitWASI.
         self._wasi = lib.WasmEdge_ModuleInstanceCreateWASI(None, 0, None, 0, None, 0)
 
-    def load(self, calls: CallList, module: Module, request: StartRequest, folders: list[int]) -> Guest:
+    def load(self, calls: CallList, module: Module, request: StartRequest, folders: list[int] | None) -> Guest:
         """Parse and validate the module, and set up its WASI instance."""
         guest = Guest(calls, bool(module.product))
         loader, validator = calls.slot(), calls.slot()
@@ -73,7 +74,8 @@ class WasmEdge(Engine):
         self._call(calls, "ConfigureSetForceInterpreter", At(guest.conf), int(not module.product))
         if request.max_pages:
             self._call(calls, "ConfigureSetMaxMemoryPage", At(guest.conf), request.max_pages)
-        self._init_wasi(calls, request, folders)
+        if folders is not None:
+            self._init_wasi(calls, request, folders)
         self._call(calls, "LoaderCreate", At(guest.conf), out=loader)
         if module.product:
             name, source = "LoaderParseFromFile", (module.product,)
@@ -84,6 +86,17 @@ class WasmEdge(Engine):
         self._call(calls, "ValidatorCreate", At(guest.conf), out=validator)
         self._call(calls, "ValidatorValidate", At(validator), At(guest.tree), fails=NONZERO, stage=VALIDATE)
         return guest
+
+    def restore(self, calls: CallList, values: list[int], request: StartRequest, folders: list[int]) -> Guest:
+        """Set up the WASI instance, which is the zygote's and so at its place."""
+        guest = Guest(calls, compiled=True)
+        guest.executor, guest.module, guest.function = (calls.table([value]) for value in values)
+        self._init_wasi(calls, request, folders)
+        return guest
+
+    def values(self, guest: Guest) -> list[Data]:
+        """Name the objects that running a function takes."""
+        return [guest.executor, guest.module, guest.function]
 
     def instantiate(self, calls: CallList, guest: Guest, request: StartRequest) -> None:
         """Instantiate the module, which runs its start section, and find the function."""
