@@ -65,6 +65,8 @@ class Signals:
                 self._store.update_process(replace(process, exit=ended, state=ProcessState.STOPPED))
                 process.mark_exited(ended)
             return True
+        if process.state is ProcessState.STARTING and number == EXISTS:  # it may have no process yet
+            return True
         try:
             await self._forkserver.kill(process.instance, number)
         except (NotFound, Unavailable):

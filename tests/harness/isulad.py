@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,6 +20,7 @@ from sandbox_api.proto import task_pb2 as task
 
 from .api import SERVICE
 from .daemon import Daemon
+from .guests import guest
 from .ttrpc import Connection
 
 
@@ -124,3 +130,41 @@ class ShimLibrary(Connection):
 
     def pids(self, container_id: str) -> list[int]:
         return [each.pid for each in self.call("Pids", task.PidsRequest(id=container_id)).processes]
+
+
+def image(folder: Path, *names: str) -> Path:
+    """A root file system with these guests in it."""
+    root = folder / "image"
+    root.mkdir(exist_ok=True)
+    for name in names:
+        shutil.copy(guest(name), root / f"{name}.wasm")
+    return root
+
+
+def spec(root: Path | str, *args: str, **linux: Any) -> dict[str, Any]:
+    return {"process": {"args": list(args), "cwd": "/"}, "root": {"path": str(root)}, "linux": linux}
+
+
+def bundle(folder: Path, config: dict[str, Any]) -> str:
+    """A bundle of the engine's own."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def records(daemon: Daemon, table: str) -> int:
+    """Rows of a table of the state file."""
+    with closing(sqlite3.connect(f"file:{daemon.dir}/state.db?mode=ro", uri=True)) as database:
+        (count,) = database.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return int(count)
+
+
+def with_network_of(root: Path, sandbox: str, pid: int, *args: str) -> dict[str, Any]:
+    """A spec of a container in the network namespace of the pid that was answered for its sandbox."""
+    network = {"type": "network", "path": f"/proc/{pid}/ns/net"}
+    config = spec(root, *args, namespaces=[network])
+    return config | {"annotations": {"io.kubernetes.cri.sandbox-id": sandbox}}
+
+
+def starts_on_the_host(shim: ShimLibrary, name: str) -> bool:
+    return os.readlink(f"/proc/{shim.start(name)}/ns/net") == os.readlink("/proc/self/ns/net")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -20,37 +19,18 @@ from supervisor.lifecycle.execs import KEPT_EXECS, MAX_EXECS
 
 from ..harness.container import Pod
 from ..harness.daemon import Daemon
-from ..harness.guests import guest
-from ..harness.helpers import forkserver
-from ..harness.isulad import Isulad, Isulad216, Isulad2023, ShimLibrary
-from ..harness.netns import NetworkNamespace, Stranger
-
-
-def image(folder: Path, *names: str) -> Path:
-    """A root file system with these guests in it."""
-    root = folder / "image"
-    root.mkdir(exist_ok=True)
-    for name in names:
-        shutil.copy(guest(name), root / f"{name}.wasm")
-    return root
-
-
-def spec(root: Path | str, *args: str, **linux: Any) -> dict[str, Any]:
-    return {"process": {"args": list(args), "cwd": "/"}, "root": {"path": str(root)}, "linux": linux}
-
-
-def bundle(folder: Path, config: dict[str, Any]) -> str:
-    """A bundle of the engine's own."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    return str(folder)
-
-
-def records(daemon: Daemon, table: str) -> int:
-    """Rows of a table of the state file."""
-    with closing(sqlite3.connect(f"file:{daemon.dir}/state.db?mode=ro", uri=True)) as database:
-        (count,) = database.execute(f"SELECT count(*) FROM {table}").fetchone()
-    return int(count)
+from ..harness.isulad import (
+    Isulad,
+    Isulad216,
+    Isulad2023,
+    ShimLibrary,
+    bundle,
+    image,
+    records,
+    spec,
+    with_network_of,
+)
+from ..harness.netns import NetworkNamespace
 
 
 @pytest.fixture
@@ -94,24 +74,6 @@ def test_signal_0_asks_whether_a_container_lives(pod: Pod, shim: ShimLibrary) ->
     container.delete()
     with pytest.raises(NotFound):
         shim.kill(container.id, 0)
-
-
-def test_signal_0_after_the_sandboxer_and_its_forkserver_died() -> None:
-    with Daemon() as daemon:
-        pod = Pod(daemon)
-        container = pod.with_wasm("sleep").build().start()
-        server = forkserver(daemon)
-        daemon.kill()
-        server.kill()
-        daemon.start()
-        with ShimLibrary(daemon) as shim:
-            shim.kill(container.id, 0)
-            shim.kill(container.id, signal.SIGKILL)
-            assert container.reconnect().wait() in (137, 255)  # before Linux 6.15 nobody can know it
-            with pytest.raises(NotFound):
-                shim.kill(container.id, 0)
-        pod.shutdown()
-        pod.close()
 
 
 def test_pids_is_never_empty(pod: Pod, shim: ShimLibrary) -> None:
@@ -166,40 +128,6 @@ def test_purge_deletes_an_exec_that_has_ended(daemon: Daemon, shim: ShimLibrary,
     isulad.purge("probed", "box", "never")  # its start failed, say
     assert (records(daemon, "processes"), records(daemon, "prepared")) == before
     isulad.named("Shutdown", "probed")
-
-
-def test_purge_of_a_running_exec_deletes_it_when_it_ends(tmp_path: Path) -> None:
-    with Daemon() as daemon:
-        isulad = Isulad2023(daemon)
-        isulad.create("detached")
-        isulad.named("Start", "detached")
-        config = spec(image(tmp_path, "sleep"), "/sleep.wasm")
-        isulad.prepare("detached", "box", config)
-        with ShimLibrary(daemon) as shim:
-            shim.create("box", bundle(tmp_path / "bundle", config))
-            shim.start("box")
-            for name in ("now", "later"):  # as isula exec -d: nobody waits
-                isulad.prepare("detached", "box", {"args": ["/sleep.wasm"], "cwd": "/"}, exec_id=name)
-                shim.exec("box", name)
-                shim.start("box", name)
-                isulad.purge("detached", "box", name)
-                assert shim.state("box", name).status == pb.Status.Value("RUNNING")
-            waiting = shim.send("Wait", pb.WaitRequest(id="box", exec_id="now"))
-            shim.kill("box", signal.SIGKILL, "now")
-            assert shim.receive(waiting, "Wait").exit_status == 137  # who waits is told
-            with pytest.raises(NotFound):
-                shim.state("box", "now")
-            assert records(daemon, "processes") == 2
-        daemon.kill()
-        daemon.start()
-        with ShimLibrary(daemon) as shim:
-            waiting = shim.send("Wait", pb.WaitRequest(id="box", exec_id="later"))
-            shim.kill("box", signal.SIGKILL, "later")
-            assert shim.receive(waiting, "Wait").exit_status == 137
-            with pytest.raises(NotFound):
-                shim.state("box", "later")
-            assert records(daemon, "processes") == 1
-        Isulad2023(daemon).named("Shutdown", "detached")
 
 
 def test_ended_execs_are_bounded(pod: Pod, shim: ShimLibrary) -> None:
@@ -286,62 +214,6 @@ def test_preparations_go_with_task_delete(daemon: Daemon, shim: ShimLibrary, tmp
 
 
 # The network of a pod that uses the host's
-
-
-def with_network_of(root: Path, sandbox: str, pid: int, *args: str) -> dict[str, Any]:
-    """A spec of a container in the network namespace of the pid that was answered for its sandbox."""
-    network = {"type": "network", "path": f"/proc/{pid}/ns/net"}
-    config = spec(root, *args, namespaces=[network])
-    return config | {"annotations": {"io.kubernetes.cri.sandbox-id": sandbox}}
-
-
-def starts_on_the_host(shim: ShimLibrary, name: str) -> bool:
-    return os.readlink(f"/proc/{shim.start(name)}/ns/net") == os.readlink("/proc/self/ns/net")
-
-
-@pytest.mark.parametrize("dialect", [Isulad2023, Isulad216])
-def test_an_answered_pid_means_the_hosts_network_after_restarts_and_pid_reuse(
-    dialect: type[Isulad], tmp_path: Path
-) -> None:
-    root = image(tmp_path, "sleep", "conformance_sockets")
-    sleep = "/sleep.wasm"
-    with Daemon() as daemon:
-        isulad = dialect(daemon)
-        isulad.create("host")
-        first = isulad.named("Start", "host").pid
-        with ShimLibrary(daemon) as shim:
-            for name in ("soon", "later"):
-                shim.create(name, bundle(tmp_path / name, with_network_of(root, "host", first, sleep)))
-            assert starts_on_the_host(shim, "soon")
-        daemon.kill()
-        with Stranger(first):
-            daemon.start()
-            isulad = dialect(daemon)
-            with ShimLibrary(daemon) as shim:
-                assert starts_on_the_host(shim, "later")  # created before, started after
-                for name, pid in (("old", first), ("new", isulad.named("Status", "host").pid)):
-                    shim.create(name, bundle(tmp_path / name, with_network_of(root, "host", pid, sleep)))
-                    assert starts_on_the_host(shim, name)
-                opens = with_network_of(root, "host", first, "/conformance_sockets.wasm", "open")
-                shim.create("opens", bundle(tmp_path / "opens", opens))
-                shim.start("opens")
-                assert shim.wait("opens") == 0  # it may use the network, too
-                isulad.create("other")
-                second = isulad.named("Start", "other").pid
-                assert second == daemon.process.pid
-                shim.create("wrong", bundle(tmp_path / "wrong", with_network_of(root, "other", first, sleep)))
-                with pytest.raises(FailedPrecondition, match=f"pid {first} was not answered for sandbox other"):
-                    shim.start("wrong")
-                shim.create("third", bundle(tmp_path / "third", with_network_of(root, "other", second, sleep)))
-            assert daemon.stop() == 0
-            daemon.start()
-            isulad = dialect(daemon)
-            with ShimLibrary(daemon) as shim:
-                assert starts_on_the_host(shim, "third")
-                shim.create("oldest", bundle(tmp_path / "oldest", with_network_of(root, "host", first, sleep)))
-                assert starts_on_the_host(shim, "oldest")
-        for sandbox in ("host", "other"):
-            isulad.named("Shutdown", sandbox)
 
 
 def test_a_sandboxs_own_namespace_wins_over_the_spec(daemon: Daemon, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ TASK_CALLS: dict[str, tuple[Call, dict[ProcessState, type[SandboxerError] | None
     ),
     "kill with signal 0": (
         lambda parts: parts.tasks.kill(NS, "c", "", 0, False),
-        {CREATED: None, STOPPED: NotFound},
+        {CREATED: None, STARTING: None, STOPPED: NotFound},
     ),
     "delete": (
         lambda parts: parts.tasks.delete(NS, "c", ""),
