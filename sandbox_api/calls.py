@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -25,15 +26,18 @@ class Kind(Enum):
     """Runs to its end, even when the caller goes away."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Method:
-    """A method as the servers see it."""
+    """A method as the servers see it, and what they count of it."""
 
     name: str
     handler: Handler
     kind: Kind
     nameless: Handler | None = None
     """In place of ``handler`` for callers that name no namespace: iSulad."""
+    under_way: int = 0
+    answered: Counter[int] = field(default_factory=Counter)
+    """By status code."""
 
     def call(self, namespace: str, payload: bytes) -> Coroutine[Any, Any, bytes]:
         """Begin a call; ``namespace`` is "" where the caller named none."""

@@ -32,6 +32,8 @@ class Publisher:
         self._more = asyncio.Event()
         self._client: Client | None = None
         self._lost = 0
+        self.lost = 0
+        """Events that found no room, ever."""
 
     def publish(self, namespace: str, topic: str, event: Message, at: int) -> None:
         """Queue an event that happened at ``at`` (nanoseconds)."""
@@ -44,6 +46,7 @@ class Publisher:
         if len(self._waiting) >= MAX_WAITING:
             self._waiting.popleft()
             self._lost += 1
+            self.lost += 1
         self._waiting.append(pb.ForwardRequest(envelope=envelope).SerializeToString())
         self._more.set()
 

@@ -68,9 +68,12 @@ class Server:
                 if self._stopping:
                     raise calls.ending()
                 self._answering[ourselves] = method.kind
+                method.under_way += 1
                 call = calls.run(method, _namespace(context), request)
                 del request
-                return await call
+                answer = await call
+                method.answered[status.OK] += 1
+                return answer
             except asyncio.CancelledError:
                 if ourselves not in self._let_go_of or ourselves.uncancel():
                     raise  # the client has gone
@@ -78,9 +81,11 @@ class Server:
             except Exception as failure:
                 error = failure
             finally:
-                self._answering.pop(ourselves, None)
+                if self._answering.pop(ourselves, None) is not None:
+                    method.under_way -= 1
                 self._let_go_of.discard(ourselves)
             code, message = status.of(error, method.name)
+            method.answered[code] += 1
             await context.abort(_CODES[code], message)
 
         return serve

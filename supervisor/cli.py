@@ -43,6 +43,18 @@ def _group(_context: click.Context, _parameter: click.Parameter, name: str) -> i
         raise click.BadParameter(f"there is no group {name!r} (getent group)") from None
 
 
+def _address(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    """An address to listen at."""
+    from .host.sockets import parse_address
+
+    try:
+        if text:
+            parse_address(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}, as in 127.0.0.1:9473") from None
+    return text
+
+
 def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted:
         from . import __version__  # looked up when it is used: that takes a while
@@ -100,6 +112,13 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
     help="libwasmedge 0.14 to use, or a folder that has it in lib; by default the one that install-wasmedge.sh "
     "fetched, and else the system's.",
 )
+@click.option(
+    "--metrics",
+    default="",
+    metavar="ADDRESS",
+    callback=_address,
+    help="Serve Prometheus' metrics at host:port or unix:PATH, under /metrics.",
+)
 @click.option("--private", is_flag=True, hidden=True, help="End with standard input, and leave nothing behind.")
 @aot_options(mode=True)
 @click.option(
@@ -132,6 +151,7 @@ def main(
     events: str,
     socket_group: int | None,
     require_confinement: bool,
+    metrics: str,
     private: bool,
     libwasmedge: Path | None,
     log_level: str,
@@ -172,6 +192,7 @@ def main(
             socket_group=socket_group,
             require_confinement=require_confinement,
             image_memory=image_memory if images == "on" else 0,
+            metrics=metrics,
             private=private,
         )
         await Daemon(options).run()

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from .aot.cache import CacheUnusable
 from .aot.policy import Aot
 from .aot.terms import Settings
 from .host import linux, sockets
+from .host.counters import Counters
 from .host.http import HttpServer
 from .ipc.channel import HelperFailed
 from .ipc.forkserver import ForkserverClient
@@ -80,6 +82,8 @@ class Options:
     """Refuse to run where the kernel or a library lacks what confines workers."""
     image_memory: int = 0
     """Bytes that images of loaded modules may take; 0 makes none."""
+    metrics: str = ""
+    """Where Prometheus may scrape: host:port, or unix:PATH; "" is nowhere."""
     private: bool = False
     """A command's own: it ends when its standard input does, with all that it runs, and removes its folder."""
 
@@ -103,6 +107,7 @@ class Options:
 class _Parts:
     """The parts of a daemon that its three phases share."""
 
+    counters: Counters
     forkserver: ForkserverManager
     relay: RelayClient
     logger: LoggerClient
@@ -151,7 +156,9 @@ class Daemon:
         cleanup.push_async_exit(self._leave)
         self._claim(cleanup)
         parts = self._build(cleanup)
+        began = time.perf_counter()
         engine = await self._recover(cleanup, parts)
+        parts.counters.recovery_seconds = time.perf_counter() - began
         await self._serve(cleanup, parts, engine)
         if not self._restarting:
             liveness.notify("STOPPING=1")
@@ -175,24 +182,24 @@ class Daemon:
 
     def _build(self, cleanup: AsyncExitStack) -> _Parts:
         """Make the parts. Nothing runs yet. Raises ``CannotStart`` or a ``SandboxerError``."""
-        folder, registry = str(self._options.folder), self._registry
-        store = Store(f"{folder}/state.db", self._restart)
+        folder, registry, counters = str(self._options.folder), self._registry, Counters()
+        store = Store(f"{folder}/state.db", self._restart, counters)
         cleanup.callback(store.close)
         hierarchy = cgroups.detect(owner=folder)
-        relay = RelayClient(f"{folder}/relay.sock")
-        logger = LoggerClient(f"{folder}/logger.sock", self._options.folder / "logs")
-        aot = Aot(self._options.aot)
+        relay = RelayClient(f"{folder}/relay.sock", counters)
+        logger = LoggerClient(f"{folder}/logger.sock", self._options.folder / "logs", counters)
+        aot = Aot(self._options.aot, counters=counters)
         events = TaskEvents(self._publisher)
         filters = _filters(self._options.require_confinement)
-        client = ForkserverClient(f"{folder}/forkserver.sock", filters, self._options.image_memory)
+        client = ForkserverClient(f"{folder}/forkserver.sock", filters, self._options.image_memory, counters)
         signals = Signals(store, client)
         execs = Execs(registry, store, events)
-        exits = ExitRecorder(registry, store, client, events, signals, execs, logger)
-        forkserver = ForkserverManager(registry, client, exits, [relay, logger], aot)
-        containers = ContainerManager(folder, registry, store, hierarchy, aot)
+        exits = ExitRecorder(registry, store, client, events, signals, execs, logger, counters)
+        forkserver = ForkserverManager(registry, client, exits, [relay, logger], aot, counters)
+        containers = ContainerManager(folder, registry, store, hierarchy, aot, counters)
         preparations = Preparations(folder, registry, store, containers, execs)
         tasks = TaskService(
-            registry, store, containers, execs, preparations, signals, client, relay, logger, events, aot
+            registry, store, containers, execs, preparations, signals, client, relay, logger, events, aot, counters
         )
         sandboxes = SandboxService(
             registry, store, containers, preparations, signals, tasks, str(self._options.task_socket)
@@ -202,7 +209,17 @@ class Daemon:
         recovery = Recovery(folder, registry, store, hierarchy, containers, preparations, exits, execs, forkserver)
         inspection = Inspection(registry, store, containers, events)
         return _Parts(
-            forkserver, relay, logger, aot, tasks, sandboxes, recovery, auto_remove, inspection, hierarchy.version
+            counters,
+            forkserver,
+            relay,
+            logger,
+            aot,
+            tasks,
+            sandboxes,
+            recovery,
+            auto_remove,
+            inspection,
+            hierarchy.version,
         )
 
     async def _recover(self, cleanup: AsyncExitStack, parts: _Parts) -> str:
@@ -249,6 +266,8 @@ class Daemon:
         await self._serve_grpc(cleanup, methods, options.grpc_task_socket)
         sandbox_methods = grpc_server.sandbox_methods(Host(parts.sandboxes, parts.cgroup_version))
         await self._serve_grpc(cleanup, sandbox_methods, options.listen)
+        if options.metrics:
+            await self._serve_metrics(cleanup, parts, [methods, sandbox_methods])
         log.info(
             "wasm-sandboxer %s serves on %s, tasks on %s, WasmEdge %s",
             __version__,
@@ -267,6 +286,27 @@ class Daemon:
         cleanup.push_async_callback(server.close)
         cleanup.callback(path.unlink, missing_ok=True)
         sockets.give_to_group(path, self._options.socket_group)
+
+    async def _serve_metrics(self, cleanup: AsyncExitStack, parts: _Parts, methods: list[calls.Methods]) -> None:
+        from .services.metrics import Metrics, Sources  # only where they are wanted: its library is large
+
+        def helpers() -> dict[str, int]:
+            pids = {"supervisor": os.getpid(), "forkserver": parts.forkserver.client.pid}
+            pids |= {"relay": parts.relay.peer, "logger": parts.logger.peer}
+            return {name: pid for name, pid in pids.items() if pid}
+
+        def lost() -> int:
+            return self._publisher.lost if self._publisher is not None else 0
+
+        sources = Sources(self._registry, parts.counters, methods, helpers, lost, parts.inspection.engine)
+        server = HttpServer(Metrics(sources).answer)
+        listener = sockets.listen_at(self._options.metrics)
+        await server.start(listener)
+        cleanup.push_async_callback(server.close)
+        if listener.family == socket.AF_UNIX:
+            path = Path(listener.getsockname())
+            sockets.give_to_group(path, self._options.socket_group)
+            cleanup.callback(path.unlink, missing_ok=True)
 
     async def _serve_grpc(self, cleanup: AsyncExitStack, methods: calls.Methods, path: Path) -> None:
         server = grpc_server.Server(methods)

@@ -206,6 +206,7 @@ class Connection:
         if self._calls.pop(call.stream, None) is None:
             return
         self._waits -= call.method.kind is calls.Kind.WAIT
+        call.method.answered[outcome[0]] += 1
         self._answer(call.stream, outcome, payload)
         self._end(call.place)
 
@@ -313,6 +314,7 @@ class _Call:
         self.stream = stream
         self.place = place
         """In the keeper's journal; 0 where it is not there."""
+        method.under_way += 1
         task.add_done_callback(self._done)
 
     def limit(self, seconds: float) -> None:
@@ -332,6 +334,7 @@ class _Call:
         self.abandon()
 
     def _done(self, task: asyncio.Task[bytes]) -> None:
+        self.method.under_way -= 1
         if self._timer is not None:
             self._timer.cancel()
         if task.cancelled():

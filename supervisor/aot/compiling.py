@@ -13,6 +13,7 @@ import time
 from concurrent.futures import Executor
 from typing import Protocol
 
+from ..host.counters import Counters
 from .cache import Cache
 from .compiler_process import Outcome
 from .terms import Failure, Level, Limits, Verdict
@@ -53,12 +54,15 @@ class Job:
 class Compiling:
     """Jobs and the two who work on them: for O0 at once, and for the better level when nobody else wants to run."""
 
-    def __init__(self, cache: Cache, compiler: Compiler, threads: Executor, eager: bool = False) -> None:
+    def __init__(
+        self, cache: Cache, compiler: Compiler, threads: Executor, eager: bool = False, counters: Counters | None = None
+    ) -> None:
         """``eager`` gives no processor time away."""
         self._cache = cache
         self._compiler = compiler
         self._threads = threads
         self._eager = eager
+        self._counters = counters or Counters()
         self._jobs: dict[str, Job] = {}
         self._bytes = 0
         self._order = itertools.count()
@@ -173,6 +177,7 @@ class Compiling:
             if verdict is Verdict.MADE:
                 loop = asyncio.get_running_loop()
                 size = await loop.run_in_executor(self._threads, self._install, job.digest, level, outcome)
+                self._counters.compiles[level.name].observe(time.monotonic() - began)
                 log.info(
                     "compiled %.12s at %s: %.2f s, %d bytes", job.digest, level.name, time.monotonic() - began, size
                 )
@@ -181,6 +186,7 @@ class Compiling:
             verdict, text = Verdict.REFUSED, str(error)
         except OSError as error:
             verdict, text = Verdict.UNABLE, str(error)
+        self._counters.compile_failures[verdict] += 1
         failure = Failure(verdict, text, self._compiler.limits)
         self._cache.fail(job.digest, level, failure)
         log.warning(

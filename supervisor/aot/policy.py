@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from workers.start_request import WASMEDGE
 
+from ..host.counters import Counters
 from ..seccomp.allowed import compiler_filter
 from ..seccomp.library import SeccompMissing
 from .cache import Cache, Unverified, starts
@@ -50,10 +51,11 @@ class _Works:
 class Aot:
     """Ahead-of-time compilation as the daemon sees it. Until it is started, and with ``never``, it does nothing."""
 
-    def __init__(self, settings: Settings, eager: bool = False) -> None:
+    def __init__(self, settings: Settings, eager: bool = False, counters: Counters | None = None) -> None:
         """``eager`` leaves no processor time to others."""
         self._settings = settings
         self._eager = eager
+        self._counters = counters or Counters()
         self._threads = ThreadPoolExecutor(_THREADS, "aot")
         self._digests = Digests(self._threads)
         self._works: _Works | None = None
@@ -72,7 +74,7 @@ class Aot:
         cache = Cache(self._settings.cache_dir, self._settings.cache_size, engine)
         library = EngineLibrary(WASMEDGE, engine)
         compiler = CompilerProcess(library, self._settings.limits, cache.workshop, _filter(), self.pids)
-        self._works = _Works(engine, cache, Compiling(cache, compiler, self._threads, self._eager))
+        self._works = _Works(engine, cache, Compiling(cache, compiler, self._threads, self._eager, self._counters))
 
     @property
     def active(self) -> bool:
@@ -92,6 +94,15 @@ class Aot:
             task.add_done_callback(self._seeing.discard)
 
     async def best(self, module: int) -> Product | None:
+        """The best product for this opened module, as ``_best`` finds it."""
+        found = await self._best(module)
+        if found is not None:
+            self._counters.module_hits[found.level.name] += 1
+        elif self._works is not None:
+            self._counters.module_misses += 1
+        return found
+
+    async def _best(self, module: int) -> Product | None:
         """The best product for this opened module; None where the module itself is the best.
 
         Its descriptor is the caller's, and so stays the module's. Raises ``OSError``.

@@ -63,6 +63,33 @@ def private() -> Iterator[None]:
         os.umask(umask)
 
 
+def parse_address(text: str) -> tuple[str, int] | Path:
+    """Read ``host:port``, ``[address]:port``, ``:port`` (everywhere) or ``unix:PATH``. Raises ``ValueError``."""
+    if text.startswith("unix:"):
+        return Path(text.removeprefix("unix:")).absolute()
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 <= int(port) < 1 << 16 or (":" in host and host[:1] != "["):
+        raise ValueError(f"{text!r} is neither host:port nor unix:PATH")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def listen_at(address: str) -> socket.socket:
+    """A listening socket at an address as ``parse_address`` reads it. Raises ``SocketTaken`` and ``ValueError``."""
+    where = parse_address(address)
+    if isinstance(where, Path):
+        return listen(where)
+    try:
+        family = socket.getaddrinfo(*where, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        sock = socket.create_server(where, family=family, backlog=128)
+    except OSError as error:
+        why = (
+            os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        )  # without our address again
+        raise SocketTaken(f"{address}: {why}: choose another address") from None
+    sock.setblocking(False)
+    return sock
+
+
 def listen(path: Path) -> socket.socket:
     """A listening Unix socket for its owner only. Raises ``SocketTaken``."""
     claim(path)

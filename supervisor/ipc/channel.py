@@ -174,10 +174,18 @@ class HelperChannel:
         self._reader.close()
         self._sock = self._reader = None
 
+    @property
+    def peer(self) -> int:
+        """Pid of the helper, whoever started it; 0 where there is no connection."""
+        if self._sock is None:
+            return 0
+        pid, _, _ = struct.unpack("3i", self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return int(pid)
+
     def kill(self) -> None:
         """End a helper that does not answer, and let go of it."""
         if self._sock is not None:
-            pid, _, _ = struct.unpack("3i", self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            pid = self.peer
             self.close()
             with suppress(ProcessLookupError):
                 pidfd = os.pidfd_open(pid)

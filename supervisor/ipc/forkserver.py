@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from workers.greeting import FORKSERVER, Filters, Hello, Welcome
 from workers.start_request import REPORT, WASMEDGE, StartRequest
 
 from ..host import proc
+from ..host.counters import Counters
 from .channel import HelperChannel, HelperFailed
 
 log = logging.getLogger(__name__)
@@ -88,10 +90,11 @@ def label(path: str) -> str:
 class ForkserverClient:
     """Starts instances through the forkserver."""
 
-    def __init__(self, path: str, filters: Filters, image_memory: int = 0) -> None:
+    def __init__(self, path: str, filters: Filters, image_memory: int = 0, counters: Counters | None = None) -> None:
         """``image_memory`` is how many bytes images of loaded modules may take; 0 makes none."""
         self._filters = filters
         self._image_memory = image_memory
+        self._counters = counters or Counters()
         self._path = path
         self._helper = HelperChannel("forkserver", path, self._frame, self._lost, label(path))
         self._on_exits: Callable[[list[Ended]], None] | None = None
@@ -107,6 +110,11 @@ class ForkserverClient:
     def connected(self) -> bool:
         """Whether there is a forkserver that has not hung up."""
         return self._helper.connected
+
+    @property
+    def pid(self) -> int:
+        """Of the forkserver; 0 where there is none."""
+        return self._helper.peer
 
     @property
     def pids(self) -> set[int]:
@@ -169,7 +177,8 @@ class ForkserverClient:
             try:
                 request.descriptors.put(REPORT, theirs)
                 self._helper.send(protocol.START, request.encode(), request.descriptors.fds)
-                pid = await start.forked
+                with self._counters.stages["fork"].time():
+                    pid = await start.forked
             except Unavailable:
                 os.close(theirs)
                 theirs = -1
@@ -179,8 +188,10 @@ class ForkserverClient:
             finally:
                 if theirs >= 0:
                     os.close(theirs)
+            began = time.perf_counter()
             _, loaded, verdict = protocol.unpack_report(await _read(report))
             if verdict[:1] == protocol.READY:
+                self._counters.stages["load"].observe(time.perf_counter() - began)
                 return pid
             if not await _exits_soon(start):
                 if loaded and not verdict:
@@ -199,7 +210,7 @@ class ForkserverClient:
                 return pid  # it ended in its start section
             self.acknowledge([name])
             ended, start.ended = start.ended, None
-            raise _refusal(verdict, ended, start.killed)
+            raise _refusal(verdict, ended, start.killed, self._counters)
         finally:
             os.close(report)
             del self._starts[name]
@@ -294,13 +305,13 @@ class ForkserverClient:
             if error == errno.E2BIG:
                 start.forked.set_exception(InvalidArgument("the arguments and the environment are too long together"))
             elif error:
-                limits = (
-                    "the forkserver's open-file limit" if error == errno.EMFILE else "pid_max, pids limit or memory"
-                )
+                self._counters.refusals["fork"] += 1
+                limits = "the forkserver's open-file limit" if error == errno.EMFILE else "pid_max, pids.max or memory"
                 start.forked.set_exception(
                     ResourceExhausted(f"no process could be forked: {os.strerror(error)} ({limits})")
                 )
             elif not pid:
+                self._counters.helper_deaths["zygote"] += 1
                 start.forked.set_exception(Unavailable("the forkserver's zygote died: try again"))
             else:
                 start.pid = pid
@@ -417,13 +428,14 @@ def _wake(readable: asyncio.Future[None]) -> None:
         readable.set_result(None)
 
 
-def _refusal(verdict: bytes, ended: Ended, killed: bool) -> SandboxerError:
+def _refusal(verdict: bytes, ended: Ended, killed: bool, counters: Counters) -> SandboxerError:
     text = verdict[1:].decode(errors="replace")
     if verdict[:1] == protocol.REFUSED:
         return ModuleRefused(text)
     if verdict[:1] == protocol.FAILED:
         return Internal(text)
     if ended.status == signal.SIGKILL and not killed:
+        counters.refusals["memory"] += 1
         return ResourceExhausted(
             "the worker was killed before the guest ran: its memory limit, or the node's, is reached"
         )

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from sandbox_api.errors import Unavailable
 from workers import protocol, relay_protocol
 
+from ..host.counters import Counters
 from .channel import HelperChannel, HelperFailed
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ _T = TypeVar("_T")
 class HelperClient:
     """A connection to a helper that is joined where it runs, and started where it does not."""
 
-    def __init__(self, name: str, path: str) -> None:
+    def __init__(self, name: str, path: str, counters: Counters | None = None) -> None:
+        self._counters = counters or Counters()
         self._name = name
         self._helper = HelperChannel(name, path, self._frame, self._lost)
         self._connecting = asyncio.Lock()
@@ -36,6 +38,11 @@ class HelperClient:
     def pid(self) -> int:
         """The helper process, where we started it."""
         return self._helper.pid
+
+    @property
+    def peer(self) -> int:
+        """Pid of the helper, whoever started it; 0 where there is none."""
+        return self._helper.peer
 
     async def ready(self) -> None:
         """Join the helper, or start it. Raises ``Unavailable`` where that cannot be."""
@@ -114,6 +121,7 @@ class HelperClient:
         self._forget()
         if self._ending:
             return
+        self._counters.helper_deaths[self._name] += 1
         hung_up = self._helper.answers()
         log.error("the %s hung up" if hung_up else "the %s died: what it had in its hands is lost", self._name)
         error = Unavailable(f"the {self._name} died: try again")

@@ -17,6 +17,7 @@ from typing import Any
 from sandbox_api.errors import InvalidArgument, SandboxerError, Unavailable
 from workers import protocol, relay_protocol
 
+from ..host.counters import Counters
 from ..host.errors import for_errno
 from ..oci import container_log
 from ..oci.container_log import Log
@@ -48,9 +49,9 @@ class _Logged:
 class LoggerClient(HelperClient):
     """Has guests' output logged."""
 
-    def __init__(self, path: str, folder: Path) -> None:
+    def __init__(self, path: str, folder: Path, counters: Counters | None = None) -> None:
         """``folder`` is for FIFOs, and made when it is needed."""
-        super().__init__("logger", path)
+        super().__init__("logger", path, counters)
         self._folder = folder
         self._guests: dict[int, _Logged] = {}  # by instance
         self._answers: dict[int, asyncio.Future[int]] = {}

@@ -11,6 +11,7 @@ from typing import Any
 from sandbox_api.errors import ResourceExhausted, Unavailable
 from workers import protocol, relay_protocol
 
+from ..host.counters import Counters
 from ..oci.streams import Pump
 from .helper_client import ANSWER_SECONDS, HelperClient, settle
 from .journal import Journal, Pending
@@ -30,8 +31,8 @@ class Kept:
 class RelayClient(HelperClient):
     """Hands pumps and connections to the relay process."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("relay", path)
+    def __init__(self, path: str, counters: Counters | None = None) -> None:
+        super().__init__("relay", path, counters)
         self._journal: Journal | None = None
         self._keys = 0  # numbers above this were never given to a connection,
         self._free: list[int] = []  # and these are given to none any more
@@ -57,6 +58,7 @@ class RelayClient(HelperClient):
         """
         await self.ready()
         if self._full:
+            self._counters.refusals["relay"] += 1
             raise ResourceExhausted("too many standard inputs and terminals are open: raise the open-file limit")
         key = instance, pump.kind
         answer = self._pumping[key] = asyncio.get_running_loop().create_future()

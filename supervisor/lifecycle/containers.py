@@ -14,6 +14,7 @@ from sandbox_api.interface import NewContainer, NewTask, Stdio, Usage
 
 from ..aot.policy import Aot
 from ..cgroups import Cgroup, Hierarchy, Resources
+from ..host.counters import Counters
 from ..model.container import Container
 from ..model.prepared import Prepared
 from ..model.process import Process, ProcessState
@@ -43,13 +44,20 @@ class ContainerManager:
     """Makes and removes containers."""
 
     def __init__(
-        self, folder: str, registry: Registry, store: Store, hierarchy: Hierarchy, aot: Aot | None = None
+        self,
+        folder: str,
+        registry: Registry,
+        store: Store,
+        hierarchy: Hierarchy,
+        aot: Aot | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._folder = folder
         self._registry = registry
         self._store = store
         self._hierarchy = hierarchy
         self._aot = aot
+        self._stages = (counters or Counters()).stages
         self._told_of_capabilities = False
         mount_tree.prepare(f"{folder}/mounting")
         self._remembered: OrderedDict[int, ContainerSource] = OrderedDict()  # by instance of the init process
@@ -59,8 +67,9 @@ class ContainerManager:
 
         Raises a ``SandboxerError``, and leaves nothing behind then.
         """
-        config = bundle.read_config(new.bundle)
-        spec = oci.parse(config)
+        with self._stages["spec"].time():
+            config = bundle.read_config(new.bundle)
+            spec = oci.parse(config)
         prepared = self._store.prepared_container(namespace, new.id)
         sandbox = self._sandbox_of(namespace, new, spec, prepared)
         sandbox.require("create a container in it", SandboxState.READY)
@@ -83,9 +92,11 @@ class ContainerManager:
         state = Made.DONE if plan.empty and not group else Made.UNFINISHED
         self._store.add_container(container, Recorded(config, plan), planned, state)
         try:
-            rootfs.mount(plan)
+            with self._stages["mounts"].time():
+                rootfs.mount(plan)
             if group:
-                container.cgroup = self._hierarchy.create(group, resources)
+                with self._stages["group"].time():
+                    container.cgroup = self._hierarchy.create(group, resources)
             if state is not Made.DONE:
                 self._store.update_container(container)
         except BaseException:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from sandbox_api.interface import Exit
 
+from ..host.counters import Counters
 from ..ipc.forkserver import Ended, ForkserverClient
 from ..ipc.logger import LoggerClient
 from ..model.container import Container
@@ -29,10 +30,24 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
 
 
+TRAP = 134
+"""Status of a guest that trapped."""
+
+
 def exit_status(wait_status: int) -> int:
     """A guest's status from waitpid(2)'s: 0 to 255, or 128 and the signal's number."""
     code = os.waitstatus_to_exitcode(wait_status)
     return 128 - code if code < 0 else code
+
+
+def exit_kind(ended: Ended) -> str:
+    """How it ended, in a word."""
+    if ended.call >= 0:
+        return "forbidden_call"
+    if os.WIFSIGNALED(ended.status):
+        return "signal"
+    code = os.waitstatus_to_exitcode(ended.status)
+    return "trap" if code == TRAP else "nonzero" if code else "zero"
 
 
 class ExitRecorder:
@@ -47,6 +62,7 @@ class ExitRecorder:
         signals: Signals,
         execs: Execs,
         logger: LoggerClient,
+        counters: Counters | None = None,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -55,6 +71,7 @@ class ExitRecorder:
         self._signals = signals
         self._execs = execs
         self._logger = logger
+        self._counters = counters or Counters()
         self._ending: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
 
     def record(self, exits: Sequence[Ended]) -> None:
@@ -76,6 +93,7 @@ class ExitRecorder:
             return
         self._forkserver.acknowledge([ended.instance for ended in exits])
         calls = {ended.instance: ended.call for ended in exits if ended.call >= 0}
+        kinds = {ended.instance: exit_kind(ended) for ended in exits}
         for process, _ in told:
             if process.instance in calls:
                 log.warning("%s: forbidden system call %s", process.name, call_name(calls[process.instance]))
@@ -83,10 +101,14 @@ class ExitRecorder:
             process.mark_exited(process.exit)
             container, _ = self._registry.processes[process.instance]
             log.info("ended %s pid=%d status=%d", process.name, process.pid, process.exit.status)
-            self._ended(container, process)
+            self._counters.exits[self._ended(container, process) or kinds[process.instance]] += 1
 
-    def _ended(self, container: Container, process: Process) -> None:
-        """Send the exit's events, complete its log; end a container's execs with its init process."""
+    def _ended(self, container: Container, process: Process) -> str:
+        """Send the exit's events, complete its log; end a container's execs with its init process.
+
+        Returns the kind of the exit where that is not its status, but its control group's word.
+        """
+        kind = ""
         self._logger.finish_soon(process.instance)
         if container.cgroup is not None and process.exit is not None and process.exit.status == 128 + signal.SIGKILL:
             kills = container.cgroup.oom_kills()
@@ -94,6 +116,7 @@ class ExitRecorder:
                 container.oom_kills = kills
                 log.warning("%s was killed for memory", process.name)
                 self._events.out_of_memory(container)
+                kind = "memory"
         self._events.ended(container, process)
         if process.exec_id:
             self._execs.exited(container, process)
@@ -101,3 +124,4 @@ class ExitRecorder:
             ending = asyncio.ensure_future(self._signals.end_execs(container))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
+        return kind

@@ -12,6 +12,7 @@ from sandbox_api.errors import SandboxerError
 
 from ..aot.cache import CacheUnusable
 from ..aot.policy import Aot
+from ..host.counters import Counters
 from ..ipc.channel import HelperFailed
 from ..ipc.forkserver import ForkserverClient, Inventory
 from ..ipc.helper_client import HelperClient
@@ -34,6 +35,7 @@ class ForkserverManager:
         exits: ExitRecorder,
         helpers: Sequence[HelperClient],
         aot: Aot,
+        counters: Counters | None = None,
     ) -> None:
         self.client = client
         self.orphans = Orphans(registry, client)
@@ -41,6 +43,7 @@ class ForkserverManager:
         self._exits = exits
         self._helpers = helpers
         self._aot = aot
+        self._counters = counters or Counters()
         self._ending = False
         self._reconnecting: asyncio.Task[None] | None = None
 
@@ -64,6 +67,7 @@ class ForkserverManager:
         """Watch what a dead forkserver ran: our children if we started it, or else init's. Then reconnect."""
         if self._ending:
             return
+        self._counters.helper_deaths["forkserver"] += 1
         if self.client.answers():  # it only hung up on us: it still watches its own
             log.error("the forkserver hung up")
             self._reconnect_soon()

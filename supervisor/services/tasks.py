@@ -25,6 +25,7 @@ from .. import __version__
 from ..aot.policy import Aot
 from ..cgroups import Resources
 from ..host import proc
+from ..host.counters import Counters
 from ..ipc.forkserver import ForkserverClient
 from ..ipc.logger import LoggerClient
 from ..ipc.relay import RelayClient
@@ -78,6 +79,7 @@ class TaskService:
         logger: LoggerClient,
         events: TaskEvents,
         aot: Aot | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -91,6 +93,7 @@ class TaskService:
         self._events = events
         self._starter = Starter(registry, store, containers, forkserver, relay, logger, aot)
         self._starts: Counter[tuple[str, str]] = Counter()  # under way, by sandbox
+        self._counters = counters or Counters()
 
     async def create(self, namespace: str, new: NewTask) -> int:
         """Prepare a container in a ready sandbox."""
@@ -128,14 +131,17 @@ class TaskService:
         """Run a created process. Raises ``ResourceExhausted`` at once where too many starts are under way."""
         container, process = self._registry.process(namespace, task_id, exec_id)
         if self._starts.total() >= MAX_STARTS:
+            self._counters.refusals["starts"] += 1
             raise ResourceExhausted(f"container {process.name}: {MAX_STARTS} starts are under way: try again later")
         key = container.namespace, container.sandbox_id
         if self._starts[key] >= MAX_STARTS_OF_A_SANDBOX:
+            self._counters.refusals["starts"] += 1
             bound = f"{MAX_STARTS_OF_A_SANDBOX} starts of its sandbox are under way"
             raise ResourceExhausted(f"container {process.name}: {bound}: try again later")
         self._starts[key] += 1
         try:
-            return await self._start(container, process, hold_stdin)
+            with self._counters.stages["ready"].time():
+                return await self._start(container, process, hold_stdin)
         finally:
             self._starts[key] -= 1
             if not self._starts[key]:

@@ -17,6 +17,7 @@ from typing import Any
 from sandbox_api.errors import Internal, NotFound, ResourceExhausted, Unavailable
 from sandbox_api.interface import Exit, NewContainer, NewExec, NewSandbox, Stdio
 
+from ..host.counters import Counters
 from ..model.container import Container
 from ..model.prepared import Prepared
 from ..model.process import Process, ProcessState
@@ -58,13 +59,16 @@ class StoreDamaged(Unavailable, StoreFailed):
 class Store:
     """The state file. Every method is one transaction, and raises ``StoreFailed`` where the disk refuses."""
 
-    def __init__(self, path: str, on_damage: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, path: str, on_damage: Callable[[], None] = lambda: None, counters: Counters | None = None
+    ) -> None:
         """Open the file, or make it where there is none or it is damaged.
 
         ``on_damage`` is called once where damage shows later: every call fails from then on.
         Raises ``StoreFailed`` where the disk refuses, and ``state_file.Foreign``.
         """
         self._path = path
+        self._transactions = (counters or Counters()).transactions
         self._on_damage = on_damage
         self._damaged = False
         self._in_transaction = False
@@ -110,9 +114,10 @@ class Store:
     def _transaction(self) -> Iterator[None]:
         self._in_transaction = True
         try:
-            self._run("BEGIN IMMEDIATE")
-            yield
-            self._run("COMMIT")
+            with self._transactions.time():
+                self._run("BEGIN IMMEDIATE")
+                yield
+                self._run("COMMIT")
         except BaseException as error:
             with suppress(sqlite3.Error):
                 self._db.rollback()

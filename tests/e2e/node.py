@@ -108,7 +108,9 @@ class Container:
 class Node:
     """containerd and the sandboxer together. Everything lies in one short folder and goes with it."""
 
-    def __init__(self, *, extra: str = "", peers: bool = False) -> None:
+    def __init__(self, *, extra: str = "", peers: bool = False, options: tuple[str, ...] = ()) -> None:
+        """``options`` are the sandboxer's."""
+        self._options = options
         self._extra = extra
         self._peers = peers
         self._parts = ExitStack()
@@ -118,7 +120,7 @@ class Node:
     def __enter__(self) -> Node:
         with ExitStack() as parts:
             parts.callback(lambda: remove_cgroups(self.cgroup))  # last: processes have to be gone
-            self.sandboxer = parts.enter_context(Daemon())
+            self.sandboxer = parts.enter_context(Daemon(*self._options))
             self.folder = self.sandboxer.folder / "c"
             self.logs = self.sandboxer.folder / "pods"
             self.cgroup = f"/wasm-e2e-{self.sandboxer.folder.name}"

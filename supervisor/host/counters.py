@@ -1,0 +1,68 @@
+"""What is counted while the daemon works, for metrics. A part that counts is given the one object.
+
+Counting has to cost nothing that matters: numbers in memory, which are given names only when somebody asks for them.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+START_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+COMPILE_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+LEVELS = ("O0", "O2")
+"""Of compiled modules."""
+STAGES = ("spec", "mounts", "group", "fork", "load", "ready")
+"""Of a start: config.json read; mounts made; control group made; the worker forked; the module loaded and instantiated
+in it; and the whole of Start, from the call to its answer."""
+
+
+class Histogram:
+    """How often something took how long. ``counts`` are by bucket, the last for what is longer than all."""
+
+    __slots__ = ("buckets", "counts", "sum")
+
+    def __init__(self, buckets: tuple[float, ...] = START_BUCKETS) -> None:
+        self.buckets = buckets
+        self.counts = [0] * (len(buckets) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one that took so long."""
+        self.counts[bisect_left(self.buckets, seconds)] += 1
+        self.sum += seconds
+
+    @contextmanager
+    def time(self) -> Iterator[None]:
+        """Count what is done in here, unless it fails."""
+        began = time.perf_counter()
+        yield
+        self.observe(time.perf_counter() - began)
+
+
+@dataclass(slots=True)
+class Counters:
+    """Everything that is counted."""
+
+    stages: dict[str, Histogram] = field(default_factory=lambda: {stage: Histogram() for stage in STAGES})
+    exits: Counter[str] = field(default_factory=Counter)
+    """By kind: zero, nonzero, trap, signal, forbidden_call, memory."""
+    refusals: Counter[str] = field(default_factory=Counter)
+    """Of starts and changes for want of something, by what."""
+    calls: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """Answered, by method and gRPC's status code."""
+    helper_deaths: Counter[str] = field(default_factory=Counter)
+    transactions: Histogram = field(default_factory=Histogram)
+    recovery_seconds: float = 0.0
+    module_hits: Counter[str] = field(default_factory=Counter)
+    """Starts that ran a compiled module, by its level."""
+    module_misses: int = 0
+    compiles: dict[str, Histogram] = field(
+        default_factory=lambda: {level: Histogram(COMPILE_BUCKETS) for level in LEVELS}
+    )
+    """Compiles that came to a product, by level."""
+    compile_failures: Counter[str] = field(default_factory=Counter)
