@@ -62,7 +62,7 @@ def _forget(task: asyncio.Task[bytes]) -> None:
 
 def ending() -> Unavailable:
     """The error for calls that come too late, or wait for an event that this process will not see."""
-    return Unavailable("the sandboxer is ending: try again")
+    return Unavailable("the sandboxer is stopping: try again")
 
 
 async def all_done() -> None:

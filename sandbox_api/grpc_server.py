@@ -23,7 +23,7 @@ STOP_SECONDS = 20.0
 """How long calls under way may take to be answered once the server stops; less than systemd waits for us."""
 
 SENT_SECONDS = 0.05
-"""What gRPC gets to send its last answers: it does not tell when they are gone."""
+"""Time for gRPC to send its last answers: it does not tell when they are sent."""
 
 
 class Server:
@@ -38,7 +38,7 @@ class Server:
         self._stopping = False
 
     async def stop(self) -> None:
-        """Take no more calls. Those that only wait end with UNAVAILABLE, and clients will try again; others are
+        """Stop taking calls. Those that only wait end with UNAVAILABLE, and clients will try again; others are
         answered, unless it takes them too long: then they, too, and go on.
 
         gRPC itself goes on until the process ends: its own way to stop ends calls that come in just then with

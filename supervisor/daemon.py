@@ -62,7 +62,7 @@ START_SECONDS = 1.0
 
 
 class CannotStart(Exception):
-    """What the daemon needs is not there; the text is one line that says what and what to do."""
+    """The daemon lacks something it needs; the text is one line that says what, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Options:
     """State, mounts, the helpers' sockets, and the Task API's."""
     aot: Settings
     events: str = ""
-    """Socket to forward events to; "" is nobody."""
+    """Socket to forward events to; "" is none."""
     socket_group: int | None = None
     """Group that may use the APIs beside root."""
     require_confinement: bool = False
@@ -89,17 +89,17 @@ class Options:
 
     @property
     def task_socket(self) -> Path:
-        """Of the Task API over ttrpc."""
+        """Socket of the Task API over ttrpc."""
         return self.folder / "task.sock"
 
     @property
     def info_socket(self) -> Path:
-        """Of the read-only service for people and their tools (HTTP)."""
+        """Socket of the read-only service for people and their tools (HTTP)."""
         return self.folder / "info.sock"
 
     @property
     def grpc_task_socket(self) -> Path:
-        """Of the Task API over gRPC."""
+        """Socket of the Task API over gRPC."""
         return self.folder / "task-grpc.sock"
 
 
@@ -162,7 +162,7 @@ class Daemon:
         await self._serve(cleanup, parts, engine)
         if not self._restarting:
             liveness.notify("STOPPING=1")
-        log.info("restarting" if self._restarting else "ending")
+        log.info("restarting" if self._restarting else "stopping")
         asyncio.get_running_loop().call_later(START_SECONDS, parts.forkserver.client.give_up_starts)
         await asyncio.gather(calls.all_done(), *(server.stop() for server in self._grpc))
 
@@ -332,12 +332,12 @@ class Daemon:
         os._exit(0)
 
     def _restart(self) -> None:
-        """Stop serving, and begin as a new program: what is in memory has no record any more."""
+        """Stop serving, and start again in this process: the state in memory has no record any more."""
         self._restarting = True
         self._stopping.set()
 
     def _lacking(self, what: str) -> None:
-        """Say what confinement this host cannot give. Raises ``CannotStart`` where it is required."""
+        """Report a kind of confinement that this host lacks. Raises ``CannotStart`` where it is required."""
         if self._options.require_confinement:
             raise CannotStart(f"{what}: boot one that has it, or run without --require-confinement")
         log.warning("%s", what)
@@ -358,7 +358,7 @@ class Daemon:
             task.cancel()
         running = sum(len(container.alive()) for container in self._registry.containers.values())
         if running:
-            log.info("%d instances go on without us", running)
+            log.info("%d instances keep running", running)
         else:
             parts.forkserver.shut_down()
             parts.relay.shut_down()
@@ -393,5 +393,5 @@ def _lock_folder(folder: Path, gid: int | None) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        raise CannotStart(f"{folder}: another sandboxer works in it: stop it or choose another --dir") from None
+        raise CannotStart(f"{folder}: another sandboxer uses it: stop it or choose another --dir") from None
     return lock

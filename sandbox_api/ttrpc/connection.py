@@ -49,13 +49,13 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all connections of a server share."""
+    """State that all connections of a server share."""
 
     methods: calls.Methods
     keeper: Keeper | None
     loop: asyncio.AbstractEventLoop
     buffer: memoryview
-    """What any connection reads into, one at a time."""
+    """The buffer that connections read into, one at a time."""
     admit_wait: Callable[[], None]
     """Raises ``ResourceExhausted`` where one more connection may not wait."""
     closed: Callable[[Connection], None]
@@ -114,7 +114,7 @@ class Connection:
     def _readable(self) -> None:
         """Read. A request of a kept connection is taken from the socket only once it is journaled.
 
-        One that was read by a process that then died would else be answered by nobody.
+        One that was read by a process that then died would otherwise never be answered.
         """
         assert self._sock is not None
         buffer = self._shared.buffer
@@ -167,7 +167,7 @@ class Connection:
             raise InvalidArgument(f"not a ttrpc request: {error}") from None
         method = self._shared.methods.get((request.service, request.method))
         if method is None:
-            raise Unimplemented(f"nobody serves {request.service[:200]}/{request.method[:200]}")
+            raise Unimplemented(f"unimplemented: {request.service[:200]}/{request.method[:200]}")
         if stream in self._calls or not stream & 1:
             raise InvalidArgument(f"stream {stream} is in use, or not a client's (they are odd)")
         waits = method.kind is calls.Kind.WAIT
@@ -322,7 +322,7 @@ class _Call:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._late, seconds)
 
     def abandon(self) -> None:
-        """Nobody waits for the answer any more."""
+        """Drop the answer: its client is gone."""
         if self._timer is not None:
             self._timer.cancel()
         if self.method.kind is not calls.Kind.CHANGE:

@@ -51,7 +51,7 @@ class Server:
         return connection
 
     async def close(self) -> None:
-        """Accept no more, and hang up; connections that are kept stay open for the next server."""
+        """Stop accepting, and hang up; connections that are kept stay open for the next server."""
         if self._retry is not None:
             self._retry.cancel()
         if self._listener is not None:

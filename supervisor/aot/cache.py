@@ -270,7 +270,7 @@ class Cache:
             pass
 
     def _make_room(self) -> None:
-        """Remove what was not used for longest, of whichever engine, until the rest fits."""
+        """Remove what was not used for longest, of any engine, until the rest fits."""
         files = []
         total = 0
         now = time.time()

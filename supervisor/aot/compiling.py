@@ -22,15 +22,15 @@ log = logging.getLogger(__name__)
 
 MOST_JOBS = 256
 MOST_BYTES = 1 << 30
-"""Of modules that wait: their copies take disk space."""
+"""Modules that may wait: their copies take disk space."""
 
 
 class Compiler(Protocol):
-    """What compiles; ``cell.Cell``."""
+    """The compiler; ``compiler_process.CompilerProcess``."""
 
     @property
     def limits(self) -> Limits:
-        """What a compile may take."""
+        """Limits of a compile."""
         ...
 
     async def compile(self, module: int, level: Level, idle: bool) -> Outcome:
@@ -45,14 +45,14 @@ class Job:
         self.digest = digest
         self.size = size
         self.module = -1
-        """A copy of the module: what is compiled is what was hashed, whoever writes to the file meanwhile."""
+        """A copy of the module: the bytes that were hashed are compiled, even if the file is written meanwhile."""
         loop = asyncio.get_running_loop()
         self.results: dict[Level, asyncio.Future[Failure | None]] = {level: loop.create_future() for level in levels}
         """For each level, once it is done, why there is no product; None where there is."""
 
 
 class Compiling:
-    """Jobs and the two who work on them: for O0 at once, and for the better level when nobody else wants to run."""
+    """Jobs and two workers: for O0 at once, and for the better level when the processors are idle."""
 
     def __init__(
         self, cache: Cache, compiler: Compiler, threads: Executor, eager: bool = False, counters: Counters | None = None

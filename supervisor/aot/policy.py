@@ -29,7 +29,7 @@ _THREADS = 3
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What a module was compiled into, opened."""
+    """A compiled module, opened."""
 
     fd: int
     digest: str
@@ -41,7 +41,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class _Works:
-    """What belongs to one version of the engine."""
+    """Parts that belong to one version of the engine."""
 
     engine: str
     cache: Cache
@@ -60,11 +60,11 @@ class Aot:
         self._digests = Digests(self._threads)
         self._works: _Works | None = None
         self.pids: set[int] = set()
-        """Of the children of ours that compile."""
+        """Pids of our children that compile."""
         self._seeing: set[asyncio.Task[None]] = set()
 
     async def start(self, engine: str) -> None:
-        """Begin, with products for WasmEdge of this version; with another than before, anew.
+        """Begin with products for WasmEdge of this version; begin again if it is another than before.
 
         Raises ``CacheUnusable``.
         """

@@ -54,7 +54,7 @@ class Parents:
         return held
 
     def release(self, held: list[Place]) -> None:
-        """Give up what ``hold`` answered; remove what no container needs, unless somebody else uses it."""
+        """Give up what ``hold`` answered; remove what no container needs, unless others use it."""
         for tree, group in reversed(held):
             self._holders[tree, group] -= 1
             if not self._holders[tree, group]:

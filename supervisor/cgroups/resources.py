@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sandbox_api.errors import InvalidArgument
 
 DEFAULT_SHARES = 1024
-"""The weight of a group that nobody gave one, and of a single process beside groups (sched(7))."""
+"""The default weight of a group, and of a single process beside groups (sched(7))."""
 
 _MOST = (1 << 63) - 1
 _CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")

@@ -1,4 +1,4 @@
-"""The daemon's own sockets: one live daemon each, nobody else's eyes."""
+"""The daemon's own sockets: each for one live daemon, and closed to other users."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def claim(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
-    raise SocketTaken(f"{path}: somebody serves there already: stop it or choose another path")
+    raise SocketTaken(f"{path}: another process serves there: stop it or choose another path")
 
 
 def give_to_group(path: Path, gid: int | None) -> None:

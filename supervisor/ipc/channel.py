@@ -106,7 +106,7 @@ class HelperChannel:
         self._queue: deque[_Outgoing] = deque()
         self._writing = False
         self.pid = 0
-        """Of the helper, where we started it; a child of ours."""
+        """Pid of the helper, if we started it; a child of ours."""
 
     @property
     def connected(self) -> bool:
@@ -139,7 +139,7 @@ class HelperChannel:
         await self.connect()
 
     def answers(self) -> bool:
-        """Whether somebody listens where it should. Takes the place of its supervisor for that moment."""
+        """Whether a helper listens on the path. Takes the place of its supervisor for that moment."""
         sock = self._dial()
         if sock is not None:
             sock.close()
@@ -151,7 +151,7 @@ class HelperChannel:
         Raises ``Unavailable`` where there is no connection, and ``OSError`` where its descriptors cannot be held.
         """
         if self._sock is None:
-            raise Unavailable(f"the {self._module} is away: try again")
+            raise Unavailable(f"the {self._module} is not connected: try again")
         frame = _Outgoing(*protocol.encode(kind, body, fds))
         if self._writing:
             frame.keep()
@@ -161,7 +161,7 @@ class HelperChannel:
             self._flush()
 
     def close(self) -> None:
-        """Let go of the helper, which goes on."""
+        """Disconnect; the helper keeps running."""
         if self._sock is None or self._reader is None:
             return
         loop = asyncio.get_running_loop()
@@ -183,7 +183,7 @@ class HelperChannel:
         return int(pid)
 
     def kill(self) -> None:
-        """End a helper that does not answer, and let go of it."""
+        """Kill a helper that does not answer, and disconnect."""
         if self._sock is not None:
             pid = self.peer
             self.close()

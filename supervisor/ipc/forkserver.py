@@ -51,7 +51,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What a forkserver had when it was joined: instances with their pids, and exits nobody acknowledged."""
+    """State of a forkserver when it was joined: instances with their pids, and exits that were not acknowledged."""
 
     engine: str
     landlock: int
@@ -118,7 +118,7 @@ class ForkserverClient:
 
     @property
     def pids(self) -> set[int]:
-        """Of the forkserver, where we started it, and of starts under way."""
+        """Pids of the forkserver, if we started it, and of starts under way."""
         return {self._helper.pid, *(start.pid for start in self._starts.values())}
 
     async def connect(self, on_exits: Callable[[list[Ended]], None], on_lost: Callable[[], None]) -> Inventory:
@@ -168,7 +168,7 @@ class ForkserverClient:
         """Run an instance; its pid, once the module is instantiated and about to run, or its start section runs.
 
         The request's descriptors are all but the report pipe. Raises a ``SandboxerError`` when it does
-        not come to that; then no process is left, and its exit is told to nobody.
+        not come to that; then no process is left, and its exit is not reported.
         """
         name = request.instance
         report, theirs = os.pipe2(os.O_CLOEXEC)
@@ -259,7 +259,7 @@ class ForkserverClient:
         return self._helper.answers()
 
     def workers(self) -> Iterator[int]:
-        """Pids of all workers that were ever forked for this path, whoever their parent is now."""
+        """Pids of all workers that were ever forked for this path, whatever their parent is now."""
         return proc.find("wasm-worker", label(self._path))
 
     def starts(self) -> dict[int, int]:
@@ -271,7 +271,7 @@ class ForkserverClient:
         return next((instance for instance, start in self._starts.items() if start.pid == pid), 0)
 
     def acknowledge(self, instances: Sequence[int]) -> None:
-        """These exits are on record: the forkserver need not keep them. It is told soon, of many at once."""
+        """Let the forkserver forget these exits, which are on record. Acknowledgements are sent soon, many at once."""
         if not self._acknowledged:
             asyncio.get_running_loop().call_later(ACKNOWLEDGE_SECONDS, self._tell_acknowledged)
         self._acknowledged += instances
@@ -289,7 +289,7 @@ class ForkserverClient:
             self._helper.send(protocol.END, b"")
 
     def close(self) -> None:
-        """Let go of the forkserver, which goes on."""
+        """Disconnect; the forkserver keeps running."""
         if self._acknowledged:
             self._tell_acknowledged()
         self._helper.close()
@@ -327,7 +327,7 @@ class ForkserverClient:
             self._welcome.set_result(frame)
 
     def exited(self, exits: list[Ended]) -> None:
-        """These have ended, whoever saw it: starts under way are told, and everybody else."""
+        """Dispatch exits from any source: to starts under way, or to ``on_exits``."""
         told = []
         for ended in exits:
             start = self._starts.get(ended.instance)
@@ -402,7 +402,7 @@ async def _exits_soon(start: _Start) -> bool:
 
 
 async def _undo(report: bytes) -> None:
-    """End a worker of which the forkserver did not live to tell: it may be nobody's child of ours."""
+    """End a worker whose forkserver died before reporting it; it may not be our child."""
     pid, loaded, _ = protocol.unpack_report(report)
     if not loaded:
         return  # it ended by itself, or never was

@@ -26,7 +26,7 @@ class Pending:
     """A call that an earlier supervisor had under way."""
 
     place: int
-    """Of its record in the journal."""
+    """Place of its record in the journal."""
     stream: int
     request: bytes
 

@@ -1,4 +1,4 @@
-"""What happens to containers, told to containerd (``--events``) and to people who watch."""
+"""Events of containers, for containerd (``--events``) and for people who watch."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class ExitRecorder:
         self._ending: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
 
     def record(self, exits: Sequence[Ended]) -> None:
-        """These instances have ended. Many at once cost one transaction."""
+        """Record exits, acknowledge them, and answer Waits. Many at once cost one transaction."""
         told: list[tuple[Process, ProcessState]] = []
         for ended in exits:
             _, process = self._registry.processes.get(ended.instance, (None, None))
@@ -86,7 +86,7 @@ class ExitRecorder:
         try:
             self._store.update_processes([process for process, _ in told])
         except StoreFailed as error:
-            log.error("%d exits are not on record yet: %s", len(told), error)
+            log.error("%d exits cannot be recorded: %s: trying again", len(told), error)
             for process, before in told:
                 process.exit, process.state = None, before
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self.record, exits)

@@ -168,7 +168,7 @@ def _remove_folder(path: str) -> None:
 def _mount_rootfs(each: Mount, root: str) -> None:
     """Mount one of the engine's on the root's folder, or below it. Nothing of it is looked up twice."""
     if "loop" in each.options:
-        raise InvalidArgument(f"rootfs: {each.source}: loop mounts are not served: mount it and pass a bind")
+        raise InvalidArgument(f"rootfs: {each.source}: unsupported loop mount: mount it and pass a bind")
     target = _open_target(root, each.target)
     try:
         if each.type in ("bind", "rbind") or not {"bind", "rbind"}.isdisjoint(each.options):

@@ -300,7 +300,9 @@ def _mounts(mounts: list[Any]) -> tuple[tuple[Bind, ...], tuple[Tmpfs, ...]]:
             data = ",".join(option for option in options if "=" in option)
             tmpfs[destination] = Tmpfs(destination, readonly, data)
         else:
-            raise InvalidArgument(f"config.json: mounts: {destination}: type {kind!r} is not served (bind, tmpfs)")
+            raise InvalidArgument(
+                f"config.json: mounts: {destination}: unsupported mount type {kind!r} (supported: bind, tmpfs)"
+            )
     return tuple(binds.values()), tuple(tmpfs.values())
 
 

@@ -120,7 +120,7 @@ def _open_input(where: str, streams: Streams, hold: bool) -> None:
 
 @functools.cache
 def _ended_pipe() -> int:
-    """A pipe at its end, for every standard input that nobody gave: guests wait for it, and /dev/null refuses epoll."""
+    """A pipe at its end, for standard inputs that were not given: guests wait for it, and /dev/null refuses epoll."""
     ended, writer = os.pipe2(os.O_CLOEXEC)
     os.close(writer)
     return ended

@@ -82,7 +82,7 @@ class Inspection:
         return Answer(f"{path[:200]}: there is nothing of that name\n".encode(), TEXT, "404 Not Found")
 
     def _chosen(self, query: dict[str, str]) -> list[Container]:
-        """Those that run, or ``all``; or those that a ``name`` may mean: [NAMESPACE/]ID, or an id's beginning."""
+        """Running ones, or ``all``; or those that match a ``name``: [NAMESPACE/]ID, or an id's beginning."""
         every = self._registry.containers
         if "name" not in query:
             return [each for each in list(every.values()) if "all" in query or each.init.state in ALIVE]
@@ -148,7 +148,7 @@ class Inspection:
         }
 
     def _maker(self, sandbox: Sandbox) -> str:
-        """Who made it, as its containers say."""
+        """The engine that made it, as its containers' annotations say."""
         return next((self._origin(each).maker for each in sandbox.containers.values()), makers.UNKNOWN)
 
     def _whole(self, container: Container) -> Row:
@@ -198,7 +198,7 @@ class Inspection:
         return origin
 
     async def _happened(self, follow: bool) -> AsyncIterator[bytes]:
-        """What has happened of late, and then, with ``follow``, what happens."""
+        """Recent events, and with ``follow`` those to come."""
         with self._events.watch() as watcher:
             for event in watcher.past:
                 yield _line(event.row())

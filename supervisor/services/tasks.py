@@ -52,7 +52,7 @@ MAX_STARTS = 512
 """Starts that may be under way, or wait for their container, at once. Each holds a dozen descriptors, and all share the
 forkserver: one more would only make all of them late."""
 MAX_STARTS_OF_A_SANDBOX = 256
-"""Of these, as many may be one sandbox's: modules that are slow to load hold up no more than their own sandbox."""
+"""Starts of one sandbox at once: modules that are slow to load hold up no more than their own sandbox."""
 
 _STATUS = {
     ProcessState.CREATED: TaskStatus.CREATED,
@@ -113,7 +113,7 @@ class TaskService:
         async with container.lock:
             container.init.require("exec in it", ProcessState.RUNNING)
             if new.exec_id in (container.execs or {}):
-                raise AlreadyExists(f"container {name}: there is such an exec already")
+                raise AlreadyExists(f"container {name}: an exec of this id exists")
             with _about(name):
                 spec = new.spec or (prepared.new.spec if prepared else b"")
                 terminal = oci.parse_exec(spec).terminal

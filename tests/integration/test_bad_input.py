@@ -103,7 +103,9 @@ def test_a_config_that_is_a_fifo_holds_nobody_up(pod: Pod) -> None:
 
 def test_a_mount_of_a_type_that_is_not_served(pod: Pod) -> None:
     refuses(
-        pod.with_wasm("hello").mount("/data", "server:/", kind="nfs").write(), InvalidArgument, "'nfs' is not served"
+        pod.with_wasm("hello").mount("/data", "server:/", kind="nfs").write(),
+        InvalidArgument,
+        "unsupported mount type 'nfs'",
     )
 
 

@@ -32,10 +32,10 @@ def test_sockets_and_folder_are_for_their_owner_only(daemon: Daemon) -> None:
 def test_it_refuses_to_start_beside_a_live_one(daemon: Daemon, tmp_path: Path) -> None:
     same_socket = run("--listen", str(daemon.listen), "--dir", str(tmp_path / "dir"))
     assert same_socket.returncode == 1
-    assert "somebody serves there already" in same_socket.stderr
+    assert "another process serves there" in same_socket.stderr
     same_folder = run("--listen", str(tmp_path / "sock"), "--dir", str(daemon.dir))
     assert same_folder.returncode == 1
-    assert "another sandboxer works in it" in same_folder.stderr
+    assert "another sandboxer uses it" in same_folder.stderr
     assert len(same_folder.stderr.splitlines()) == 1
 
 

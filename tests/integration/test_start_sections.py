@@ -127,7 +127,7 @@ def test_sigterm_undoes_a_start_that_nothing_comes_of() -> None:
         finally:
             server.resume()
         assert time.monotonic() - begun < SOON
-        with pytest.raises(Unavailable, match="ending: try again"):
+        with pytest.raises(Unavailable, match="stopping: try again"):
             container.connection.receive(stream, "Start")
         daemon.start()
         assert container.reconnect().status() == "CREATED"

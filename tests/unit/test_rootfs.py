@@ -291,7 +291,7 @@ def test_unmounting_what_was_never_mounted_and_twice(folder: Path) -> None:
 REFUSED_ROOTFS = [
     ([Mount("bind", "/gone")], FailedPrecondition, "mounting bind /gone on .*/rootfs: No such file"),
     ([Mount("nosuchfs", "x")], FailedPrecondition, "mounting nosuchfs x on .*/rootfs: No such device"),
-    ([Mount("ext4", "/dev/x", "", ("loop",))], InvalidArgument, "loop mounts are not served"),
+    ([Mount("ext4", "/dev/x", "", ("loop",))], InvalidArgument, "unsupported loop mount"),
     ([Mount("tmpfs", "tmpfs"), Mount("bind", "/gone")], FailedPrecondition, "mounting bind /gone"),
     ([Mount("tmpfs", "tmpfs"), Mount("tmpfs", "tmpfs", "gone")], FailedPrecondition, "mounting gone"),
 ]

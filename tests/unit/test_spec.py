@@ -203,7 +203,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"mounts": [bind("/a\0b")]}, r"destination"),
     ({"mounts": [bind("/a/..")]}, r"mounts: '/' is the root file system"),
     ({"mounts": [tmpfs("/")]}, r"mounts: '/' is the root file system"),
-    ({"mounts": [bind("/a", kind="ext4")]}, r"mounts: /a: type 'ext4' is not served"),
+    ({"mounts": [bind("/a", kind="ext4")]}, r"mounts: /a: unsupported mount type 'ext4'"),
     ({"mounts": [bind("/a") | {"options": ["ro", 1]}]}, r"mounts\.options holds"),
     ({"mounts": [bind("/a") | {"source": 1}]}, r"mounts\.source is int, not str"),
     ({"annotations": []}, r"annotations is list, not dict"),

@@ -17,7 +17,7 @@ from sandbox_api.proto import task_pb2 as pb
 from ...harness.container import Container, Pod
 from ...harness.daemon import Daemon
 
-ENDING = "the sandboxer is ending: try again"
+ENDING = "the sandboxer is stopping: try again"
 
 
 def wait_over_grpc(container: Container) -> grpc.Future:

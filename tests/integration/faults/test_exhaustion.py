@@ -78,7 +78,7 @@ def test_a_full_disk(small: Daemon) -> None:
         assert stays.status() == "RUNNING"
         ends.kill(15)  # it ends, and cannot be recorded
         deadline = time.monotonic() + 10
-        while "not on record yet" not in small.log_text():
+        while "cannot be recorded" not in small.log_text():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert pod.api.status(pod.id).state == "SANDBOX_READY"

@@ -65,7 +65,7 @@ def changes_fail_and_the_rest_goes_on(daemon: Daemon, pod: Pod, runs: Container,
             pod.api.create("other")
     ends.kill(signal.SIGTERM)
     deadline = time.monotonic() + 10
-    while "not on record yet" not in daemon.log_text():
+    while "cannot be recorded" not in daemon.log_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert (runs.status(), pod.api.status(pod.id).state) == ("RUNNING", "SANDBOX_READY")
