@@ -126,7 +126,7 @@ class StartRequest:
         max_pages: int = 0,
         terminal: bool = False,
         network: bool = False,
-        seccomp: bytes = b"",
+        seccomp: Sequence[bytes] = (),
         imageable: bool = False,
     ) -> None:
         self.instance = instance
@@ -153,8 +153,8 @@ class StartRequest:
         """Stdin is a terminal, and becomes the controlling one."""
         self.network = network
         """Whether it may use sockets: it joins a network namespace, or is meant to have the host's network."""
-        self.seccomp = seccomp
-        """The spec's own filter, a program for seccomp(2); empty where there is none."""
+        self.seccomp = list(seccomp)
+        """Programs for seccomp(2) that come before the worker's own: the spec's filter, and one that guards logs."""
         self.imageable = imageable
         """Whether loading the module runs none of its code, so that it may be mapped from an image of it loaded."""
 
@@ -189,7 +189,7 @@ class StartRequest:
         if self.network:
             fields[_NETWORK] = b""
         if self.seccomp:
-            fields[_SECCOMP] = self.seccomp
+            fields[_SECCOMP] = pack(self.seccomp)
         if self.imageable:
             fields[_IMAGEABLE] = b""
         return pack_tagged(fields)
@@ -231,7 +231,7 @@ class StartRequest:
             max_pages=_numbers(fields[_MAX_PAGES], 1)[0] if _MAX_PAGES in fields else 0,
             terminal=_TERMINAL in fields,
             network=_NETWORK in fields,
-            seccomp=get(_SECCOMP, b""),
+            seccomp=unpack(fields[_SECCOMP]) if _SECCOMP in fields else (),
             imageable=_IMAGEABLE in fields,
         )
         if len(limits) % 3 or not all(preopens) or len(preopens) != len(request.descriptors.all(FOLDER)):

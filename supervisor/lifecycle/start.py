@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from workers.start_request import CGROUP, MODULE, NETNS, STDERR, STDIN, STDOUT, Descriptors
@@ -21,6 +22,8 @@ from ..model.sandbox import Sandbox
 from ..oci import container_log, streams, wasi
 from ..oci import spec as oci
 from ..oci.netns import open_netns, process_of
+from ..seccomp.allowed import log_filter
+from ..seccomp.library import SeccompMissing
 from ..seccomp.profile import oci_filter
 from ..state.store import Store
 from .containers import ContainerManager
@@ -77,12 +80,16 @@ class Starter:
             if netns:
                 opened_here.append(open_netns(netns))
                 descriptors.put(NETNS, opened_here[-1])
+            seccomp = [await asyncio.to_thread(oci_filter, spec.seccomp)] if spec.seccomp else []
+            if opened.logged:
+                with suppress(SeccompMissing):  # then there are no filters at all, and that has been said
+                    seccomp.append(log_filter())
             placement = wasi.Placement(
                 descriptors=descriptors,
                 network=network,
                 terminal=process.stdio.terminal,
                 memory_limit=Resources.parse(spec.resources).memory_limit or 0,
-                seccomp=await asyncio.to_thread(oci_filter, spec.seccomp) if spec.seccomp else b"",
+                seccomp=seccomp,
             )
             request = wasi.request(process.instance, what, context, placement)
             request.imageable = product is not None and product.imageable

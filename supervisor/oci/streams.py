@@ -42,6 +42,11 @@ class Streams:
     log: list[int] = field(default_factory=list)
     """Of a log, what is not a stream: a terminal has one output."""
 
+    @property
+    def logged(self) -> bool:
+        """Whether standard output or error is a file."""
+        return any(stat.S_ISREG(os.fstat(fd).st_mode) for fd in (self.stdout, self.stderr) if fd >= 0)
+
     def close(self) -> None:
         """Close all that is still open."""
         for name in ("stdin", "stdout", "stderr"):

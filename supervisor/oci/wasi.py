@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -77,7 +78,7 @@ class Placement:
     terminal: bool = False
     memory_limit: int = 0
     """Bytes; 0 is none."""
-    seccomp: bytes = b""
+    seccomp: Sequence[bytes] = ()
     """Filter from the OCI spec's profile; b"" is none."""
 
 

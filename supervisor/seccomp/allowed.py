@@ -8,6 +8,8 @@ libc, architecture or kernel takes. Any other call ends the guest.
 from __future__ import annotations
 
 import errno
+import functools
+import os
 import platform
 
 from workers.greeting import Filters
@@ -114,6 +116,24 @@ def compiler_filter(machine: str = platform.machine()) -> bytes:
         # Threads, but no processes. The C library takes clone() where there is no clone3(), whose flags cannot be seen.
         builder.rule(ALLOW, "clone", low(0, _CLONE_THREAD, _CLONE_THREAD))
         builder.rule(ERRNO | errno.ENOSYS, "clone3")
+        return builder.program()
+
+
+@functools.cache
+def log_filter(machine: str = platform.machine()) -> bytes:
+    """Build a filter for guests whose standard output or error is a file: they may append to it, and nothing else.
+
+    O_APPEND can be cleared and what was written cut off; so neither is allowed for these two descriptors, nor any
+    duplicate of them. All else is left to the worker's own filter. Raises ``SeccompMissing``.
+    """
+    refuse = ERRNO | errno.EPERM
+    with FilterBuilder(ALLOW, machine) as builder:
+        for fd in (1, 2):
+            for name in ("ftruncate", "fallocate", "utimensat", "dup", "dup3"):
+                builder.rule(refuse, name, low(0, fd))
+            for operation in (_F_DUPFD, _F_DUPFD_CLOEXEC):
+                builder.rule(refuse, "fcntl", low(0, fd), low(1, operation))
+            builder.rule(refuse, "fcntl", low(0, fd), low(1, _F_SETFL), low(2, 0, os.O_APPEND))
         return builder.program()
 
 

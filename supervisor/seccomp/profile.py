@@ -15,7 +15,7 @@ from . import library
 from .library import ALLOW, ERRNO, LOG, TRACE, Compare, FilterBuilder
 
 NEEDED = """
-    openat close fstat newfstatat read pread64 write mmap munmap mprotect brk rt_sigaction getpid exit_group
+    openat close fstat newfstatat lseek read pread64 write mmap munmap mprotect brk rt_sigaction getpid exit_group
 """.split()  # noqa: SIM905
 """Without these no module can be loaded and run: a profile that forbids one is refused."""
 

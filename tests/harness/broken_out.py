@@ -134,6 +134,30 @@ def _access(folders: list[int], folder: str, path: str) -> object:
 
 
 @_try
+def _spoil_log(_: list[int], how: str) -> object:
+    """Undo what was written to standard output."""
+    if how == "truncate":
+        os.ftruncate(1, 0)
+    elif how == "punch":
+        _checked(_libc.fallocate(1, 3, ctypes.c_long(0), ctypes.c_long(4)))  # FALLOC_FL_PUNCH_HOLE | KEEP_SIZE
+    elif how == "date":
+        os.utime(1, (1, 1))
+    elif how == "overwrite":
+        fcntl.fcntl(1, fcntl.F_SETFL, 0)
+        os.pwrite(1, b"over", 0)
+    elif how == "duplicate":
+        os.ftruncate(os.dup(1), 0)
+    elif how == "duplicate onto":
+        os.dup2(1, 9, inheritable=False)
+        os.ftruncate(9, 0)
+    elif how == "duplicate by fcntl":
+        os.ftruncate(fcntl.fcntl(1, fcntl.F_DUPFD, 9), 0)
+    elif how == "place":
+        os.pwrite(1, b"over", 0)  # O_APPEND wins (pwrite(2), BUGS)
+    return None
+
+
+@_try
 def _rename(folders: list[int], source: str, old: str, target: str, new: str) -> object:
     os.rename(old, new, src_dir_fd=folders[int(source)], dst_dir_fd=folders[int(target)])
     return None

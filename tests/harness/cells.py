@@ -104,6 +104,7 @@ class Cells:
         folders: Sequence[tuple[Path, bool]] = (),
         stderr: int | None = None,
         stdin: int | None = None,
+        stdout: int | None = None,
         module: Path | None = None,
         **fields: object,
     ) -> Worker:
@@ -113,7 +114,10 @@ class Cells:
         out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         chosen = module or self._module
         opened = [os.open(chosen, os.O_RDONLY), os.open("/dev/null", os.O_RDONLY) if stdin is None else os.dup(stdin)]
-        opened += [os.dup(out.fileno()), os.dup(err.fileno() if stderr is None else stderr)]
+        opened += [
+            os.dup(out.fileno() if stdout is None else stdout),
+            os.dup(err.fileno() if stderr is None else stderr),
+        ]
         opened += [os.open(path, os.O_PATH | os.O_DIRECTORY) for path, _ in folders]
         names = ["/", *(f"/{path.name}" for path, _ in folders[1:])]
         preopens = [Preopen(os.fsencode(name), readonly) for name, (_, readonly) in zip(names, folders, strict=False)]

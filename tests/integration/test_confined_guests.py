@@ -138,17 +138,17 @@ def test_a_profile_narrows_the_cell(cells: Cells, tmp_path: Path) -> None:
             "syscalls": [{"names": ["renameat"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOTSUP}],
         }
     )
-    outcome = cells.run("rename", "0", "file", "0", "other", folders=[(tmp_path, False)], seccomp=profile)
+    outcome = cells.run("rename", "0", "file", "0", "other", folders=[(tmp_path, False)], seccomp=[profile])
     assert refused(outcome) in ("EOPNOTSUPP", "ENOTSUP")
 
 
 def test_a_profile_does_not_widen_it(cells: Cells) -> None:
     profile = oci_filter({"defaultAction": "SCMP_ACT_ALLOW"})
-    forbidden(cells.run("exec", "/bin/true", seccomp=profile), "execve")
-    forbidden(cells.run("call", str(NUMBERS["seccomp"]), "1", "0", "@", seccomp=profile), "seccomp")
+    forbidden(cells.run("exec", "/bin/true", seccomp=[profile]), "execve")
+    forbidden(cells.run("call", str(NUMBERS["seccomp"]), "1", "0", "@", seccomp=[profile]), "seccomp")
     refusing = {"names": ["execve"], "action": "SCMP_ACT_ERRNO"}
     profile = oci_filter({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refusing]})
-    forbidden(cells.run("exec", "/bin/true", seccomp=profile), "execve")
+    forbidden(cells.run("exec", "/bin/true", seccomp=[profile]), "execve")
 
 
 @KINDS
@@ -160,7 +160,7 @@ def test_guests_run_with_a_profile_that_denies_by_default(guests: Cells, tmp_pat
             "syscalls": [{"names": NEEDED, "action": "SCMP_ACT_ALLOW"}],
         }
     )
-    outcome = guests.run("x", "none", module=module("traps", kind), seccomp=profile)
+    outcome = guests.run("x", "none", module=module("traps", kind), seccomp=[profile])
     assert (outcome.report, outcome.status) == ("R", 7), outcome
 
 

@@ -70,7 +70,7 @@ def requests(draw: st.DrawFn) -> StartRequest:
         max_pages=draw(st.integers(0, 65536)),
         terminal=draw(st.booleans()),
         network=draw(st.booleans()),
-        seccomp=draw(st.binary()),
+        seccomp=draw(st.lists(st.binary(), max_size=3)),
     )
 
 

@@ -75,14 +75,14 @@ def test_a_request_says_all_that_the_spec_does() -> None:
     descriptors = Descriptors()
     descriptors.add(CGROUP, 7, 8)
     made = start_request(
-        spec, 9, memory_limit=2 * 65536, descriptors=descriptors, terminal=True, network=True, seccomp=b"filter"
+        spec, 9, memory_limit=2 * 65536, descriptors=descriptors, terminal=True, network=True, seccomp=[b"filter"]
     )
     assert (made.instance, made.function, made.args) == (9, b"run", [b"/app.wasm", "é".encode()])
     assert made.env == [b"A=1", b"PWD=/work"]
     assert (made.uid, made.gid, made.groups) == (1000, 1001, [10])
     assert (made.rlimits, made.oom_score_adj) == ([(7, 64, -1)], 0)
     assert (made.max_pages, made.descriptors.all(CGROUP)) == (2, [7, 8])
-    assert (made.terminal, made.network, made.seccomp) == (True, True, b"filter")
+    assert (made.terminal, made.network, made.seccomp) == (True, True, [b"filter"])
 
 
 @pytest.mark.parametrize(

@@ -77,11 +77,12 @@ class Confinement:
     ) -> None:
         """Leave the process the module, its preopens and a guest's system calls, for good. Its ``pid`` lies there.
 
-        The spec's own filter goes first: the worker's would not let another be installed.
+        The request's own filters go first: the worker's would not let another be installed.
         """
         folders = [(fd, preopen.readonly) for preopen, fd in zip(request.preopens, preopens, strict=True)]
         self._landlock.restrict(calls, folders, [module], request.network, stage)
-        Filter(request.seccomp).install(calls, pid, stage)
+        for program in request.seccomp:
+            Filter(program).install(calls, pid, stage)
         filters = self._with_network if request.network else self._without_network
         filters[request.module_kind].install(calls, pid, stage)
 
