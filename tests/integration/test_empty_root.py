@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.oci import mount_tree
+
 from ..harness.cells import NUMBERS, WITHOUT_EMPTY_ROOT, Cells, Worker, forbidden, refused, shut
+from ..harness.container import Pod
 from ..harness.daemon import Daemon
 from ..harness.guests import guest
 
@@ -148,6 +151,39 @@ def test_the_log_says_that_it_is_refused_and_required_it_is_an_error() -> None:
     daemon.prefix = [*WITHOUT_EMPTY_ROOT]
     with pytest.raises(AssertionError, match=r"workers have no empty root \(Operation not permitted\)"), daemon:
         pass
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+@pytest.mark.parametrize("how", ["stat", "readlink", "set_times", "access", "open"])
+def test_a_preopens_descriptor_leads_no_way_up(cells: Cells, tmp_path: Path, mine: Path, how: str, uid: int) -> None:
+    """It is a mount of its own, as the supervisor makes all of a guest's."""
+    given = tmp_path / "given"
+    given.mkdir()
+    place = os.open(given, os.O_PATH | os.O_DIRECTORY)
+    detached = mount_tree.clone(place)
+    flags = (str(os.O_PATH),) if how == "open" else ()
+    for path in (
+        "../mine",
+        "../../../../../../etc/shadow",
+        "../../../../../../../../proc/self/exe",
+        "../given/../mine",
+    ):
+        folders = [(Path(f"/proc/self/fd/{detached}"), False)]
+        outcome = cells.run(how, "0", path, *flags, uid=uid, gid=uid, folders=folders)
+        assert refused(outcome) == "ENOENT", path
+    for fd in (place, detached):
+        os.close(fd)
+    assert mine.stat().st_mtime == 1000
+
+
+def test_no_folder_of_a_real_workers_has_a_way_up(pod: Pod, tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    builder = pod.with_wasm("sleep").mount("/data", tmp_path / "volume")
+    worker = builder.mount("/scratch", "tmpfs", "tmpfs").build().start()
+    folders = [each for each in Path(f"/proc/{worker.pid}/fd").iterdir() if each.is_dir()]
+    assert len(folders) == 3
+    for folder in folders:
+        assert os.path.samestat(os.stat(f"{folder}/.."), os.stat(folder))
 
 
 def _waiting(cells: Cells) -> Worker:
