@@ -199,6 +199,7 @@ class Cgroup:
             for tree in trees - before:
                 self._parents.make_leaf(tree, self._path)
                 self._own |= {tree}
+                self._layout.deny_devices(tree, self._path)
                 self._layout.prepare(tree, self._path, resources)
                 self._layout.trees[tree].move(self._path, pids if known is None else known)
         except BaseException:

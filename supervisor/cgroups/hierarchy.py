@@ -51,6 +51,7 @@ class Hierarchy:
                     group, above = path, path[:-1]
                     made = self._parents.make_leaf(tree, path)
                     own.add(tree)
+                    self.layout.deny_devices(tree, path)
                 else:
                     group = above = self.layout.shared(path)
                     made = self.layout.trees[tree].make(group)

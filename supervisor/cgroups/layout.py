@@ -56,6 +56,10 @@ class Layout(ABC):
         """Make an existing group, own or shared, ready for these limits and for processes."""
 
     @abstractmethod
+    def deny_devices(self, tree: str, group: GroupPath) -> None:
+        """Let processes of a new own group neither open nor make any device, as far as this tree decides on that."""
+
+    @abstractmethod
     def settings(self, group: GroupPath, own: frozenset[str], resources: Resources) -> list[Setting]:
         """The settings to write, in the order that the kernel takes. ``own``: the trees that have the group."""
 

@@ -13,7 +13,7 @@ from .path import GroupPath
 from .resources import Resources
 from .tree import Setting, Tree
 
-CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "pids", "freezer")
+CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "pids", "freezer", "devices")
 
 _LIMIT, _LIMIT_WITH_SWAP = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
 _PERIOD, _QUOTA = "cpu.cfs_period_us", "cpu.cfs_quota_us"
@@ -67,6 +67,11 @@ class V1(Layout):
             for file in (_CPUS, _MEMS):
                 if not files.read(group[:depth], file).strip():
                     files.write(group[:depth], file, files.read(group[: depth - 1], file))
+
+    def deny_devices(self, tree: str, group: GroupPath) -> None:
+        """Source: devices.rst; "a" is all of them."""
+        if tree == self._name.get("devices"):
+            self.trees[tree].write(group, "devices.deny", "a")
 
     def settings(self, group: GroupPath, own: frozenset[str], resources: Resources) -> list[Setting]:
         """Only of trees that have the group: elsewhere, "no limit" is the parent's to say."""

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from sandbox_api.interface import Usage
 
+from .devices import DeviceDenial
 from .layout import Layout
 from .path import SHARED_LEAF, GroupPath
 from .resources import Resources, cpu_weight
@@ -35,6 +36,7 @@ class V2(Layout):
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self._devices = DeviceDenial()
         self.trees: Mapping[str, Tree] = {_NAME: tree}
         self.controllers = frozenset(tree.read((), AVAILABLE).split())
         self.memory = self.freezer = _NAME
@@ -73,6 +75,10 @@ class V2(Layout):
                         f"linux.resources: {needs[controller]} needs the {controller} controller, which "
                         f"{self._tree.path(above)} was not given: enable it in {_ENABLED} of the groups above"
                     )
+
+    def deny_devices(self, tree: str, group: GroupPath) -> None:
+        """Source: cgroup-v2.rst, "Device controller"."""
+        self._devices.attach(self._tree.path(group))
 
     def settings(self, group: GroupPath, own: frozenset[str], resources: Resources) -> list[Setting]:
         """Nothing for a shared group."""

@@ -126,6 +126,17 @@ def test_device_nodes_in_a_tmpfs_are_of_no_use(pod: Pod, disk: tuple[int, Path])
     assert_refused(container.start(), image)
 
 
+def test_the_control_group_of_a_limited_container_has_no_device(pod: Pod) -> None:
+    """The second wall, where a mount without ``nodev`` should ever slip in."""
+    devices = Path("/sys/fs/cgroup/devices")
+    if not (devices / "devices.list").exists():
+        pytest.skip("needs the devices controller of version 1; version 2 is in cgroups/test_v2.py")
+    container = pod.with_wasm("sleep").linux(resources={"pids": {"limit": 10}}).build().start()
+    lines = Path(f"/proc/{container.pid}/cgroup").read_text().splitlines()
+    (group,) = (line.split(":", 2)[2] for line in lines if line.split(":")[1] == "devices")
+    assert (devices / group.lstrip("/") / "devices.list").read_text() == ""
+
+
 def test_a_root_that_its_engine_mounted_is_as_its_spec_says(pod: Pod, tmp_path: Path) -> None:
     builder = pod.with_wasm("files").readonly().args("r /old", "w /old x", "w /new x")
     with overlay(builder, tmp_path, engine=True) as lower:

@@ -70,12 +70,29 @@ class Guest:
             time.sleep(0.002)
         return False
 
+    def says(self, within: float = 10) -> str:
+        """What it writes, in one piece, and ends."""
+        self.process.wait(within)
+        assert self.process.stdout is not None
+        return os_read(self.process.stdout.fileno()).decode().strip()
+
     def end(self) -> int:
         self.process.kill()
         return self.process.wait(10)
 
 
 ECHO = "import os\nwhile c := os.read(0, 1): os.write(1, c)"
+
+
+def opens(path: str) -> str:
+    """Code of a guest that says why it cannot open a device."""
+    return f"""
+try:
+    open({path!r}, "rb", 0).close()
+    print("opened", flush=True)
+except OSError as error:
+    print(error.strerror, flush=True)
+"""
 
 
 def os_read(fd: int) -> bytes:

@@ -22,6 +22,7 @@ from .groups import (
     leftovers,
     needs_root,
     needs_v1,
+    opens,
     value,
 )
 
@@ -32,6 +33,17 @@ pytestmark = needs_root
 def test_what_this_host_has(v1: Hierarchy) -> None:
     assert v1.version == 1
     assert v1.controllers >= {"memory", "cpu", "cpuacct", "cpuset", "pids", "freezer"}
+
+
+@needs_v1
+def test_no_device_can_be_opened_in_a_limited_container(v1: Hierarchy, join: Join) -> None:
+    """The second wall: the first is that no mount of a guest's lets devices be used."""
+    if "devices" not in v1.controllers:
+        pytest.skip("needs the devices controller of version 1")
+    group = v1.create(f"/{NAME}/pod/abc", Resources(pids_limit=20))
+    assert value("devices", "pod/abc", "devices.list") == ""
+    assert join(group, opens("/dev/zero")).says() == "Operation not permitted"
+    assert value("devices", "pod", "devices.list") == "a *:* rwm"  # and nobody else's are denied
 
 
 @needs_v1

@@ -17,6 +17,7 @@ from .groups import (
     needs_hugetlb,
     needs_root,
     needs_v2,
+    opens,
 )
 
 pytestmark = needs_root
@@ -80,3 +81,12 @@ def test_v2_pause_of_a_shared_container_stops_it_alone(v2: Hierarchy, join: Join
     assert group.delete()
     assert other.delete()
     assert not (UNIFIED / NAME).exists()
+
+
+@needs_hugetlb
+def test_v2_no_device_can_be_opened_in_a_limited_container(v2: Hierarchy, join: Join) -> None:
+    """By a program of the kernel's: version 2 has no file for it."""
+    limited = v2.create(f"/{NAME}/pod/limited", Resources(unified={"hugetlb.2MB.max": "4194304"}))
+    assert join(limited, opens("/dev/zero")).says() == "Operation not permitted"
+    free = v2.create(f"/{NAME}/other/free", Resources())
+    assert join(free, opens("/dev/zero")).says() == "opened"
