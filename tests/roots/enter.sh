@@ -1,17 +1,19 @@
 #!/bin/sh
 # enter.sh LOWER UPPER COMMAND...: runs a command in a root file system made of LOWER, which stays as it is, and UPPER,
 # which takes all changes (UPPER.work is the overlay's own), with the kernel's file systems, and a tmpfs on /tmp and
-# /run. Mounts are in a namespace of its own and end with the command. Needs root.
+# /run. Mounts and processes are in namespaces of its own and end with the command. Needs root.
 set -eu
 
-[ "${1:-}" = inside ] || exec unshare --mount --propagation private "$0" inside "$@"
+[ "${1:-}" = inside ] || exec unshare --mount --propagation private --pid --fork --kill-child "$0" inside "$@"
 shift
 lower=$1 upper=$2
 shift 2
 root=$upper.root
 mkdir -p "$upper" "$upper.work" "$root"
 mount -t overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$upper.work" overlay "$root"
-for name in proc sys dev; do
+mkdir -p "$root/proc"
+mount -t proc proc "$root/proc"
+for name in sys dev; do
     mkdir -p "$root/$name"
     mount --rbind "/$name" "$root/$name"
 done
@@ -32,4 +34,5 @@ cd "$root"
 pivot_root . .
 umount -l .
 cd /
-exec "$@"
+# This stays, as the namespace's first process, and buries orphans.
+"$@"

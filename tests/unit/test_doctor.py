@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def test_a_host_that_has_everything(host: Host) -> None:
 def test_no_engine(host: Host) -> None:
     found = finding(replace(host, engine=lambda: (False, "libwasmedge.so.0 does not load")), "libwasmedge")
     assert (found.state, found.required) == (State.MISSING, True)
-    assert found.remedy == "packaging/install-wasmedge.sh"
+    assert found.remedy.split()[1:3] == ["packaging/install-wasmedge.sh", str(Path(sys.prefix, "wasmedge"))]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ class WasmEdge(Engine):
         try:
             lib = capi.load()
         except (OSError, AttributeError) as error:
-            raise EngineMissing(f"{capi.LIBRARY} does not load ({error}): run packaging/install-wasmedge.sh") from None
+            raise EngineMissing(
+                f"{capi.LIBRARY} does not load ({error}): run install-wasmedge.sh, as wasm-sandboxer doctor says"
+            ) from None
         version: bytes = lib.WasmEdge_VersionGet()
         if not version.startswith(VERSION):
             raise EngineMissing(f"{capi.LIBRARY} is {version.decode()}, this needs {VERSION.decode()}x")

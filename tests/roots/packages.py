@@ -1,0 +1,69 @@
+"""Debian packages in fresh systems, installed, upgraded with instances running, and removed: ``make roots-packages``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .system import FOLDER, ROOT, System, debian
+
+SUITES = ("bookworm", "trixie")
+OLD = "0.1.9"
+LOOK = """
+find / /run /tmp -xdev \\( -path /src -o -path /proc -o -path /var/log -o -path /var/lib/dpkg/info \\) -prune -o \
+    \\( -name '*wasm-sandboxer*' -o -name '*kuasar-wasm*' -o -name '*-wasm-v1*' \\) -print
+ps -e -o args= 2>/dev/null | grep -c '[w]asm-sandboxer' || true
+"""
+
+
+def build(suite: str, version: str | None) -> Path:
+    """A package of the checkout; as if of another version, where one is given."""
+    folder = FOLDER / "packages" / (version or "new")
+    for each in folder.glob(f"*~deb{12 if suite == 'bookworm' else 13}_*.deb"):
+        each.unlink()
+    environment = {**os.environ, **({"PACKAGE_VERSION": version} if version else {})}
+    subprocess.run([ROOT / "packaging" / "deb" / "build.sh", suite, folder], check=True, env=environment)
+    return max(folder.glob("*.deb"), key=lambda path: path.stat().st_mtime)
+
+
+def life(suite: str) -> None:
+    """One package's life. Raises ``CalledProcessError`` or ``AssertionError``."""
+    old, new = build(suite, OLD), build(suite, None)
+    sleep = next(path for path in sorted((ROOT / ".cache" / "guests").glob("*/sleep.wasm")))
+    system = System(debian(suite), f"{suite}-packages")
+    try:
+        system.take_tree()
+        system.take(old, new, sleep)
+        story = f"""
+            set -eu
+            export DEBIAN_FRONTEND=noninteractive
+            apt-get -qq update
+            apt-get -qq --yes install /{old.name} >/dev/null
+            mkdir -p /tmp/client
+            wasm-sandboxer --version
+            wasm-sandboxer doctor || true
+            /usr/lib/wasm-sandboxer/bin/python /src/tests/roots/packaged.py /{new.name}
+            apt-get -qq --yes purge wasm-sandboxer
+            rm -f /{old.name} /{new.name} /run/notify.sock
+            rm -rf /tmp/client
+            {LOOK}
+        """
+        done = system.output("sh", "-c", story)
+        print(done)
+        assert done.endswith("its settings are there still\n0\n") or done.rstrip().endswith("still\n0"), (
+            "left something"
+        )
+    finally:
+        system.remove()
+
+
+def main() -> None:
+    for suite in sys.argv[1:] or SUITES:
+        print(f"{suite}:", flush=True)
+        life(suite)
+
+
+if __name__ == "__main__":
+    main()
