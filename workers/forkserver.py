@@ -363,6 +363,7 @@ def main() -> None:
         loaded = engines.load()
         confinement.drop_bounding_set()
         boot.default_signals()
+        linux.default_library_signals()
         listener = boot.ControlListener(path)
     except (EngineMissing, OSError) as error:
         boot.say_failed(error)

@@ -28,6 +28,8 @@ _CLONE3 = 435  # system call number, the same on every architecture
 _CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x00200000, 0x01000000  # clone(2)
 _PR_GET_TID_ADDRESS = 40
 _SIGCHLD = 17
+_RT_SIGACTION = {"x86_64": 13, "aarch64": 134}  # system call numbers
+_LIBRARY_SIGNALS = (32, 33)
 _QUEUED = 34  # the C library's SIGRTMIN (signal(7)): as many as are pending stay many
 
 # PyDLL: these return at once, and the callers have one thread.
@@ -132,6 +134,17 @@ def signals(*numbers: int) -> SignalSet:
     for number in numbers:
         _libc.sigaddset(ctypes.byref(chosen), number)
     return chosen
+
+
+def default_library_signals() -> None:
+    """Put the C library's own signals (nptl(7)) at their default. Best effort.
+
+    It lets nobody change them, but its posix_spawn(3) has a child ignore them, make's recipes for example.
+    """
+    number = _RT_SIGACTION.get(os.uname().machine)
+    if number is not None:
+        for signal in _LIBRARY_SIGNALS:
+            _syscall(number, signal, bytes(32), None, 8)  # sizes of the kernel's sigaction and sigset_t
 
 
 def sigprocmask(how: int, chosen: SignalSet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from sandbox_api.proto import task_pb2 as pb
 
 from ..harness.container import Builder, Container, Pod
+from ..harness.daemon import Daemon
 from ..harness.metrics import usage_of
 
 
@@ -218,6 +220,29 @@ def test_user_groups_capabilities_and_session(pod: Pod) -> None:
 def test_a_root_guest_has_no_capability_either(pod: Pod) -> None:
     status = status_of(pod.with_wasm("sleep").build().start())
     assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+
+
+IGNORANT = """
+import ctypes, os, signal, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for number in range(1, 65):
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        libc.syscall(RT_SIGACTION, number, struct.pack("4Q", 1, 0, 0, 0), None, 8)  # SIG_IGN
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_signals_are_at_their_defaults_whoever_starts_the_daemon() -> None:
+    """Even those that the C library lets nobody change: its posix_spawn(3) has children ignore them."""
+    number = {"x86_64": "13", "aarch64": "134"}[os.uname().machine]
+    daemon = Daemon()
+    daemon.prefix = [sys.executable, "-c", IGNORANT.replace("RT_SIGACTION", number)]
+    with daemon:
+        pod = Pod(daemon)
+        container = pod.with_wasm("sleep").build().start()
+        assert int(status_of(container)["SigIgn"], 16) == 0
+        pod.shutdown()
+        pod.close()
 
 
 def test_signals_are_at_their_defaults(pod: Pod) -> None:
