@@ -28,6 +28,7 @@ SECTIONS = {
         "inspect": "listing",
         "pods": "listing",
     },
+    "Watching": {"top": "top", "stats": "watching", "events": "watching"},
     "Images and compiled modules": {"pack": "pack", "warm": "warm"},
     "The node": {"doctor": "doctor", "drain": "drain", "completion": "completion"},
 }

@@ -94,6 +94,10 @@ class Node:
         """Everything about a container of a list."""
         return self.row(f"containers/{quote(row['namespace'])}/{quote(row['id'])}")
 
+    def usage(self, row: Row) -> Row:
+        """What a container of a list uses."""
+        return next(self.rows("stats", name=f"{row['namespace']}/{row['id']}"))
+
     def _get(self, path: str, query: dict[str, object]) -> http.client.HTTPResponse:
         where = self.folder / "info.sock"
         connection = UnixConnection(where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import glob
 import json
@@ -15,7 +16,7 @@ from typing import IO
 
 import click
 
-from .client import Node
+from .client import Node, Row
 from .completion import CONTAINER
 
 _LOOK_SECONDS = 0.1
@@ -42,9 +43,8 @@ def logs(context: click.Context, follow: bool, tail: int | None, container: str)
     if "path" not in log:
         raise click.ClickException(f"{row['id']}: no log is kept here: {log['hint']}")
     show = _show_json if log["format"] == "json-file" else _show_raw
-    name = f"{row['namespace']}/{row['id']}"
     try:
-        lines = _read(Path(log["path"]), (lambda: _runs(node, name)) if follow else None)
+        lines = _read(Path(log["path"]), (lambda: _runs(node, row)) if follow else None)
         for line in deque(_until_now(lines), tail) if tail is not None else _until_now(lines):
             show(line)
         for line in _until_now(lines):
@@ -119,11 +119,24 @@ def _rotated(path: Path) -> list[Path]:
     return [path.with_name(f"{path.name}.{number}") for number in numbers]
 
 
-def _runs(node: Node, name: str) -> bool:
+def _runs(node: Node, row: Row) -> bool:
+    """Whether a container runs; where it does not, its log is complete."""
     try:
-        return node.find(name)["state"] not in ("stopped", "created")
+        if node.find(f"{row['namespace']}/{row['id']}")["state"] not in ("stopped", "created"):
+            return True
+        asyncio.run(_wait(node, row))
     except click.ClickException:  # removed, or the daemon has gone
-        return False
+        pass
+    return False
+
+
+async def _wait(node: Node, row: Row) -> None:
+    """Wait for the end of a container that has ended: it is answered when its log is complete."""
+    from sandbox_api.proto import task_pb2 as pb
+
+    if row["state"] != "created":
+        tasks = await node.tasks(row["namespace"])
+        await tasks.call("Wait", pb.WaitRequest(id=row["id"]), pb.WaitResponse)
 
 
 def _show_raw(line: bytes) -> None:

@@ -28,6 +28,8 @@ _INVALID_ARGUMENT, _NOT_FOUND, _ALREADY_EXISTS = 3, 5, 6  # gRPC's status codes
 _SANDBOXER = "wasm"
 _MAGIC = b"\0asm"
 _ROOT_SIZE = "64m"
+_KEEPING_LOGS = {"log.console.driver": "json-file", "log.console.filesize": "4MB", "log.console.filerotate": "3"}
+"""Annotations (``oci.container_log``): --dir is in memory, so that what is kept is little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +187,9 @@ class Making:
 
     async def detached(self) -> int:
         """Start it and print its id. Its output is kept in its bundle, and goes with it."""
-        with self._pod() as bundle:
+        with self._pod(_KEEPING_LOGS | {"log.console.file": self._log()}) as bundle:
             tasks = await self._node.tasks()
-            log = f"file://{bundle}/output"
-            await self._create(tasks, bundle, log, log)
+            await self._create(tasks, bundle)
             await self._start(tasks)
         click.echo(self._wanted.name)
         return 0
@@ -207,8 +208,12 @@ class Making:
             remove_pod(self._node, self._wanted.name)
         return status
 
+    def _log(self) -> str:
+        """The file of its log, in the bundle that Prepare makes."""
+        return f"{self._node.folder}/bundles/{NAMESPACE}/{self._wanted.name}/output.log"
+
     @contextlib.contextmanager
-    def _pod(self) -> Iterator[str]:
+    def _pod(self, annotations: dict[str, str] | None = None) -> Iterator[str]:
         """Make the pod and hand the container over; its bundle. What fails in here removes all of it."""
         from sandbox_api.proto import controller_2023_pb2 as prepare
         from sandbox_api.proto import controller_pb2 as pb
@@ -228,7 +233,7 @@ class Making:
             start = pb.ControllerStartRequest(sandbox_id=name, sandboxer=_SANDBOXER)
             self._node.sandbox("Start", start, pb.ControllerStartResponse)
             new = prepare.PrepareRequest(sandboxer=_SANDBOXER, sandbox_id=name, container_id=name)
-            new.spec.value = json.dumps(self._wanted.document()).encode()
+            new.spec.value = json.dumps(self._wanted.document(annotations)).encode()
             new.rootfs.extend(types_pb2.Mount(**each) for each in self._source.rootfs())
             bundle = self._node.sandbox("Prepare", new, prepare.PrepareResponse).bundle
             self._source.fill(Path(bundle, "rootfs"))
@@ -238,7 +243,7 @@ class Making:
                 remove_pod(self._node, name)
             raise
 
-    async def _create(self, tasks: Tasks, bundle: str, stdout: str, stderr: str, stdin: str = "") -> None:
+    async def _create(self, tasks: Tasks, bundle: str, stdout: str = "", stderr: str = "", stdin: str = "") -> None:
         from sandbox_api.proto import task_pb2 as pb
 
         terminal = self._wanted.process.terminal

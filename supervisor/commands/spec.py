@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,8 @@ class Wanted:
     """Bytes; 0 is no limit."""
     cpus: float = 0.0
     network: str = "none"
-    annotations: dict[str, str] = field(default_factory=dict)
 
-    def document(self) -> dict[str, Any]:
+    def document(self, annotations: Mapping[str, str] | None = None) -> dict[str, Any]:
         """It as an OCI spec, with its root file system in ``rootfs`` of the bundle."""
         resources: dict[str, Any] = {}
         if self.memory:
@@ -99,7 +98,7 @@ class Wanted:
             "annotations": {
                 "io.kubernetes.cri.sandbox-id": self.name,
                 IMAGE_ANNOTATION: self.image,
-                **self.annotations,
+                **(annotations or {}),
             },
         }
 
