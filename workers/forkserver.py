@@ -15,6 +15,7 @@ import sys
 import time
 
 from . import boot, engines, linux, worker
+from .calls.call_list import PartialList
 from .confinement import code_pages, confinement, seccomp
 from .engines.engine import Engine, EngineMissing
 from .greeting import FORKSERVER, Filters, Hello, Welcome
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 30
 """How long it stays with no supervisor, no instance and no exit to tell."""
-DRAWN, LONGEST_DRAWN = 32, 64 << 10
-"""How many plans are kept, and of how many bytes at most each."""
+LISTS, LONGEST_LIST = 32, 64 << 10
+"""How many call lists are kept, and of how many bytes at most each."""
 RECHECK_SECONDS = 1
 """How long after the last exit it looks for any whose signal was lost (RLIMIT_SIGPENDING)."""
 NOBODY = 65534
@@ -67,7 +68,7 @@ class Forkserver:
         self._reporter = seccomp.Reporter()
         code_pages.seal()
         self._images = ImageCache()
-        self._built: dict[bytes, bytes] = {}  # plans by their requests, the one used last at the end
+        self._lists: dict[bytes, PartialList] = {}  # workers' call lists by request; the last used at the end
         self._running: dict[int, int] = {}  # pid to instance
         self._pids: dict[int, int] = {}  # instance to pid
         self._exits: dict[int, tuple[int, int, int, int]] = {}
@@ -92,12 +93,12 @@ class Forkserver:
             events = self._poll.poll(None if seconds is None else seconds * 1000)
             if not events and not self._rechecked:
                 self._rechecked = True
-                self._collect_all()
+                self._reap_all()
             elif not events and not needed:
                 return
             for fd, _ in events:
                 if fd == self._children:
-                    self._collect_signalled()
+                    self._reap_signalled()
                 elif fd == self._listener.fileno():
                     self._accept()
                 elif fd == self._images.fileno():
@@ -175,7 +176,7 @@ class Forkserver:
         self._confinement = confinement.Confinement(hello.filters)
         self._reporter.names = hello.filters.names
         self._images.limit(hello.image_memory)
-        self._built.clear()
+        self._lists.clear()
         try:
             self._zygote.prepare()
         except OSError as error:  # it is tried again when it is needed
@@ -249,7 +250,7 @@ class Forkserver:
         null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
         report, theirs = posix.pipe2(posix.O_CLOEXEC)
         try:
-            pid = self._zygote.fork(self._zygote.finish(calls), [theirs, product, null, null, null])
+            pid = self._zygote.fork(self._zygote.finish(calls).complete((), ()), [theirs, product, null, null, null])
         except BaseException:
             posix.close(report)
             raise
@@ -266,21 +267,24 @@ class Forkserver:
         self._images.finish()
 
     def _build(self, request: StartRequest, body: bytes, image: Image | None = None) -> bytes:
-        """The worker's plan. Probes, retries and replicas ask for the same again: those drawn last are at hand."""
-        rest = request.besides_instance(body) + (b"%d" % image.serial if image else b"")
-        built = self._built.pop(rest, None)
+        """Build the worker's call list, from one of the last ones where a request was like it.
+
+        Replicas and probes are alike but for number, arguments and environment.
+        """
+        likeness = request.likeness(body) + (b"%d" % image.serial if image else b"")
+        built = self._lists.pop(likeness, None)
         if built is None:
             calls = self._zygote.calls()
             worker.build(calls, request, self._engines[request.engine], self._confinement, bytes(self._mask), image)
             built = self._zygote.finish(calls)
-            if len(self._built) >= DRAWN:
-                del self._built[next(iter(self._built))]
-        if len(built) <= LONGEST_DRAWN:
-            self._built[rest] = built
-        return built
+            if len(self._lists) >= LISTS:
+                del self._lists[next(iter(self._lists))]
+        if len(built) <= LONGEST_LIST:
+            self._lists[likeness] = built
+        return built.complete(request.args, request.env)
 
     def _kill_unreported(self) -> None:
-        """Kill the worker, if there is one, of whose fork a zygote did not live to tell."""
+        """Kill the worker, if there is one, whose zygote died before reporting it."""
         with open(f"/proc/self/task/{posix.getpid()}/children", "rb") as file:
             for pid in map(int, file.read().split()):
                 if pid not in self._running:
@@ -297,8 +301,8 @@ class Forkserver:
             return error.errno or 0
         return 0
 
-    def _collect_signalled(self) -> None:
-        """Collect the children that have ended: each has sent a signal of its own, which says who it was.
+    def _reap_signalled(self) -> None:
+        """Reap the children that have ended: each has sent a signal of its own, which says who it was.
 
         So it costs the same however many live. To ask for any that has ended is to look at all of them, 0.7 ms with
         20,000, and only where there is no clone3(2), and one SIGCHLD may stand for many (signal(7)), it is done.
@@ -309,20 +313,20 @@ class Forkserver:
         while (said := _signal.sigtimedwait(_ENDS, 0)) is not None:
             pids.append(said.si_pid)
         if linux.EXIT_SIGNAL == _signal.SIGCHLD:
-            self._collect_all()
+            self._reap_all()
         else:
-            self._report(pids)
+            self._reap(pids)
 
-    def _collect_all(self) -> None:
-        """Collect every child that has ended."""
+    def _reap_all(self) -> None:
+        """Reap every child that has ended."""
         while (found := _ended(posix.P_ALL, 0)) is not None:
-            self._report([found.si_pid])
+            self._reap([found.si_pid])
 
-    def _report(self, pids: list[int]) -> None:
-        """Note and tell these ends, many in one message.
+    def _reap(self, pids: list[int]) -> None:
+        """Note, report and reap these exits, many in one message.
 
-        Looked at before they are buried: a worker that died of a forbidden system call left its number. And told
-        before: if we die in between, the supervisor inherits it, and no exit is lost.
+        Each is looked at before it is reaped: a worker that died of a forbidden system call left its number. And
+        reported before: if the forkserver dies in between, the supervisor inherits the child, and no exit is lost.
         """
         told: list[int] = []
         dead: list[int] = []

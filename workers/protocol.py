@@ -35,7 +35,8 @@ OWN_PID = 0x5AFE0B1D
 
 _HEADER = struct.Struct("<IHH")
 _U32 = struct.Struct("<I")
-_TAG = struct.Struct("<HI")
+TAG = struct.Struct("<HI")
+"""Head of a tagged field: tag and length."""
 
 
 class ProtocolError(Exception):
@@ -112,7 +113,7 @@ def pack_tagged(fields: dict[int, bytes]) -> bytes:
     """Fields by their tags: each is its tag, its length and its bytes."""
     parts = []
     for tag, field in fields.items():
-        parts.append(_TAG.pack(tag, len(field)))
+        parts.append(TAG.pack(tag, len(field)))
         parts.append(field)
     return b"".join(parts)
 
@@ -125,10 +126,10 @@ def unpack_tagged(body: bytes) -> dict[int, bytes]:
     fields: dict[int, bytes] = {}
     at, end = 0, len(body)
     while at < end:
-        if end - at < _TAG.size:
+        if end - at < TAG.size:
             raise ProtocolError("body ends inside a field's tag")
-        tag, length = _TAG.unpack_from(body, at)
-        at += _TAG.size + length
+        tag, length = TAG.unpack_from(body, at)
+        at += TAG.size + length
         if at > end:
             raise ProtocolError("body ends inside a field")
         if tag in fields:

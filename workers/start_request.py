@@ -6,7 +6,17 @@ Only what differs from its default is sent.
 
 from __future__ import annotations
 
-from .protocol import MAX_FDS, ProtocolError, pack, pack_numbers, pack_tagged, unpack, unpack_numbers, unpack_tagged
+from .protocol import (
+    MAX_FDS,
+    TAG,
+    ProtocolError,
+    pack,
+    pack_numbers,
+    pack_tagged,
+    unpack,
+    unpack_numbers,
+    unpack_tagged,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +38,6 @@ _NEEDED = (REPORT, MODULE, STDIN, STDOUT, STDERR)
 _INSTANCE, _ROLES, _ENGINE, _KIND, _FUNCTION, _ARGS, _ENV, _PREOPENS = range(1, 9)
 _USER, _GROUPS, _RLIMITS, _OOM_SCORE_ADJ, _MAX_PAGES, _TERMINAL, _NETWORK, _SECCOMP = range(9, 17)
 _IMAGEABLE = 17
-
-_INSTANCE_BYTES = 6 + 8  # its tag and length, and one number
 
 
 class Descriptors:
@@ -161,10 +169,10 @@ class StartRequest:
     def encode(self) -> bytes:
         """The body of a START frame."""
         fields = {
-            _INSTANCE: pack_numbers(self.instance),  # first: see ``besides_instance``
-            _ROLES: self.descriptors.roles,
+            _INSTANCE: pack_numbers(self.instance),  # these three first: see ``likeness``
             _ARGS: pack(self.args),
             _ENV: pack(self.env),
+            _ROLES: self.descriptors.roles,
         }
         if self.preopens:
             fields[_PREOPENS] = pack([bytes([preopen.readonly]) + preopen.path for preopen in self.preopens])
@@ -195,9 +203,18 @@ class StartRequest:
         return pack_tagged(fields)
 
     @staticmethod
-    def besides_instance(body: bytes) -> bytes:
-        """A START frame's body but for the instance's number: the same for processes that are alike."""
-        return body[_INSTANCE_BYTES:]
+    def likeness(body: bytes) -> bytes:
+        """A decoded START frame's body but for number, arguments and environment: the same for processes alike.
+
+        Where these three do not come first, it is the whole body.
+        """
+        at = 0
+        for tag in (_INSTANCE, _ARGS, _ENV):
+            found, length = TAG.unpack_from(body, at)
+            if found != tag:
+                return body
+            at += TAG.size + length
+        return body[at:]
 
     @classmethod
     def decode(cls, body: bytes, first: int = 0) -> StartRequest:

@@ -1,6 +1,6 @@
 """One WASM instance, told in order: descriptors, places, privileges, and only then the guest's module.
 
-``build`` draws this up as a plan, which the zygote's fork carries out. The worker resolves no path: all it needs came
+``build`` makes it a list of calls, which the zygote's fork makes. The worker resolves no path: all it needs came
 as descriptors, opened by the supervisor. Until it has dropped every privilege it reads no byte of the guest's.
 """
 

@@ -1,8 +1,8 @@
 """The zygote: forks workers, and does nothing else, so that its memory stays as it is.
 
 What a process writes between two forks, each of its forks keeps a copy of. So the forkserver, which is Python and
-writes with every instruction, forks no worker itself. It sends a plan to the zygote, which it has forked for that
-purpose. The zygote, by a plan of its own and without Python, receives that, forks, and answers with the pid.
+writes with every instruction, forks no worker itself. It sends a list of calls to the zygote, which it has forked for
+that purpose. The zygote, by a list of its own and without Python, receives that, forks, and answers with the pid.
 CLONE_PARENT makes the worker the forkserver's child (clone(2)).
 """
 
@@ -17,7 +17,7 @@ import struct
 import sys
 
 from . import linux, worker
-from .calls.call_list import ANY, NONZERO, At, CallList, Label, Runner
+from .calls.call_list import ANY, NONZERO, At, CallList, Label, PartialList, Runner
 from .confinement import empty_root
 
 TYPE_CHECKING = False
@@ -28,9 +28,21 @@ _CLONE_PARENT, _SIGCHLD = 0x8000, 17  # clone(2)
 _CLONE = {"x86_64": 56, "aarch64": 220}.get(posix.uname().machine, -1)  # system call number
 _SOCKET = worker.FIRST_FD - 1
 
-# The zygote's memory for plans: its own head, then, in as few pages as can be, the worker's plan.
-_RESULT, _ANSWER, _LENGTH, _LOOP, _CONTROL, _PLAN, _BYTES = 0, 8, 24, 32, 1328, 2368, 4 << 20
-_CONTROL_BYTES = 16 + 4 * 256  # struct cmsghdr, and more descriptors than can come (SCM_MAX_FD, unix(7))
+# The zygote's memory for call lists, in as few pages as can be. Offsets in bytes, each behind the one before.
+_RESULT = 0
+"""The last call's result."""
+_ANSWER = _RESULT + 8
+"""What is sent to the forkserver after a fork: the pid, or -1, and errno."""
+_LENGTH = _ANSWER + 16
+"""Length of the worker's list."""
+_LOOP = _LENGTH + 8
+"""The zygote's own list."""
+_CONTROL = _LOOP + 1296
+"""Ancillary data: struct cmsghdr, and more descriptors than can come (SCM_MAX_FD, unix(7))."""
+_CONTROL_BYTES = 16 + 4 * 256
+_LIST = _CONTROL + _CONTROL_BYTES
+"""The worker's list."""
+_BYTES = 4 << 20
 
 _FLAGS = 48
 """Where in a struct msghdr (recvmsg(2)) the byte is that says, with MSG_CTRUNC, that descriptors found no room."""
@@ -47,10 +59,10 @@ class ZygoteDied(Exception):
 
 
 class Zygote:
-    """The forkserver's side of it.
+    """The forkserver's side of two processes.
 
-    Two processes: the first is forked before any request is known, and forks nothing but zygotes; the present one
-    forks workers. So whenever a zygote has to be replaced, it is by one that knows nothing of any guest's.
+    The root zygote is forked before any request is known, and forks nothing but worker zygotes; the worker zygote forks
+    workers. So a worker zygote that died is replaced by one that knows nothing of any guest's.
     """
 
     def __init__(self, engines: dict[bytes, Engine]) -> None:
@@ -102,7 +114,7 @@ class Zygote:
         return 0
 
     def calls(self) -> CallList:
-        """A plan that begins with the fork; what is added to it is the worker's."""
+        """A list that begins with the fork; all that is added to it is the worker's."""
         calls = CallList()
         flags = _CLONE_PARENT | _SIGCHLD
         calls.libc(
@@ -110,12 +122,9 @@ class Zygote:
         )
         return calls
 
-    def finish(self, calls: CallList) -> bytes:
-        """The plan as ``fork`` takes it. Raises ``OSError`` where it is too long."""
-        code = calls.finish(self._base + _PLAN)
-        if _PLAN + len(code) > _BYTES:
-            raise OSError(errno.E2BIG, posix.strerror(errno.E2BIG))
-        return code
+    def finish(self, calls: CallList) -> PartialList:
+        """Finish a worker's list, but for the guest's arguments and environment."""
+        return PartialList(calls, self._base + _LIST)
 
     @property
     def call_lists(self) -> tuple[int, int]:
@@ -123,12 +132,14 @@ class Zygote:
         return self._base, self._base + _BYTES
 
     def fork(self, code: bytes, fds: list[int], root: int = 0) -> int:
-        """Fork a worker that carries out a plan: its pid.
+        """Fork a worker that makes the calls of this list: its pid.
 
         The descriptors become the worker's, from ``worker.FIRST_FD`` on. With ``root`` it is a fork of that one of
-        ``roots``. Raises ``OSError`` where there can be no process, or no room for them in it, ``RootReplaced`` and
-        ``ZygoteDied``.
+        ``roots``. Raises ``OSError`` where there can be no process, or no room for them in it, or the list is too long,
+        ``RootReplaced`` and ``ZygoteDied``.
         """
+        if _LIST + len(code) > _BYTES:
+            raise OSError(errno.E2BIG, posix.strerror(errno.E2BIG))
         number = 0
         for attempt in range(3):
             pid, number = self._fork(code, fds, root)
@@ -152,20 +163,20 @@ class Zygote:
             raise
         if answer is None:  # there is none, or it had died before: nothing was begun
             self._drop_worker_zygote()
-            self._worker_zygote = self._begin()
+            self._worker_zygote = self._fork_worker_zygote()
             if root and root != self.roots:
                 raise RootReplaced
             answer = _ask(self._worker_zygote, code, fds)
         return answer or (-1, errno.ESRCH)
 
-    def _begin(self) -> _socket.socket:
-        """A new zygote, forked by the first. Raises ``OSError``."""
+    def _fork_worker_zygote(self) -> _socket.socket:
+        """Have the root zygote fork a worker zygote. Raises ``OSError``."""
         calls = self.calls()
         calls.libc("dup2", worker.FIRST_FD, _SOCKET)
         calls.libc("close_range", _SOCKET + 1, linux.LAST_FD, 0)
-        calls.libc("prctl", linux.PR_SET_NAME, b"wasm-zygote", 0, 0, 0)
+        calls.libc("prctl", linux.PR_SET_NAME, b"zygote-worker", 0, 0, 0)
         calls.go(Label(self._base + _LOOP))
-        code = self.finish(calls)
+        code = calls.finish(self._base + _LIST)
         ours, theirs = _pair()
         try:
             for _ in range(2):
@@ -179,7 +190,7 @@ class Zygote:
                         raise OSError(answer[1], posix.strerror(answer[1]))
                     self.pid = answer[0]
                     return ours
-                print("forkserver: the first zygote died: the next knows what we know by now", file=sys.stderr)
+                print("forkserver: the root zygote died: the next one knows the requests so far", file=sys.stderr)
                 self._drop_root()
             raise OSError(errno.ESRCH, posix.strerror(errno.ESRCH))
         except OSError:
@@ -189,13 +200,13 @@ class Zygote:
             theirs.close()
 
     def _drop_worker_zygote(self) -> None:
-        """Let go of it: it ends then."""
+        """Close its socket, by which it ends."""
         if self._worker_zygote is not None:
             self._worker_zygote.close()
             self._worker_zygote = None
 
     def _drop_root(self) -> None:
-        """Let go of it, too."""
+        """Close its socket, by which it ends."""
         if self._root is not None:
             self._root.close()
             self._root = None
@@ -205,7 +216,7 @@ class Zygote:
         try:
             posix.dup2(sock, _SOCKET)
             linux.close_range(_SOCKET + 1, linux.LAST_FD)
-            linux.prctl(linux.PR_SET_NAME, b"wasm-first")
+            linux.prctl(linux.PR_SET_NAME, b"zygote-root")
             refusal = 0
             try:
                 if isolate:
@@ -218,12 +229,12 @@ class Zygote:
             _fill_holes()
             ctypes.memmove(self._base + _LOOP, self._loop, len(self._loop))
             step = self._runner.run(self._base + _LOOP)
-            worker.end(self._engines, step, self._runner.result, ctypes.get_errno())  # of a worker's, so we are that
+            worker.end(self._engines, step, self._runner.result, ctypes.get_errno())  # it is a worker's
         finally:
             posix._exit(worker.SETUP_FAILED)
 
     def _build(self) -> tuple[bytes, int]:
-        """The zygote's own plan, and where it goes on after a fork."""
+        """Build the zygote's own list: its bytes, and the address at which it goes on after a fork."""
         base = self._base
         length, answer = base + _LENGTH, base + _ANSWER
         calls = CallList()
@@ -236,10 +247,10 @@ class Zygote:
         flags = _socket.MSG_WAITALL
         calls.libc("recvmsg", _SOCKET, message, flags | _socket.MSG_CMSG_CLOEXEC, out=got)
         calls.libc("memcmp", got, (8).to_bytes(8, "little"), 8, fails=NONZERO, orelse=gone)
-        calls.libc("recv", _SOCKET, base + _PLAN, At(length), flags, out=got)
+        calls.libc("recv", _SOCKET, base + _LIST, At(length), flags, out=got)
         calls.libc("memcmp", got, length, 8, fails=NONZERO, orelse=gone)
         calls.libc("memcmp", message + _FLAGS, b"", 1, fails=NONZERO, orelse=lost)
-        calls.go(Label(base + _PLAN))
+        calls.go(Label(base + _LIST))
         calls.bind(lost)
         calls.libc("memcpy", answer, struct.pack("<qq", -1, errno.EMFILE), 16)
         calls.go(told)
@@ -248,7 +259,7 @@ class Zygote:
         calls.libc("memcpy", answer + 8, At(where), 4)
         calls.bind(told)
         calls.libc("send", _SOCKET, answer, 16, _socket.MSG_NOSIGNAL)
-        calls.libc("memset", base + _PLAN, 0, At(length))  # it is no business of the next worker's
+        calls.libc("memset", base + _LIST, 0, At(length))  # so that the next worker does not inherit it
         calls.libc("close_range", _SOCKET + 1, linux.LAST_FD, 0)
         calls.go(again)
         calls.bind(gone)
@@ -264,7 +275,7 @@ def _pair() -> tuple[_socket.socket, _socket.socket]:
 
 
 def _ask(sock: _socket.socket | None, code: bytes, fds: list[int]) -> tuple[int, int] | None:
-    """Have a zygote fork for this plan: the pid, or -1 and errno; None where there is none, or it had died before.
+    """Have a zygote fork for this list: the pid, or -1 and errno; None where there is none, or it had died before.
 
     Raises ``ZygoteDied``, and ``OSError`` where it cannot be sent to.
     """

@@ -55,7 +55,7 @@ class BrokenOut(Engine):
 
     def load(self, calls: CallList, module: Module, request: StartRequest, folders: list[int]) -> None:
         """Open the preopens as WasmEdge does."""
-        lists = (calls.table(request.args), len(request.args), calls.table(folders), len(folders))
+        lists = (*calls.args, calls.table(folders), len(folders))
         calls.call(address(self._load_call), *lists)
 
     def instantiate(self, calls: CallList, guest: None, request: StartRequest) -> None:

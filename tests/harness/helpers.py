@@ -23,7 +23,7 @@ def forkserver(daemon: Daemon) -> psutil.Process:
 
 
 def zygote(daemon: Daemon) -> psutil.Process:
-    return next(each for name, _, each in daemon.named() if name == "wasm-zygote")
+    return next(each for name, _, each in daemon.named() if name == "zygote-worker")
 
 
 def relay(daemon: Daemon) -> psutil.Process:

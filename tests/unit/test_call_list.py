@@ -1,4 +1,4 @@
-"""Plans of C calls: machine code and Python carry them out alike."""
+"""Lists of C calls: machine code and Python make them alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ import struct
 
 import pytest
 
-from workers.calls.call_list import ANY, FALSE, NEGATIVE, NEVER, NONZERO, ZERO, At, CallList, Label, Runner, Step
+from workers.calls.call_list import (
+    ANY,
+    FALSE,
+    NEGATIVE,
+    NEGATIVE_LONG,
+    NEVER,
+    NONZERO,
+    ZERO,
+    At,
+    CallList,
+    Label,
+    PartialList,
+    Runner,
+    Step,
+)
 
 LAST = 77
 
@@ -20,7 +34,7 @@ def runner(request: pytest.FixtureRequest) -> Runner:
 
 
 def carry_out(runner: Runner, calls: CallList) -> Step:
-    """Run a plan to its end, or to the step before that fails."""
+    """Run a list to its end, or to the step before that fails."""
     calls.libc("strlen", b"end", fails=ANY, stage=LAST)
     size = len(calls.finish(0))
     memory = ctypes.create_string_buffer(size)
@@ -113,7 +127,7 @@ def test_perform_raises_what_failed(runner: Runner) -> None:
 
 
 def test_machine_code_and_python_agree() -> None:
-    """On plans drawn at random, with jumps forward only."""
+    """On lists made at random, with jumps forward only."""
     chance = random.Random(7)
     for _ in range(300):
         ends = []
@@ -145,10 +159,45 @@ def test_machine_code_and_python_agree() -> None:
         chance.random()
 
 
-def test_a_step_reads_back_as_it_was_drawn(runner: Runner) -> None:
+def test_step_reads_back_as_it_was_built(runner: Runner) -> None:
     calls = CallList()
     value = calls.table([struct.unpack("<Q", b"eight by")[0]])
     calls.libc("labs", At(value), 2, None, 4, 5, 6, 7, -1, fails=ANY, stage=1 << 31)
     step = carry_out(runner, calls)
     assert step.stage == 1 << 31
     assert step.arguments == [struct.unpack("<Q", b"eight by")[0], 2, 0, 4, 5, 6, 7, (1 << 64) - 1]
+
+
+@pytest.mark.parametrize("args", [[], [b"one"], [b"", b"two", b"x" * 9, "\u00e9".encode()]])
+@pytest.mark.parametrize("env", [[], [b"HOSTNAME=pod-1", b"A=b"]])
+def test_partial_list_is_completed_with_arguments_and_environment(
+    runner: Runner, args: list[bytes], env: list[bytes]
+) -> None:
+    """Each text is found by its table, and both numbers are as given, however often it is completed."""
+    calls = CallList()
+    seen = ctypes.create_string_buffer(8 * 8)
+    calls.libc("memcpy", ctypes.addressof(seen), calls.args[0], 8 * len(args))
+    calls.libc("memcpy", ctypes.addressof(seen) + 32, calls.env[0], 8 * len(env))
+    argc, envc = calls.slot(), calls.slot()
+    calls.libc("labs", calls.args[1], out=argc)
+    calls.libc("labs", calls.env[1], out=envc)
+    calls.libc("memcmp", argc, len(args).to_bytes(8, "little"), 8, fails=NONZERO, stage=1)
+    calls.libc("memcmp", envc, len(env).to_bytes(8, "little"), 8, fails=NONZERO, stage=2)
+    calls.libc("strlen", b"end", fails=ANY, stage=LAST)
+    memory = ctypes.create_string_buffer(1 << 16)
+    partial = PartialList(calls, ctypes.addressof(memory))
+    assert len(partial.complete([b"another's"], [b"SECRET=1"])) > len(partial)
+    code = partial.complete(args, env)
+    assert b"SECRET" not in code
+    ctypes.memmove(memory, code, len(code))
+    assert runner.run(ctypes.addressof(memory)).stage == LAST
+    pointers = struct.unpack("<8Q", seen.raw)
+    assert [ctypes.string_at(each) for each in pointers[: len(args)]] == args
+    assert [ctypes.string_at(each) for each in pointers[4 : 4 + len(env)]] == env
+
+
+@pytest.mark.parametrize(("result", "fails"), [(-1, True), (-(1 << 40), True), (0, False), (1 << 31, False)])
+def test_negative_numbers_of_64_bits_are_failures(runner: Runner, result: int, fails: bool) -> None:
+    calls = CallList()
+    calls.libc("atoll", str(result).encode(), fails=NEGATIVE_LONG, stage=1)
+    assert (carry_out(runner, calls).stage == 1) == fails

@@ -117,6 +117,20 @@ def test_unknown_fields_are_skipped(request: StartRequest) -> None:
     assert members(StartRequest.decode(body)) == members(request)
 
 
+def test_likeness_leaves_out_number_arguments_and_environment() -> None:
+    def likeness(instance: int = 1, **members: Any) -> bytes:
+        request = least(**members)
+        request.instance = instance
+        return StartRequest.likeness(request.encode())
+
+    same = likeness(env=[b"HOSTNAME=a"], args=[b"x"])
+    assert likeness(2, env=[b"HOSTNAME=b", b"C=d"]) == same
+    for other in ({"uid": 1}, {"seccomp": b"x"}, {"network": True}, {"function": b"f"}, {"max_pages": 1}):
+        assert likeness(**other) != same
+    body = pack_tagged({2: bytes([REPORT, MODULE, STDIN, STDOUT, STDERR]), 1: pack_numbers(1)})
+    assert StartRequest.likeness(body) == body
+
+
 def test_absent_fields_have_defaults() -> None:
     body = least().encode()
     present = {tag: field for tag, field in unpack_tagged(body).items() if tag in (1, 2)}  # number and descriptors

@@ -1,7 +1,7 @@
-"""A list of C calls, drawn up before a fork so that the fork can make them without Python.
+"""A list of C calls, built before a fork so that the fork can make them without Python.
 
 A ``CallList`` is bytes that are valid at one address only: steps (their layout is in ``machine``), then the data
-that the steps point to. It is drawn up in the forkserver, sent to the zygote and run in the worker.
+that the steps point to. It is built in the forkserver, sent to the zygote and run in the worker.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class At:
 
 
 class Data:
-    """A place among a plan's data."""
+    """A place among a list's data."""
 
     __slots__ = ("offset",)
 
@@ -54,13 +54,22 @@ class Data:
         return Data(self.offset + bytes_)
 
 
+class Late:
+    """A word of an argument that is filled in when the list is completed."""
+
+    __slots__ = ("places",)
+
+    def __init__(self) -> None:
+        self.places: list[int] = []
+
+
 class Label:
-    """A place among a plan's steps, to go on at."""
+    """A place among a list's steps, to go on at."""
 
     __slots__ = ("address", "offset")
 
     def __init__(self, address: int = 0) -> None:
-        """With an address, it is a place in another plan."""
+        """With an address, it is a place in another list."""
         self.address = address
         self.offset = 0
 
@@ -68,9 +77,13 @@ class Label:
 class CallList:
     """Calls in their order, with what they point to."""
 
-    __slots__ = ("_data", "_fixed", "_marked", "_steps")
+    __slots__ = ("_data", "_fixed", "_marked", "_steps", "args", "env")
 
     def __init__(self) -> None:
+        self.args = Late(), Late()
+        """Table of the guest's arguments, and their number."""
+        self.env = Late(), Late()
+        """Table of its environment, and the number of its variables."""
         self._steps = bytearray()
         self._data = bytearray()
         self._fixed: list[tuple[bytearray, int, int]] = []  # where the address of which data goes
@@ -79,7 +92,7 @@ class CallList:
     def call(
         self,
         function: int,
-        *arguments: int | bytes | At | Data | None,
+        *arguments: int | bytes | At | Data | Late | None,
         fails: int = NEVER,
         stage: int = 0,
         out: int | Data = 0,
@@ -88,7 +101,7 @@ class CallList:
         """Add a step: call the function at this address, with numbers, bytes (as a pointer to them, followed by a
         zero) and what else may stand for an argument; None is 0.
 
-        ``fails`` says which results are failures: the plan then goes on at ``orelse`` or, without one, ends. The
+        ``fails`` says which results are failures: the list then goes on at ``orelse`` or, without one, ends. The
         ``stage`` is for whoever explains that. The result is stored at ``out``, where that is not 0.
         """
         steps = self._steps
@@ -97,18 +110,21 @@ class CallList:
         indirect = 0
         at = begin + STEP_BYTES
         for i, argument in enumerate(arguments):
-            if isinstance(argument, At):
-                indirect |= 1 << i
-                argument = argument.place
-            values.append(self._word(steps, at, argument))
+            if type(argument) is int:  # most are; this runs dozens of times for a start
+                values.append(argument & _ALL)
+            else:
+                if isinstance(argument, At):
+                    indirect |= 1 << i
+                    argument = argument.place
+                values.append(self._word(steps, at, argument))
             at += 8
         if orelse is not None:
             self._marked.append((begin + 32, orelse))
-        where = self._word(steps, begin + 16, out)
+        where = self._word(steps, begin + 16, out) if out else 0
         steps += _HEAD.pack(function, indirect, _GOOD_VERDICTS[fails], at - begin, stage, where, _MASKS[fails], 0)
         steps += struct.pack(f"<{len(values)}Q", *values)
 
-    def libc(self, name: str, *arguments: int | bytes | At | Data | None, **more: Any) -> None:
+    def libc(self, name: str, *arguments: int | bytes | At | Data | Late | None, **more: Any) -> None:
         """Add a call of the C library's function of this name, as ``call`` does."""
         self.call(_LIBC[name], *arguments, **more)
 
@@ -141,7 +157,7 @@ class CallList:
         return Data(offset)
 
     def finish(self, base: int) -> bytes:
-        """The plan, to be put at this address, where its first step will stand."""
+        """The list, to be put at this address, where its first step will stand."""
         data = base + len(self._steps) + _MAX_ARGUMENTS * 8  # that many are read at every step, however few it has
         for where, at, offset in self._fixed:
             where[at : at + 8] = (data + offset).to_bytes(8, "little")
@@ -149,14 +165,47 @@ class CallList:
             self._steps[at : at + 8] = (label.address or base + label.offset).to_bytes(8, "little")
         return bytes(self._steps) + bytes(_MAX_ARGUMENTS * 8) + bytes(self._data)
 
-    def _word(self, where: bytearray, at: int, value: int | bytes | Data | None) -> int:
+    def _word(self, where: bytearray, at: int, value: int | bytes | Data | Late | None) -> int:
         """The 64 bits that stand for a value; for a place, 0 until its address is known."""
         if isinstance(value, bytes):
             value = self.data(value)
         if isinstance(value, Data):
             self._fixed.append((where, at, value.offset))
             return 0
+        if isinstance(value, Late):
+            value.places.append(at)
+            return 0
         return (value or 0) & _ALL
+
+
+class PartialList:
+    """A finished list without the guest's arguments and environment: one for all that differ in these alone."""
+
+    __slots__ = ("_base", "_calls", "_code")
+
+    def __init__(self, calls: CallList, base: int) -> None:
+        self._calls = calls
+        self._code = calls.finish(base)
+        self._base = base
+
+    def __len__(self) -> int:
+        return len(self._code)
+
+    def complete(self, args: Sequence[bytes], env: Sequence[bytes]) -> bytes:
+        """The list for a guest with these."""
+        code = bytearray(self._code)
+        for (table, count), texts in ((self._calls.args, args), (self._calls.env, env)):
+            begin = len(code)
+            address = self._base + begin + 8 * len(texts)
+            pointers = []
+            for text in texts:
+                pointers.append(address)
+                address += len(text) + 1
+            code += struct.pack(f"<{len(texts)}Q", *pointers) + b"\0".join(texts) + bytes(1 + (begin - address) % 8)
+            for late, value in ((table, self._base + begin), (count, len(texts))):
+                for place in late.places:
+                    code[place : place + 8] = value.to_bytes(8, "little")
+        return bytes(code)
 
 
 class Step:
@@ -173,7 +222,7 @@ class Step:
 
 
 class Runner:
-    """Makes the calls of plans."""
+    """Makes the calls of lists."""
 
     __slots__ = ("_place", "_run")
 
@@ -195,11 +244,11 @@ class Runner:
         return _peek(self._place)
 
     def run(self, address: int) -> Step:
-        """Make the calls of the plan at this address: the step that failed and ended it. Its errno is ctypes'."""
+        """Make the calls of the list at this address: the step that failed and ended it. Its errno is ctypes'."""
         return Step(self._run(address))
 
     def perform(self, calls: CallList) -> None:
-        """Make the calls of a plan here and now. Raises ``OSError``."""
+        """Make the calls of a list here and now. Raises ``OSError``."""
         calls.libc("strlen", b"done", fails=ANY, stage=_DONE)
         size = len(calls.finish(0))
         memory = ctypes.create_string_buffer(size)

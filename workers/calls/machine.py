@@ -2,7 +2,7 @@
 
 Every Python instruction after a fork writes to pages that were shared: reference counts, inline caches, frames. A
 worker that runs no Python until its guest has ended is a third of the size and starts in a third of the time
-(docs/architecture.md). ``run`` therefore makes the C calls of a ``plan.Plan`` one after the other; ``hook`` is for
+(docs/architecture.md). ``run`` therefore makes the C calls of a ``CallList`` one after the other; ``hook`` is for
 ``altstack``. On a machine that is not listed here, Python makes the calls.
 
 ``run(step, result)`` makes the call of each step and goes on with the next, or, where the call's result is not as

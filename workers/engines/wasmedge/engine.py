@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ...calls.call_list import CallList, Data, Step
+    from ...calls.call_list import CallList, Data, Late, Step
     from ...start_request import StartRequest
 
 VERSION = b"0.14."
@@ -171,10 +171,10 @@ class WasmEdge(Engine):
             b"%s:%sself/fd/%d/.%s" % (preopen.path, self.proc, fd, b":readonly" if preopen.readonly else b"")
             for preopen, fd in zip(request.preopens, folders, strict=True)
         ]
-        lists = [(calls.table(texts), len(texts)) for texts in (request.args, request.env, preopens)]
-        self._call(calls, "ModuleInstanceInitWASI", self._wasi, *(each for pair in lists for each in pair))
+        folders_given = calls.table(preopens), len(preopens)
+        self._call(calls, "ModuleInstanceInitWASI", self._wasi, *calls.args, *calls.env, *folders_given)
 
-    def _call(self, calls: CallList, name: str, *arguments: int | bytes | At | Data | None, **more: Any) -> None:
+    def _call(self, calls: CallList, name: str, *arguments: int | bytes | At | Data | Late | None, **more: Any) -> None:
         calls.call(self._calls[name], *arguments, **more)
 
     def _foreign_imports(self, tree: int) -> str:
