@@ -125,7 +125,7 @@ def test_likeness_leaves_out_number_arguments_and_environment() -> None:
 
     same = likeness(env=[b"HOSTNAME=a"], args=[b"x"])
     assert likeness(2, env=[b"HOSTNAME=b", b"C=d"]) == same
-    for other in ({"uid": 1}, {"seccomp": b"x"}, {"network": True}, {"function": b"f"}, {"max_pages": 1}):
+    for other in ({"uid": 1}, {"seccomp": [b"x"]}, {"network": True}, {"function": b"f"}, {"max_pages": 1}):
         assert likeness(**other) != same
     body = pack_tagged({2: bytes([REPORT, MODULE, STDIN, STDOUT, STDERR]), 1: pack_numbers(1)})
     assert StartRequest.likeness(body) == body
