@@ -12,6 +12,7 @@ import os
 import posixpath
 import stat
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,7 @@ def build(plan: MountPlan) -> list[Place]:
             for path in paths:
                 with _explained("a read-only or masked path", path):
                     _cover(trees[0], path, masked, plan.home)
+        _show(trees, [tree.path for tree in trees[1:]], [bind for bind in plan.binds if bind.destination not in inner])
         for tree in trees:
             with _explained(tree.path, tree.path):
                 _finish(tree)
@@ -158,6 +160,20 @@ def _add_bind(places: list[Place], trees: list[_Tree], bind: Bind, inner: bool) 
         finally:
             os.close(source)
     places.append(Place(bind.destination, fd, bind.readonly))
+
+
+def _show(trees: list[_Tree], tmpfs: list[str], binds: list[Bind]) -> None:
+    """Make the folders that are mounted on, where they are missing: a guest that lists their parent sees them.
+
+    As runc does; but they are given to the guest by themselves, so that a root that takes no folder will do, too.
+    """
+    given = [*tmpfs, *(bind.destination for bind in binds)]
+    for path in given:
+        if any(path.startswith(other + "/") for other in given if other not in tmpfs):
+            continue  # in a bind's folder: nothing is made there that nobody asked for
+        tree = _holder([tree for tree in trees if tree.path != path], path)
+        with suppress(OSError):
+            os.close(make_folders(tree.mount, _inside(tree, path)))
 
 
 def _holder(trees: list[_Tree], path: str) -> _Tree:

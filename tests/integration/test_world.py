@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -123,11 +124,45 @@ def test_a_tmpfs_is_real_and_private_and_gone_with_its_container(pod: Pod) -> No
         container = builder.args("l /scratch", "w /scratch/x text", "l /scratch").build().start()
         assert container.wait() == 0
         assert container.stdout() == "/scratch/x: written\n/scratch: x\n"
-        assert not (builder.rootfs / "scratch").exists()
+        assert list((builder.rootfs / "scratch").iterdir()) == []
     pod.stop()
     pod.shutdown()
     assert pod.daemon.mounts() == []
     pod.api.create(pod.id)
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_mount_points_are_seen_in_their_parents(pod: Pod, tmp_path: Path, readonly: bool) -> None:
+    (tmp_path / "volume").mkdir()
+    builder = pod.with_wasm("files").mount("/srv/data", tmp_path / "volume").mount("/srv/scratch", kind="tmpfs")
+    if readonly:
+        builder.readonly()
+    output = run(builder.args("l /srv", "w /srv/data/x text"))
+    assert sorted(output.splitlines()) == ["/srv/data/x: written", "/srv: data", "/srv: scratch"]
+    assert list((builder.rootfs / "srv/data").iterdir()) == []
+
+
+def test_a_private_mount_sees_no_later_mount_of_the_hosts(pod: Pod, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(volume)], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", str(volume)], check=True)
+        (volume / "below").mkdir()
+        (volume / "go").mkdir()
+        builder = pod.with_wasm("cat").mount("/data", volume, options=("rprivate",)).fifos("stdin")
+        container = builder.build().start()
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(volume / "below")], check=True)
+        (volume / "below" / "later").touch()
+        seen = Path(f"/proc/{container.pid}/fd")
+        folders = [each for each in seen.iterdir() if each.is_dir() and (each / "below").is_dir()]
+        assert folders
+        assert [list((each / "below").iterdir()) for each in folders] == [[]]
+        container.close_stdin()
+        assert container.wait() == 0
+    finally:
+        subprocess.run(["umount", "-l", str(volume / "below")], check=False)
+        subprocess.run(["umount", "-l", str(volume)], check=True)
 
 
 def test_what_means_nothing_to_wasi_is_passed_over(pod: Pod) -> None:
