@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from sandbox_api.errors import FailedPrecondition
 from sandbox_api.interface import Usage
 
-from ..host.errors import for_errno
+from ..host import errors
 from .layout import Layout
 from .parents import Parents, Place
 from .path import GroupPath
@@ -230,7 +230,7 @@ class Cgroup:
         try:
             yield
         except OSError as error:
-            raise for_errno(error, FailedPrecondition)(f"{self}: cannot be {verb}: {error}") from error
+            raise errors.for_errno(error, FailedPrecondition)(f"{self}: cannot be {verb}: {error}") from error
 
     def __str__(self) -> str:
         return f"control group /{'/'.join(self._path)}"

@@ -6,7 +6,7 @@ import json
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 
-from ..host.errors import for_errno
+from ..host import errors
 from .group import Cgroup
 from .layout import Layout
 from .parents import Parents, Place
@@ -63,7 +63,7 @@ class Hierarchy:
                 self.layout.trees[tree].remove(path)
             self._parents.release(held)
             if isinstance(error, OSError):
-                raise for_errno(error, FailedPrecondition)(
+                raise errors.for_errno(error, FailedPrecondition)(
                     f"control group {cgroups_path}: cannot be made: {error}"
                 ) from error
             raise

@@ -21,20 +21,15 @@ from workers.start_request import REPORT, WASMEDGE, StartRequest
 
 from ..host import proc
 from ..host.counters import Counters
+from . import reports
 from .channel import HelperChannel, HelperFailed
 
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
 """How long a forkserver may take to answer; one that is stopped or stuck is replaced."""
-START_SECTION_SECONDS = 0.5
-"""How long a start waits for a module that is loaded: beyond, its start section runs, and it counts as running."""
 ACKNOWLEDGE_SECONDS = 0.02
 """How long acknowledgements of exits gather: each message wakes the forkserver."""
-
-
-class ModuleRefused(InvalidArgument):
-    """A worker's word that the module itself cannot be run; the text says why, and not which it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +178,13 @@ class ForkserverClient:
                 os.close(theirs)
                 theirs = -1
                 if start.lost:
-                    await _undo(await _read(report))
+                    await reports.undo(await reports.read(report))
                 raise
             finally:
                 if theirs >= 0:
                     os.close(theirs)
             began = time.perf_counter()
-            _, loaded, verdict = protocol.unpack_report(await _read(report))
+            _, loaded, verdict = protocol.unpack_report(await reports.read(report))
             if verdict[:1] == protocol.READY:
                 self._counters.stages["load"].observe(time.perf_counter() - began)
                 return pid
@@ -210,7 +205,7 @@ class ForkserverClient:
                 return pid  # it ended in its start section
             self.acknowledge([name])
             ended, start.ended = start.ended, None
-            raise _refusal(verdict, ended, start.killed, self._counters)
+            raise reports.refusal(verdict, ended.status, start.killed, self._counters)
         finally:
             os.close(report)
             del self._starts[name]
@@ -364,86 +359,11 @@ def _exits(numbers: Sequence[int]) -> list[Ended]:
     return [Ended(*numbers[i : i + 5]) for i in range(0, len(numbers), 5)]
 
 
-async def _read(pipe: int) -> bytes:
-    """Read a worker's report up to its end; once its module is loaded, for ``START_SECTION_SECONDS`` at most."""
-    loop = asyncio.get_running_loop()
-    os.set_blocking(pipe, False)
-    report = b""
-    try:
-        async with asyncio.timeout(None) as limit:
-            while True:
-                try:
-                    part = os.read(pipe, 65536)
-                except BlockingIOError:
-                    if limit.when() is None and protocol.unpack_report(report)[1]:
-                        limit.reschedule(loop.time() + START_SECTION_SECONDS)
-                    readable = loop.create_future()
-                    loop.add_reader(pipe, _wake, readable)
-                    try:
-                        await readable
-                    finally:
-                        loop.remove_reader(pipe)
-                    continue
-                if not part:
-                    return report
-                report += part
-    except TimeoutError:
-        return report
-
-
 async def _exits_soon(start: _Start) -> bool:
-    """Whether a worker that has reported all it will exits within ``START_SECTION_SECONDS``."""
+    """Whether a worker that has reported all it will exits within ``reports.START_SECTION_SECONDS``."""
     try:
-        async with asyncio.timeout(START_SECTION_SECONDS):
+        async with asyncio.timeout(reports.START_SECTION_SECONDS):
             await start.exited.wait()
     except TimeoutError:
         return False
     return True
-
-
-async def _undo(report: bytes) -> None:
-    """End a worker whose forkserver died before reporting it; it may not be our child."""
-    pid, loaded, _ = protocol.unpack_report(report)
-    if not loaded:
-        return  # it ended by itself, or never was
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    loop = asyncio.get_running_loop()
-    ended = loop.create_future()
-    loop.add_reader(pidfd, _wake, ended)
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        await ended
-    except ProcessLookupError:
-        pass
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-
-
-def _wake(readable: asyncio.Future[None]) -> None:
-    if not readable.done():
-        readable.set_result(None)
-
-
-def _refusal(verdict: bytes, ended: Ended, killed: bool, counters: Counters) -> SandboxerError:
-    text = verdict[1:].decode(errors="replace")
-    if verdict[:1] == protocol.REFUSED:
-        return ModuleRefused(text)
-    if verdict[:1] == protocol.FAILED:
-        return Internal(text)
-    if ended.status == signal.SIGKILL and not killed:
-        counters.refusals["memory"] += 1
-        return ResourceExhausted(
-            "the worker was killed before the guest ran: its memory limit, or the node's, is reached"
-        )
-    if os.WIFSIGNALED(ended.status):
-        number = os.WTERMSIG(ended.status)
-        try:
-            name = signal.Signals(number).name
-        except ValueError:
-            name = f"signal {number}"
-        return Internal(f"the worker was ended by {name} before the guest ran")
-    return Internal(f"the worker ended with status {os.waitstatus_to_exitcode(ended.status)} before the guest ran")

@@ -17,8 +17,8 @@ from typing import Any
 from sandbox_api.errors import InvalidArgument, SandboxerError, Unavailable
 from workers import protocol, relay_protocol
 
+from ..host import errors
 from ..host.counters import Counters
-from ..host.errors import for_errno
 from ..oci import container_log
 from ..oci.container_log import Log
 from .helper_client import ANSWER_SECONDS, HelperClient, settle
@@ -77,7 +77,7 @@ class LoggerClient(HelperClient):
                 os.close(fd)
             self._unlink(instance)
             if isinstance(error, OSError):
-                raise for_errno(error, InvalidArgument)(f"its log: {error.strerror}") from None
+                raise errors.for_errno(error, InvalidArgument)(f"its log: {error.strerror}") from None
             raise
         finally:
             guest.release()

@@ -21,7 +21,7 @@ from typing import Any
 from sandbox_api.errors import AlreadyExists, FailedPrecondition, NotFound
 from sandbox_api.interface import NewContainer, NewExec, Preparation
 
-from ..host.errors import for_errno
+from ..host import errors
 from ..model.container import Container
 from ..model.prepared import Prepared, key
 from ..model.process import ProcessState
@@ -166,7 +166,9 @@ class Preparations:
                 os.rename(f"{bundle}/config.json.new", f"{bundle}/config.json")  # whole, or not there
             except OSError as error:
                 self._forget(sandbox.namespace, prepared)
-                raise for_errno(error, FailedPrecondition)(f"{what}: {error.filename}: {error.strerror}") from None
+                raise errors.for_errno(error, FailedPrecondition)(
+                    f"{what}: {error.filename}: {error.strerror}"
+                ) from None
         log.info("prepared %s sandbox=%s", what, sandbox.id)
         return bundle
 

@@ -11,10 +11,11 @@ from workers.start_request import CGROUP, MODULE, NETNS, STDERR, STDIN, STDOUT, 
 
 from ..aot.policy import Aot
 from ..cgroups import Resources
-from ..host.errors import for_errno
-from ..ipc.forkserver import ForkserverClient, ModuleRefused
+from ..host import errors
+from ..ipc.forkserver import ForkserverClient
 from ..ipc.logger import LoggerClient
 from ..ipc.relay import RelayClient
+from ..ipc.reports import ModuleRefused
 from ..model.container import Container
 from ..model.process import Process
 from ..model.registry import Registry
@@ -114,7 +115,7 @@ class Starter:
             raise InvalidArgument(f"{wasi.module_and_function(what.args[0])[0]}: {error}") from None
         except OSError as error:
             what_for = error.filename or "its descriptors"
-            raise for_errno(error, FailedPrecondition)(f"{what_for}: {error.strerror}") from None
+            raise errors.for_errno(error, FailedPrecondition)(f"{what_for}: {error.strerror}") from None
         finally:
             opened.close()
             context.close()

@@ -7,8 +7,7 @@ import os
 
 from sandbox_api.errors import InvalidArgument, NotFound
 
-from ..host import linux
-from ..host.errors import for_errno
+from ..host import errors, linux
 from .spec import MAX_BYTES
 
 _SANDBOX_KEYS = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID", "cri.sandbox.id")
@@ -51,7 +50,7 @@ def _read(path: str, most: int) -> bytes:
     except OSError as error:
         if error.errno == errno.EINVAL:
             raise InvalidArgument(f"{path} is not a regular file") from None
-        raise for_errno(error, InvalidArgument)(f"{path}: {error.strerror}") from None
+        raise errors.for_errno(error, InvalidArgument)(f"{path}: {error.strerror}") from None
     with open(fd, "rb") as file:
         size = os.fstat(fd).st_size
         if size > most:

@@ -17,7 +17,7 @@ from pathlib import Path
 from sandbox_api.errors import InvalidArgument
 from workers import relay_protocol
 
-from ..host.errors import for_errno
+from ..host import errors
 
 _SIZE = re.compile(r"(\d+) ?([KMGT]?)(i?B)?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -83,7 +83,7 @@ def open_folder(log: Log, container_id: str) -> int:
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise for_errno(error, InvalidArgument)(f"log.console.file: {folder}: {error.strerror}") from None
+        raise errors.for_errno(error, InvalidArgument)(f"log.console.file: {folder}: {error.strerror}") from None
     found, real = os.fstat(fd), os.readlink(f"/proc/self/fd/{fd}")
     if found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         if container_id in Path(real).parts:

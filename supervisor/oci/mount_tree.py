@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_api.errors import FailedPrecondition
 
-from ..host import linux
-from ..host.errors import for_errno
+from ..host import errors, linux
 from .mount_options import SAFE, BindOptions
 from .spec import Bind
 
@@ -132,7 +131,7 @@ class _explained:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
             reason = os.strerror(error.errno or 0)
-            raise for_errno(error, FailedPrecondition)(
+            raise errors.for_errno(error, FailedPrecondition)(
                 f"mounting {self._source} on {self._destination}: {reason}"
             ) from None
 

@@ -9,8 +9,7 @@ import re
 
 from sandbox_api.errors import InvalidArgument
 
-from ..host import linux
-from ..host.errors import for_errno
+from ..host import errors, linux
 
 _NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
 _CLONE_NEWNET = 0x40000000
@@ -36,7 +35,7 @@ def open_netns(path: str) -> int:
     except OSError as error:
         if error.errno == errno.EINVAL:
             raise InvalidArgument(f"network namespace {path} is not a network namespace") from None
-        raise for_errno(error, InvalidArgument)(f"network namespace {path}: {error.strerror}") from None
+        raise errors.for_errno(error, InvalidArgument)(f"network namespace {path}: {error.strerror}") from None
     try:
         kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
     except OSError:

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from sandbox_api.interface import Mount
 
-from ..host import linux
-from ..host.errors import for_errno
+from ..host import errors, linux
 from . import mount_options
 from .mount_tree import clone
 from .spec import Bind, Spec, Tmpfs
@@ -103,7 +102,7 @@ def mount(todo: MountPlan) -> None:
             linux.mount("tmpfs", path, "tmpfs", flags, tmpfs.data)
     except OSError as error:
         unmount(todo)
-        raise for_errno(error, FailedPrecondition)(
+        raise errors.for_errno(error, FailedPrecondition)(
             f"mounting {error.filename or todo.root}: {error.strerror}"
         ) from None
     except BaseException:

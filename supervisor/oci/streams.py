@@ -15,7 +15,7 @@ from sandbox_api.errors import InvalidArgument
 from sandbox_api.interface import Stdio
 from workers import relay_protocol
 
-from ..host.errors import for_errno
+from ..host import errors
 
 _FLAGS = os.O_CLOEXEC | os.O_NOCTTY
 _DEV_NULL = os.makedev(1, 3)
@@ -182,7 +182,7 @@ def _open(name: str, path: str, flags: int) -> int:
         finally:
             os.close(place)
     except OSError as error:
-        raise for_errno(error, InvalidArgument)(f"{name}: {path}: {error.strerror}") from None
+        raise errors.for_errno(error, InvalidArgument)(f"{name}: {path}: {error.strerror}") from None
 
 
 def _find(path: str, flags: int) -> tuple[int, bool]:

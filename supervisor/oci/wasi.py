@@ -15,8 +15,7 @@ from itertools import islice
 from sandbox_api.errors import InvalidArgument
 from workers.start_request import FOLDER, MODULE, NATIVE, WASM, Descriptors, Preopen, StartRequest
 
-from ..host import linux
-from ..host.errors import for_errno
+from ..host import errors, linux
 from . import mount_tree
 from .rootfs import MountPlan
 from .spec import ProcessSpec
@@ -133,7 +132,7 @@ def assemble(process: ProcessSpec, plan: MountPlan) -> WasiContext:
             _add_cwd(context, process.cwd)
     except OSError as error:
         context.close()
-        raise for_errno(error, InvalidArgument)(f"{error.filename or plan.root}: {error.strerror}") from None
+        raise errors.for_errno(error, InvalidArgument)(f"{error.filename or plan.root}: {error.strerror}") from None
     except BaseException:
         context.close()
         raise
@@ -160,7 +159,7 @@ def foresee(process: ProcessSpec, plan: MountPlan) -> int:
     try:
         base = linux.open_resolved(source)
     except OSError as error:
-        raise for_errno(error, InvalidArgument)(f"module {path}: {error.strerror}") from None
+        raise errors.for_errno(error, InvalidArgument)(f"module {path}: {error.strerror}") from None
     try:
         return _open_program(base, path[len(prefix) :].lstrip("/"), path, process)
     finally:
@@ -190,7 +189,7 @@ def _open_program(base: int, inside: str, path: str, process: ProcessSpec) -> in
         finally:
             os.close(place)
     except OSError as error:
-        raise for_errno(error, InvalidArgument)(f"module {path}: {error.strerror}") from None
+        raise errors.for_errno(error, InvalidArgument)(f"module {path}: {error.strerror}") from None
     # here, since a product that was compiled from it would be readable
     if not _may_read(status, process) and not has_access_list(fd):
         os.close(fd)

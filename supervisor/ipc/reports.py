@@ -1,0 +1,95 @@
+"""A worker's report on its start: read from its pipe, and turned into an error where the guest did not run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+from sandbox_api.errors import Internal, InvalidArgument, ResourceExhausted, SandboxerError
+from workers import protocol
+
+from ..host.counters import Counters
+
+START_SECTION_SECONDS = 0.5
+"""How long a start waits for a module that is loaded: beyond, its start section runs, and it counts as running."""
+
+
+class ModuleRefused(InvalidArgument):
+    """A worker's word that the module itself cannot be run; the text says why, and not which it is."""
+
+
+async def read(pipe: int) -> bytes:
+    """Read a worker's report up to its end; once its module is loaded, for ``START_SECTION_SECONDS`` at most."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(pipe, False)
+    report = b""
+    try:
+        async with asyncio.timeout(None) as limit:
+            while True:
+                try:
+                    part = os.read(pipe, 65536)
+                except BlockingIOError:
+                    if limit.when() is None and protocol.unpack_report(report)[1]:
+                        limit.reschedule(loop.time() + START_SECTION_SECONDS)
+                    readable = loop.create_future()
+                    loop.add_reader(pipe, _wake, readable)
+                    try:
+                        await readable
+                    finally:
+                        loop.remove_reader(pipe)
+                    continue
+                if not part:
+                    return report
+                report += part
+    except TimeoutError:
+        return report
+
+
+async def undo(report: bytes) -> None:
+    """End a worker whose forkserver died before reporting it; it may not be our child."""
+    pid, loaded, _ = protocol.unpack_report(report)
+    if not loaded:
+        return  # it ended by itself, or never was
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    loop.add_reader(pidfd, _wake, ended)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await ended
+    except ProcessLookupError:
+        pass
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+def _wake(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
+
+
+def refusal(verdict: bytes, status: int, killed: bool, counters: Counters) -> SandboxerError:
+    """The error for a start whose worker gave this verdict and exited with this wait status."""
+    text = verdict[1:].decode(errors="replace")
+    if verdict[:1] == protocol.REFUSED:
+        return ModuleRefused(text)
+    if verdict[:1] == protocol.FAILED:
+        return Internal(text)
+    if status == signal.SIGKILL and not killed:
+        counters.refusals["memory"] += 1
+        return ResourceExhausted(
+            "the worker was killed before the guest ran: its memory limit, or the node's, is reached"
+        )
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        return Internal(f"the worker was ended by {name} before the guest ran")
+    return Internal(f"the worker ended with status {os.waitstatus_to_exitcode(status)} before the guest ran")
