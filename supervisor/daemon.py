@@ -23,6 +23,7 @@ from sandbox_api.errors import SandboxerError
 from sandbox_api.events import Publisher
 from sandbox_api.task_methods import TaskMethods
 from sandbox_api.ttrpc.server import Server
+from workers import relay_protocol
 from workers.greeting import Filters
 
 from . import __version__, cgroups
@@ -35,7 +36,7 @@ from .host.http import HttpServer
 from .ipc.channel import HelperFailed
 from .ipc.forkserver import ForkserverClient
 from .ipc.logger import LoggerClient
-from .ipc.relay import RelayClient
+from .ipc.relay import Kept, RelayClient
 from .lifecycle import liveness
 from .lifecycle.containers import ContainerManager
 from .lifecycle.events import TaskEvents
@@ -46,6 +47,7 @@ from .lifecycle.preparations import Preparations
 from .lifecycle.recovery import Recovery
 from .lifecycle.signals import Signals
 from .model.registry import Registry
+from .model.sandbox import SandboxState
 from .seccomp.allowed import worker_filters
 from .seccomp.library import SeccompMissing
 from .services.auto_remove import AutoRemove
@@ -102,6 +104,15 @@ class Options:
         """Socket of the Task API over gRPC."""
         return self.folder / "task-grpc.sock"
 
+    @property
+    def listeners(self) -> dict[int, Path]:
+        """Sockets that outlive us in the relay, by their numbers there."""
+        return {
+            relay_protocol.TASKS: self.task_socket.absolute(),
+            relay_protocol.GRPC_TASKS: self.grpc_task_socket.absolute(),
+            relay_protocol.SANDBOXES: self.listen.absolute(),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
@@ -156,10 +167,11 @@ class Daemon:
         cleanup.push_async_exit(self._leave)
         self._claim(cleanup)
         parts = self._build(cleanup)
+        kept = await self._take_over(cleanup, parts)
         began = time.perf_counter()
         engine = await self._recover(cleanup, parts)
         parts.counters.recovery_seconds = time.perf_counter() - began
-        await self._serve(cleanup, parts, engine)
+        await self._serve(cleanup, parts, kept, engine)
         if not self._restarting:
             liveness.notify("STOPPING=1")
         log.info("restarting" if self._restarting else "stopping")
@@ -177,7 +189,6 @@ class Daemon:
             loop.add_reader(0, self._stopping.set)
         sockets.check_folder(self._options.folder, "forkserver.sock")
         cleanup.callback(os.close, _lock_folder(self._options.folder, self._options.socket_group))
-        sockets.claim(self._options.listen)
         linux.become_subreaper()
 
     def _build(self, cleanup: AsyncExitStack) -> _Parts:
@@ -222,13 +233,31 @@ class Daemon:
             hierarchy.version,
         )
 
+    async def _take_over(self, cleanup: AsyncExitStack, parts: _Parts) -> list[Kept]:
+        """Take clients' connections and listening sockets over from an earlier daemon; make those that are not there.
+
+        Clients may connect from here on; they are served when all is recovered. Raises ``SocketTaken``.
+        """
+        cleanup.callback(parts.relay.close)
+        kept = await parts.relay.take()
+
+        def undo(kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+            if error is not None and parts.relay.pid and not self._restarting:  # a relay of our own holds nobody's yet
+                parts.relay.unlink()
+                parts.relay.shut_down()
+
+        cleanup.push(undo)
+        for number, path in self._options.listeners.items():
+            parts.relay.listen(number, path)
+            sockets.give_to_group(path, self._options.socket_group)
+        return kept
+
     async def _recover(self, cleanup: AsyncExitStack, parts: _Parts) -> str:
         """Join what an earlier daemon left, and start what is missing; the engine's version."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, parts.forkserver.orphans.collect_children)
         cleanup.callback(loop.remove_signal_handler, signal.SIGCHLD)
         cleanup.callback(parts.forkserver.close)
-        cleanup.callback(parts.relay.close)
         cleanup.callback(parts.logger.close)
         parts.recovery.load()
         inventory = await parts.forkserver.connect()
@@ -245,7 +274,7 @@ class Daemon:
         cleanup.push_async_callback(self._disconnect, parts)
         return inventory.engine
 
-    async def _serve(self, cleanup: AsyncExitStack, parts: _Parts, engine: str) -> None:
+    async def _serve(self, cleanup: AsyncExitStack, parts: _Parts, kept: list[Kept], engine: str) -> None:
         """Open the sockets, and serve until a signal says to stop."""
         options = self._options
         if self._publisher is not None:
@@ -253,19 +282,17 @@ class Daemon:
         methods = TaskMethods(parts.tasks, parts.cgroup_version).table()
         ttrpc = Server(methods, parts.relay)
         cleanup.push_async_callback(ttrpc.close)
-        for kept in await parts.relay.take():
-            connection = ttrpc.resume(kept.key, socket.socket(fileno=kept.fd))
-            for call in kept.pending:
+        for each in kept:
+            connection = ttrpc.resume(each.key, socket.socket(fileno=each.fd))
+            for call in each.pending:
                 connection.resume(call.place, call.stream, call.request)
-        await ttrpc.start(sockets.listen(options.task_socket))
-        sockets.give_to_group(options.task_socket, options.socket_group)
-        cleanup.callback(options.task_socket.unlink, missing_ok=True)
+        await ttrpc.start(parts.relay.listen(relay_protocol.TASKS, options.task_socket.absolute()).dup())
         cleanup.push_async_callback(calls.all_done)
         parts.inspection.engine = f"wasmedge {engine}"
         await self._serve_info(cleanup, parts.inspection)
-        await self._serve_grpc(cleanup, methods, options.grpc_task_socket)
+        await self._serve_grpc(parts.relay, methods, relay_protocol.GRPC_TASKS)
         sandbox_methods = grpc_server.sandbox_methods(Host(parts.sandboxes, parts.cgroup_version))
-        await self._serve_grpc(cleanup, sandbox_methods, options.listen)
+        await self._serve_grpc(parts.relay, sandbox_methods, relay_protocol.SANDBOXES)
         if options.metrics:
             await self._serve_metrics(cleanup, parts, [methods, sandbox_methods])
         log.info(
@@ -308,15 +335,16 @@ class Daemon:
             sockets.give_to_group(path, self._options.socket_group)
             cleanup.callback(path.unlink, missing_ok=True)
 
-    async def _serve_grpc(self, cleanup: AsyncExitStack, methods: calls.Methods, path: Path) -> None:
+    async def _serve_grpc(self, relay: RelayClient, methods: calls.Methods, number: int) -> None:
+        """Serve on a socket of our own, behind the relay: gRPC's library takes no listening socket from elsewhere."""
         server = grpc_server.Server(methods)
-        sockets.claim(path)
+        path = self._options.folder.absolute() / f"grpc-{number}.sock"
+        path.unlink(missing_ok=True)
         with sockets.private():
             server.inner.add_insecure_port(f"unix:{path}")
-        cleanup.callback(path.unlink, missing_ok=True)
-        sockets.give_to_group(path, self._options.socket_group)
         self._grpc.append(server)
         await server.inner.start()
+        relay.forward(number, str(path))
 
     async def _leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Exit at once, last of all, with all of gRPC's connections (see its ``Server.stop``)."""
@@ -361,8 +389,10 @@ class Daemon:
             log.info("%d instances keep running", running)
         else:
             parts.forkserver.shut_down()
-            parts.relay.shut_down()
             parts.logger.shut_down()
+        if all(sandbox.state is SandboxState.NOTREADY for sandbox in self._registry.sandboxes.values()):
+            parts.relay.unlink()
+            parts.relay.shut_down()
 
 
 def _filters(required: bool) -> Filters:

@@ -27,7 +27,7 @@ class Helper:
     def __init__(self, name: str, listener: boot.ControlListener, handlers: Handlers) -> None:
         self._name = name
         self._listener = listener
-        self._handlers: Handlers = {HELLO: (type(self)._hello, 2, 0), END: (Helper._end, 0, 0), **handlers}
+        self._handlers: Handlers = {HELLO: (type(self)._hello, 2, 0), END: (type(self)._end, 0, 0), **handlers}
         self._readers: dict[int, Reader] = {}
         self._files: set[int] = set()  # what epoll does not take: regular files, always ready
         self._ending = False

@@ -111,6 +111,10 @@ class Logger(Helper):
             self._poll.register(fd, select.EPOLLIN)
         frame.fds = frame.fds[2:]
 
+    def _end(self, reader: Reader, frame: Frame) -> None:
+        """End now, or by itself when the logs are complete."""
+        self._ending = not self._logs
+
     def _finish(self, reader: Reader, frame: Frame, instance: int) -> None:
         """Answer when all that the guest wrote is in its log. The guest has ended, or is about to."""
         log = self._logs.get(instance)

@@ -4,6 +4,8 @@ Standard input: a guest cannot read its FIFO itself. Before the client's first o
 end, and CloseIO could not end it while a writer is there. So such a guest reads a pipe that is fed here;
 poll(2) reports no hang-up on a FIFO before its first writer came, which is just what is needed.
 Terminals: the master side of each is held here, between the client's input and output FIFOs.
+Listening sockets: they are held here, so that clients that connect while no supervisor is there wait for the next one.
+gRPC's library takes no listening socket from elsewhere: its clients are accepted here, and their bytes forwarded.
 Connections: clients take a lost Task API connection for the end of their container. So those with a pending Wait
 are kept open here, and the supervisor's journal of pending calls is held, for the next supervisor.
 If the relay dies, guests see the end of their input, and terminals hang up.
@@ -11,6 +13,7 @@ If the relay dies, guests see the end of their input, and terminals hang up.
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import posix
 import resource
@@ -18,17 +21,19 @@ import select
 import struct
 
 from . import boot
-from .helper import Helper, serve
-from .protocol import Frame, ProtocolError, Reader, pack_numbers
-from .pumps import KINDS, Pump
+from .helper import BYTES, Helper, serve
+from .protocol import Frame, ProtocolError, Reader, pack_numbers, unpack, unpack_numbers
+from .pumps import CONNECTION, KINDS, Forward, Pump
 from .relay_protocol import (
     ALL,
     CLOSE,
     DROP,
+    FORWARD,
     FULL,
     HELD,
     HIGHEST_VERSION,
     HOLD,
+    JOURNAL,
     KEEP,
     KEPT,
     LOWEST_VERSION,
@@ -60,6 +65,8 @@ class Relay(Helper):
         self._kept: dict[int, int] = {}  # connections' descriptors by the supervisor's number
         self._keys: dict[int, int] = {}  # the numbers by descriptor
         self._held: dict[int, int] = {}  # other descriptors, by their numbers
+        self._forwarding: dict[int, bytes] = {}  # listening ones whose clients are let in, and the servers' paths
+        self._standing: list[int] = []  # clients that were let in as the server went
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = max(limit - SPARE, limit // 2)
         """Pumps' and connections' descriptors."""
@@ -67,7 +74,13 @@ class Relay(Helper):
         self._said_full = False
 
     def _needed(self) -> bool:
-        return bool(self._pumps or self._kept)
+        return bool(self._pumps or self._kept or self._held.keys() - {JOURNAL})
+
+    def _receive(self, fd: int) -> None:
+        super()._receive(fd)
+        if not self._readers:  # clients wait for the next supervisor
+            for listener in list(self._forwarding):
+                self._close_door(listener)
 
     def _serve(self, fd: int, event: int) -> None:
         if fd in self._keys:
@@ -75,9 +88,11 @@ class Relay(Helper):
         elif fd in self._pumps:
             pump = self._pumps[fd]
             if fd == pump.sink and event & (select.EPOLLERR | select.EPOLLHUP):
-                self._drop_pump(pump)  # nobody reads any more
+                self._lose_sink(pump)
             else:
                 self._move(pump)
+        elif fd in self._forwarding:
+            self._let_in(fd)
 
     def _hello(self, reader: Reader, frame: Frame, lowest: int, highest: int) -> None:
         super()._hello(reader, frame, lowest, highest)
@@ -125,8 +140,61 @@ class Relay(Helper):
             self._say("a descriptor is not held: the open-file limit is reached")
             return
         if number in self._held:
+            self._close_door(self._held[number])
             posix.close(self._held[number])
         self._held[number] = frame.fds.pop()
+
+    def _forward(self, reader: Reader, frame: Frame) -> None:
+        """Hold a listening socket, and forward its clients' bytes to the server on a path."""
+        numbers, path = unpack(frame.body)
+        (number,) = unpack_numbers(numbers)
+        self._hold(reader, frame, number)
+        if number in self._held and not frame.lost:
+            listener = self._held[number]
+            posix.set_blocking(listener, False)
+            self._forwarding[listener] = path
+            self._poll.register(listener, select.EPOLLIN)
+            standing, self._standing = self._standing, []
+            for client in standing:
+                self._connect(client, path)
+
+    def _let_in(self, listener: int) -> None:
+        sock = _socket.socket(fileno=listener)
+        try:
+            client, _ = sock._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return
+        except OSError:  # out of descriptors: a kept connection makes room, or else it waits
+            if self._kept:
+                self._drop_connection(next(iter(self._kept)))
+            return
+        finally:
+            sock.detach()
+        if not self._connect(client, self._forwarding[listener]):
+            self._close_door(listener)
+
+    def _connect(self, client: int, path: bytes) -> bool:
+        """Connect a client to the server behind us; false where that is gone, and the client waits for the next."""
+        server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        try:
+            server.setblocking(False)
+            server.connect(path)
+            pairs = (
+                Forward(client, posix.dup(server.fileno())),
+                Forward(posix.dup(server.fileno()), posix.dup(client)),
+            )
+        except OSError:
+            self._standing.append(client)
+            return False
+        finally:
+            server.close()
+        for pump in pairs:
+            self._add(pump)
+        return True
+
+    def _close_door(self, listener: int) -> None:
+        if self._forwarding.pop(listener, None) is not None:
+            self._poll.unregister(listener)
 
     def _take(self, reader: Reader, frame: Frame) -> None:
         for number, fd in self._held.items():
@@ -153,7 +221,8 @@ class Relay(Helper):
     def _add(self, pump: Pump) -> None:
         while self._kept and len(self._pumps) + len(self._kept) >= self._most:
             self._drop_connection(next(iter(self._kept)))
-        (self._terminals if pump.kind == TERMINAL_OUTPUT else self._inputs)[pump.instance] = pump
+        if pump.kind != CONNECTION:
+            (self._terminals if pump.kind == TERMINAL_OUTPUT else self._inputs)[pump.instance] = pump
         self._pumps[pump.source] = self._pumps[pump.sink] = pump
         try:
             self._poll.register(pump.sink, 0)  # errors only: that its other end was closed
@@ -183,6 +252,19 @@ class Relay(Helper):
             self._files.discard(source)
         else:
             self._poll.unregister(source)
+
+    def _lose_sink(self, pump: Pump) -> None:
+        """Nobody reads any more."""
+        if not isinstance(pump, Forward):
+            self._drop_pump(pump)
+            return
+        pump.draining = True
+        self._poll.unregister(pump.sink)
+        pump.pending = b""
+        if pump.full:
+            pump.full = False
+            self._watch(pump.source)
+        self._move(pump)
 
     def _move(self, pump: Pump) -> None:
         if not pump.step():
@@ -219,6 +301,7 @@ _HANDLERS: Handlers = {
     PUMP: (Relay._start_pump, 2, 2),
     CLOSE: (Relay._close_input, 1, 0),
     RESIZE: (Relay._resize, 3, 0),
+    FORWARD: (Relay._forward, BYTES, 1),
     KEEP: (Relay._keep, 1, 1),
     DROP: (Relay._drop, 1, 0),
     HOLD: (Relay._hold, 1, 1),

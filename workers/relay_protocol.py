@@ -1,18 +1,18 @@
 """The messages between the supervisor and the relay, in frames of ``workers.protocol``.
 
-Every body is a row of numbers (``pack_numbers``). The supervisor says HELLO first, and both speak the highest version
-that both know.
+Bodies are rows of numbers (``pack_numbers``), but for FORWARD's and LOG's, whose first field is one (``pack``). The
+supervisor says HELLO first, and both speak the highest version that both know.
 """
 
 from __future__ import annotations
 
-LOWEST_VERSION = HIGHEST_VERSION = 2
+LOWEST_VERSION = HIGHEST_VERSION = 3
 """Versions of these messages that this side speaks."""
 
 # supervisor to relay
 HELLO, END = 32, 33
 PUMP, CLOSE, RESIZE = 34, 35, 36
-KEEP, DROP, HOLD, TAKE = 37, 38, 39, 40
+KEEP, DROP, HOLD, TAKE, FORWARD = 37, 38, 39, 40, 41
 # relay to supervisor
 WELCOME, PUMPED, FULL = 48, 49, 50
 KEPT, HELD, TAKEN = 51, 52, 53
@@ -23,8 +23,8 @@ ALL = 0
 INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT = 0, 1, 2
 """Kinds of pump: FIFO to pipe, FIFO to terminal, terminal to FIFO."""
 
-JOURNAL = 0
-"""Held descriptors have numbers. This is the journal of pending calls."""
+JOURNAL, TASKS, GRPC_TASKS, SANDBOXES = 0, 1, 2, 3
+"""Held descriptors have numbers: the journal of pending calls, and the listening sockets."""
 
 # supervisor to logger, which knows HELLO, WELCOME and END, too
 LOG, FINISH = 64, 65

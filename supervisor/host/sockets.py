@@ -46,6 +46,11 @@ def claim(path: Path) -> None:
     raise SocketTaken(f"{path}: another process serves there: stop it or choose another path")
 
 
+def is_bound(sock: socket.socket, path: Path) -> bool:
+    """Whether a listening socket is the one at ``path``, as far as can be told: its name, and that it is there."""
+    return sock.getsockname() == str(path) and path.is_socket()
+
+
 def give_to_group(path: Path, gid: int | None) -> None:
     """Let a group in as well (mode 0660)."""
     if gid is not None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sandbox_api.errors import ResourceExhausted, Unavailable
 from workers import protocol, relay_protocol
 
+from ..host import sockets
 from ..host.counters import Counters
 from ..oci.streams import Pump
 from .helper_client import ANSWER_SECONDS, HelperClient, settle
@@ -36,6 +40,8 @@ class RelayClient(HelperClient):
         self._journal: Journal | None = None
         self._keys = 0  # numbers above this were never given to a connection,
         self._free: list[int] = []  # and these are given to none any more
+        self._listeners: dict[int, socket.socket] = {}  # by their numbers in the protocol
+        self._forwards: dict[int, str] = {}  # paths of the servers behind some of them
         self._connections: dict[int, int] = {}  # kept connections' descriptors, by their numbers
         self._told: list[tuple[int, int]] = []  # numbers and descriptors of those that a relay keeps, as it tells them
         self._full = False
@@ -48,6 +54,10 @@ class RelayClient(HelperClient):
             return
         self._helper.send(relay_protocol.DROP, protocol.pack_numbers(relay_protocol.ALL))
         self._hold(relay_protocol.JOURNAL, self._journal.fd)
+        for number, listener in self._listeners.items():
+            self._hold(number, listener.fileno())
+        for number, server in self._forwards.items():
+            self.forward(number, server)
         for key, fd in self._connections.items():
             self._helper.send(relay_protocol.KEEP, protocol.pack_numbers(key), [fd])
 
@@ -110,6 +120,33 @@ class RelayClient(HelperClient):
         self._free.extend(set(range(1, self._keys)).difference(self._connections))
         return kept
 
+    def listen(self, number: int, path: Path) -> socket.socket:
+        """The listening socket of a path: the one that an earlier supervisor left in the relay, or a new one.
+
+        It outlives us in the relay: clients that connect while no supervisor is there wait for the next one. It stays
+        the relay client's. Raises ``SocketTaken``.
+        """
+        held = self._listeners.get(number)
+        if held is None or not sockets.is_bound(held, path):
+            if held is not None:
+                Path(held.getsockname()).unlink(missing_ok=True)
+                held.close()
+            self._listeners[number] = held = sockets.listen(path)
+            self._hold(number, held.fileno())
+        held.setblocking(False)
+        return held
+
+    def forward(self, number: int, server: str) -> None:
+        """Let the clients of a listening socket in, and forward their bytes to the server on this path."""
+        self._forwards[number] = server
+        body = protocol.pack([protocol.pack_numbers(number), os.fsencode(server)])
+        self._helper.send(relay_protocol.FORWARD, body, [self._listeners[number].fileno()])
+
+    def unlink(self) -> None:
+        """Remove the listening sockets: nobody is to wait for a next supervisor."""
+        for listener in self._listeners.values():
+            Path(listener.getsockname()).unlink(missing_ok=True)
+
     def keep(self, fd: int) -> int:
         """Keep a connection open beyond our death; the number for it. The descriptor stays the caller's, who drops
         the connection before closing it."""
@@ -139,6 +176,9 @@ class RelayClient(HelperClient):
     def close(self) -> None:
         """Disconnect; the relay keeps running while it has something to hold."""
         super().close()
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -166,6 +206,8 @@ class RelayClient(HelperClient):
                 self._taken.set_exception(ResourceExhausted("no descriptor is left: raise the open-file limit"))
         elif number == relay_protocol.JOURNAL and self._journal is None:
             self._journal = Journal(frame.fds.pop())
+        elif number != relay_protocol.JOURNAL and number not in self._listeners:
+            self._listeners[number] = socket.socket(fileno=frame.fds.pop())
 
     def _pending(self) -> Iterator[asyncio.Future[Any] | None]:
         yield self._taken

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import grpc
 from google.protobuf.message import Message
 
 from sandbox_api import status
+from sandbox_api.errors import Unavailable
 from sandbox_api.proto import controller_pb2 as pb
 
 SERVICE = "/containerd.services.sandbox.v1.Controller/"
@@ -17,7 +19,9 @@ class Api:
     """A channel to the Sandbox API. Errors come as the domain's."""
 
     def __init__(self, path: Path, namespace: str = "default") -> None:
-        self.channel = grpc.insecure_channel(f"unix:{path}")
+        self.channel = grpc.insecure_channel(
+            f"unix:{path}", [("grpc.use_local_subchannel_pool", 1)]
+        )  # its own connection
         self._metadata = (("containerd-namespace", namespace),)
 
     def call(self, method: str, request: Message, timeout: float = 60) -> Message:
@@ -58,6 +62,20 @@ class Api:
 
     def wait(self, sandbox_id: str):  # type: ignore[no-untyped-def]
         return self.future("Wait", pb.ControllerWaitRequest(sandbox_id=sandbox_id))
+
+    @staticmethod
+    def status_request(sandbox_id: str) -> pb.ControllerStatusRequest:
+        return pb.ControllerStatusRequest(sandbox_id=sandbox_id)
+
+    def retried(self, method: str, request: Message, seconds: float = 20) -> Message:
+        """A call, made again where its connection was lost."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self.call(method, request)
+            except Unavailable:
+                assert time.monotonic() < deadline, f"{method}: unavailable for {seconds:g} s"
+                time.sleep(0.05)
 
     def status(self, sandbox_id: str, verbose: bool = False) -> pb.ControllerStatusResponse:
         return self.call("Status", pb.ControllerStatusRequest(sandbox_id=sandbox_id, verbose=verbose))  # type: ignore[return-value]

@@ -32,6 +32,7 @@ class Daemon:
         # Short: a socket's path has 107 bytes.
         self.folder = folder or Path(tempfile.mkdtemp(prefix="wasm-sb-"))
         self._options = options
+        self._listen = "api.sock"
         self.environment: dict[str, str] = {}
         self.prefix: list[str] = []
         """A command that becomes the daemon, with fewer rights say."""
@@ -40,7 +41,11 @@ class Daemon:
 
     @property
     def listen(self) -> Path:
-        return self.folder / "api.sock"
+        return self.folder / self._listen
+
+    def listen_as(self, name: str) -> None:
+        """Have another address from its next start on."""
+        self._listen = name
 
     @property
     def dir(self) -> Path:
