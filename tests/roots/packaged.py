@@ -20,6 +20,7 @@ from tests.harness.container import Container, Pod
 UNIT = Path("/usr/lib/systemd/system/wasm-sandboxer.service")
 DEFAULTS = Path("/etc/default/wasm-sandboxer")
 OURS = ("wasm-sandboxer", "kuasar-wasm", "containerd-shim-wasm")
+LOG = Path("/tmp/client/log")
 NOTIFY = "/run/notify.sock"
 
 
@@ -43,15 +44,15 @@ class Service:
             notify.bind(NOTIFY)
             notify.settimeout(60)
             environment = {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": NOTIFY, **settings}
-            self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            with LOG.open("ab") as log:  # a pipe would be the helpers', too, which live on
+                self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             assert b"READY=1" in notify.recv(4096)
 
     def stop(self) -> str:
         """End it as systemd does with KillMode=process; what it said."""
         self.process.send_signal(signal.SIGTERM)
-        _, said = self.process.communicate(timeout=30)
-        assert self.process.returncode == 0, said
-        return said.decode()
+        assert self.process.wait(30) == 0, LOG.read_text()
+        return LOG.read_text()
 
 
 def apt(*arguments: str) -> None:
