@@ -43,8 +43,8 @@ compare: $(VENV)/.ready ## CRI operations beside crun with WasmEdge, on one cont
 roots: ## Demo and tests in fresh Debian 12 and 13, which stay as they were; half an hour (needs root)
 	$(PYTHON) -m tests.roots $(ROOTS)
 
-roots-packages: $(VENV)/.ready ## Packages installed, upgraded, removed and purged in fresh Debian 12 and 13 (needs root)
-	$(RUN) -c 'from tests.harness.guests import guest; guest("sleep")'
+roots-packages: $(VENV)/.ready ## Packages and wheel: installed, upgraded, removed, purged in fresh Debian 12 and 13 (needs root)
+	$(RUN) -c 'from tests.harness.guests import guest; guest("sleep"), guest("hello")'
 	$(RUN) -m tests.roots.packages $(SUITES)
 
 chaos: $(VENV)/.ready ## Kill any part at any moment under load; nothing may be lost (needs root)

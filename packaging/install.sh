@@ -34,6 +34,7 @@ mkdir -p "$ours/bin" "$ours/lib"
     $target --target "$ours/lib/python$version/site-packages" "$work"/*.whl
 # pip puts programs and data into the target: there are our own ways to both.
 rm -rf "$ours/lib/python$version/site-packages/bin" "$ours/lib/python$version/site-packages/share"
+find "$ours/lib" -type f -exec chmod a-x {} +
 ln -s "$python" "$ours/bin/python"
 printf 'home = %s\ninclude-system-site-packages = false\n' "$(dirname "$python")" >"$ours/pyvenv.cfg"
 cat >"$ours/bin/wasm-sandboxer" <<EOF

@@ -33,6 +33,15 @@ if [ -z "$library" ]; then
         "$root/packaging/install-wasmedge.sh" --always trixie "$tree/usr/lib/wasm-sandboxer/wasmedge"
     )
 fi
+doc=$tree/usr/share/doc/wasm-sandboxer
+gzip -n9c "$doc/CHANGELOG.md" >"$doc/changelog.gz"
+cat >"$doc/copyright" <<EOF
+Copyright: the wasm-sandboxer authors
+License: Apache-2.0; its text is in /usr/share/common-licenses/Apache-2.0.
+The Python packages in /usr/lib/wasm-sandboxer/lib have their licenses in their dist-info folders; libraries in
+/usr/lib/wasm-sandboxer/wasmedge, where it is there, have theirs in its folder licenses.
+EOF
+rm "$doc/CHANGELOG.md"
 mkdir "$tree/DEBIAN"
 for script in postinst prerm postrm; do
     install -m 755 "$here/$script" "$tree/DEBIAN/$script"

@@ -57,10 +57,38 @@ def life(suite: str) -> None:
         system.remove()
 
 
+def wheel(suite: str) -> None:
+    """The wheel in a virtual environment; libwasmedge by the command that doctor names. Raises as ``life``."""
+    folder = FOLDER / "packages" / "wheel"
+    subprocess.run([ROOT / "packaging" / "build-wheel.sh", folder], check=True)
+    made = max(folder.glob("*.whl"), key=lambda path: path.stat().st_mtime)
+    hello = next(path for path in sorted((ROOT / ".cache" / "guests").glob("*/hello.wasm")))
+    system = System(debian(suite), f"{suite}-wheel")
+    try:
+        system.take(made, hello)
+        before = system.of_the_host()
+        story = f"""
+            set -eu
+            python3 -m venv /src
+            /src/bin/pip install -q /{made.name}
+            /src/bin/wasm-sandboxer doctor | grep -o 'sh .*install-wasmedge.*' >/src/install
+            test -s /src/install
+            sh /src/install
+            /src/bin/wasm-sandboxer run /{hello.name}
+        """
+        done = system.output("sh", "-c", story)
+        assert done == "hello from WASI\n", done
+        assert system.of_the_host() == before
+        print("wheel:", done, end="")
+    finally:
+        system.remove()
+
+
 def main() -> None:
     for suite in sys.argv[1:] or SUITES:
         print(f"{suite}:", flush=True)
         life(suite)
+        wheel(suite)
 
 
 if __name__ == "__main__":
