@@ -1,4 +1,4 @@
-"""How forkserver and relay begin: a socket to listen on, and one line to whoever started them."""
+"""The start of forkserver and relay: a socket to listen on, and one line to their starter."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ControlListener:
             fd, _ = self._listener._accept()  # type: ignore[attr-defined]
         except OSError:
             if self._reserve < 0:
-                time.sleep(0.05)  # whoever stands there still does: do not spin
+                time.sleep(0.05)  # the connection is still pending: do not spin
                 return None
             posix.close(self._reserve)
             self._reserve = -1
@@ -66,7 +66,7 @@ class ControlListener:
 
 
 def default_signals() -> None:
-    """Undo what Python's start, or whoever started us (nohup, say), did to signals: guests get the defaults.
+    """Undo changes to signals by Python's start, or by our starter (nohup, say): guests get the defaults.
 
     All but SIGPIPE, which stays ignored: that a report finds nobody is to be seen, and not to be died of.
     """
@@ -77,7 +77,7 @@ def default_signals() -> None:
 
 
 def say_ready() -> None:
-    """Tell the starter that the socket listens, and let go of its stdout."""
+    """Tell the starter that the socket listens, and close its stdout."""
     posix.write(1, READY)
     null = posix.open("/dev/null", posix.O_RDWR)
     posix.dup2(null, 1)

@@ -1,4 +1,4 @@
-"""What the supervisor and a compiler's cell say to each other: one frame there, one frame back (``protocol``)."""
+"""The protocol of supervisor and compiler process: one frame there, one frame back (``protocol``)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Request:
         self.level = level
         """The engine's own number for how much it optimises."""
         self.milliseconds = milliseconds
-        """Of processor time."""
+        """Limit of processor time."""
         self.memory = memory
         """Bytes that may be mapped beside the libraries; a quarter of it is the most that may be written."""
         self.idle = idle

@@ -185,7 +185,7 @@ def _confine(request: Request, folder: int) -> None:
     with open("/proc/self/statm") as file:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
     landlock, filter_, runner = Landlock(), Filter(request.filter), Runner()
-    # The new folder over the old root, which is then let go with all that is mounted in it (pivot_root(2), Notes):
+    # The new folder over the old root, which is then unmounted with all that is mounted in it (pivot_root(2), Notes):
     # nobody's unmount waits for a compiler.
     os.fchdir(folder)
     _check(_libc.pivot_root(b".", b"."), "pivot_root")

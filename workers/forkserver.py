@@ -1,7 +1,7 @@
 """The forkserver: one thread that forks workers and, as their parent, keeps every exit until it is acknowledged.
 
 It outlives the supervisor. Each time a supervisor connects, it is told which instances run and which
-exits nobody has acknowledged; so no exit is lost, whoever is killed when.
+exits nobody has acknowledged; so no exit is lost, whichever process is killed when.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def _clone_arguments() -> bytes:
 _CLONE = _clone_arguments()
 
 EXIT_SIGNAL = _QUEUED if _CLONE else _SIGCHLD
-"""What tells the end of a ``fork``, and of what that forks with CLONE_PARENT (clone(2))."""
+"""The signal by which the end of a ``fork`` is reported, and of its own forks with CLONE_PARENT (clone(2))."""
 
 
 def fork() -> int:

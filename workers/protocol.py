@@ -72,7 +72,7 @@ def pack(fields: Sequence[bytes]) -> bytes:
 
 
 def unpack(body: bytes) -> list[bytes]:
-    """What ``pack`` was given.
+    """Unpack the byte strings that ``pack`` was given.
 
     Raises ``ProtocolError`` where the lengths do not add up.
     """
@@ -103,7 +103,7 @@ def pack_numbers(*numbers: int) -> bytes:
 
 
 def unpack_numbers(body: bytes) -> tuple[int, ...]:
-    """What ``pack_numbers`` was given."""
+    """Unpack the numbers that ``pack_numbers`` was given. Raises ``ProtocolError``."""
     if len(body) % 8:
         raise ProtocolError(f"{len(body)} bytes are not a row of numbers")
     return struct.unpack(f"<{len(body) // 8}q", body)
@@ -119,9 +119,10 @@ def pack_tagged(fields: dict[int, bytes]) -> bytes:
 
 
 def unpack_tagged(body: bytes) -> dict[int, bytes]:
-    """What ``pack_tagged`` was given: readers skip tags that they do not know, and have a default for absent ones.
+    """Unpack the fields that ``pack_tagged`` was given.
 
-    Raises ``ProtocolError`` where the lengths do not add up, or a tag comes twice.
+    Readers skip unknown tags, and have a default for absent ones. Raises ``ProtocolError`` where the lengths do not
+    add up, or a tag comes twice.
     """
     fields: dict[int, bytes] = {}
     at, end = 0, len(body)

@@ -1,6 +1,6 @@
 """START: all that a worker needs to become one WASM instance.
 
-Its body is tagged fields: whoever reads it skips a tag that it does not know, and has a default for one that is absent.
+Its body is tagged fields: a reader skips an unknown tag, and has a default for an absent one.
 Only what differs from its default is sent.
 """
 

@@ -226,7 +226,7 @@ def _limit(calls: CallList, request: StartRequest) -> None:
 
 def _check_access(calls: CallList, path: bytes) -> None:
     """See that the container's user may read the module. The descriptor was opened by the supervisor, for root."""
-    # WasmEdge 0.14 dies of SIGSEGV where it may not open a file that it can stat.
+    # A loader may die of SIGSEGV where it may not open a file that it can stat.
     fd = calls.slot()
     calls.libc("open", path, posix.O_RDONLY | posix.O_CLOEXEC, out=fd, fails=NEGATIVE, stage=UNREADABLE)
     calls.libc("close", At(fd))

@@ -1,8 +1,8 @@
 """The zygote: forks workers, and does nothing else, so that its memory stays as it is.
 
-What a process writes between two forks, each of its forks keeps a copy of. So the forkserver, which is Python and
-writes with every instruction, forks no worker itself. It sends a list of calls to the zygote, which it has forked for
-that purpose. The zygote, by a list of its own and without Python, receives that, forks, and answers with the pid.
+A fork keeps a copy of each page that its parent writes to later. So the forkserver, which is Python and writes with
+every instruction, forks no worker itself. It sends a list of calls to the zygote, which it has forked for that
+purpose. The zygote, by a list of its own and without Python, receives that, forks, and answers with the pid.
 CLONE_PARENT makes the worker the forkserver's child (clone(2)).
 """
 
@@ -32,7 +32,7 @@ _SOCKET = worker.FIRST_FD - 1
 _RESULT = 0
 """The last call's result."""
 _ANSWER = _RESULT + 8
-"""What is sent to the forkserver after a fork: the pid, or -1, and errno."""
+"""The answer to the forkserver after a fork: the pid, or -1, and errno."""
 _LENGTH = _ANSWER + 16
 """Length of the worker's list."""
 _LOOP = _LENGTH + 8

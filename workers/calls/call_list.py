@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 NEVER, NEGATIVE, NONZERO, ZERO, FALSE, ANY, NEGATIVE_LONG = range(7)
-"""What of a result is a failure: nothing, a negative int, an int that is not 0, a pointer that is 0, a false bool, and
-any 64 bits that are not 0, a negative number of 64 bits."""
+"""Kinds of results that are failures: none, a negative int, an int that is not 0, a pointer that is 0, a false bool, any
+64 bits that are not 0, a negative number of 64 bits."""
 
 _ALL = 0xFFFFFFFFFFFFFFFF
 _MASKS = (0, 0x80000000, 0xFFFFFFFF, _ALL, 0xFF, _ALL, 1 << 63)
@@ -102,7 +102,7 @@ class CallList:
         zero) and what else may stand for an argument; None is 0.
 
         ``fails`` says which results are failures: the list then goes on at ``orelse`` or, without one, ends. The
-        ``stage`` is for whoever explains that. The result is stored at ``out``, where that is not 0.
+        ``stage`` names the step for the explanation of a failure. The result is stored at ``out``, where that is not 0.
         """
         steps = self._steps
         begin = len(steps)
@@ -209,7 +209,7 @@ class PartialList:
 
 
 class Step:
-    """A step as it lies in memory, for whoever explains its failure."""
+    """A step as it lies in memory, for the explanation of its failure."""
 
     __slots__ = ("arguments", "stage")
 
@@ -240,7 +240,7 @@ class Runner:
 
     @property
     def result(self) -> int:
-        """Of the last call made."""
+        """The last call's result."""
         return _peek(self._place)
 
     def run(self, address: int) -> Step:
@@ -278,7 +278,7 @@ class Runner:
 
 
 def address(function: object) -> int:
-    """Of a C function that ctypes has looked up."""
+    """The address of a C function that ctypes has looked up."""
     return ctypes.cast(function, c_void_p).value or 0  # type: ignore[arg-type]
 
 
@@ -294,7 +294,7 @@ def _peek(place: int) -> int:
 
 
 class _Addresses(dict[str, int]):
-    """Of the C library's functions, each looked up once."""
+    """The addresses of the C library's functions, each looked up once."""
 
     def __missing__(self, name: str) -> int:
         found = self[name] = address(getattr(_libc, name))

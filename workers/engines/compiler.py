@@ -1,4 +1,4 @@
-"""What every engine's compiler can do, in the compiler's process (``workers/compiler.py``)."""
+"""The interface of an engine's compiler, in the compiler's process (``workers/compiler.py``)."""
 
 from __future__ import annotations
 

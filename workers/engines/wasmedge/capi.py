@@ -21,7 +21,7 @@ class String(ctypes.Structure):
 
 
 def text(string: String) -> str:
-    """What a ``String`` of the library's says."""
+    """The text of a ``String`` of the library's."""
     return ctypes.string_at(string.Buf, string.Length).decode(errors="replace")
 
 

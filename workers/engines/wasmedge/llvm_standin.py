@@ -51,7 +51,7 @@ def make(library: bytes) -> bytes:
 
 
 class _Needs:
-    """What an ELF file needs of libLLVM."""
+    """The symbols that an ELF file needs of libLLVM."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
