@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from ..harness.cells import Cells
+from ..harness.compiled import Node
 from ..harness.container import Pod
 from ..harness.daemon import Daemon
 from ..harness.guests import guest
 from ..harness.helpers import forkserver, zygote
+from .test_images_of_modules import started_from_image
 
 
 def writable_code(pid: int) -> list[str]:
@@ -40,6 +42,11 @@ def test_no_worker_has_code_that_it_can_write_to(aot: str) -> None:
         assert writable_code(again.pid) == []
         pod.shutdown()
         pod.close()
+
+
+def test_no_worker_from_an_image_has_code_that_it_can_write_to(auto: Node) -> None:
+    container = started_from_image(auto, "sleep")
+    assert writable_code(container.pid) == []
 
 
 def test_forkserver_ends_well(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 NEVER, NEGATIVE, NONZERO, ZERO, FALSE, ANY, NEGATIVE_LONG = range(7)
-"""Kinds of results that are failures: none, a negative int, an int that is not 0, a pointer that is 0, a false bool, any
-64 bits that are not 0, a negative number of 64 bits."""
+"""Kinds of results that are failures: none, a negative int, an int that is not 0, a pointer that is 0, a false bool,
+any 64 bits that are not 0, a negative number of 64 bits."""
 
 _ALL = 0xFFFFFFFFFFFFFFFF
 _MASKS = (0, 0x80000000, 0xFFFFFFFF, _ALL, 0xFF, _ALL, 1 << 63)
