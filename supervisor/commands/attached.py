@@ -74,7 +74,6 @@ async def run_attached(
     try:
         await start()
         running = True
-        streams.begin()
         with contextlib.ExitStack() as stack:
             if terminal:
                 loop.add_signal_handler(signal.SIGWINCH, lambda: spawn(resize()))
@@ -82,6 +81,7 @@ async def run_attached(
                 if sys.stdin.isatty():
                     stack.enter_context(raw_terminal())
                 await resize()
+            streams.begin()  # not before the terminal is raw: it would make lines of what comes
             ended = await end
             await asyncio.to_thread(streams.finish)
         return ended.exit_status
