@@ -11,26 +11,39 @@ import click
 
 from .aot.options import Size, aot_options
 from .aot.terms import Settings
-from .commands.group import LazyGroup
+from .commands.group import LazyGroup, Sections
 from .host import interpreters
 
-SECTIONS = {
+SECTIONS: Sections = {
     "Containers": {
-        "run": "run",
-        "ps": "listing",
-        "logs": "logs",
-        "exec": "exec",
-        "stop": "control",
-        "kill": "control",
-        "pause": "control",
-        "resume": "control",
-        "rm": "control",
-        "inspect": "listing",
-        "pods": "listing",
+        "run": ("run", "Run a WebAssembly program in a container."),
+        "ps": ("listing", "List containers."),
+        "logs": ("logs", "Show what a container has written."),
+        "exec": ("exec", "Run another module in a container that runs."),
+        "stop": ("control", "End containers, by SIGTERM and then SIGKILL."),
+        "kill": ("control", "Send a signal to containers."),
+        "pause": ("control", "Freeze containers."),
+        "resume": ("control", "Let paused containers go on."),
+        "rm": ("control", "Remove containers that have ended."),
+        "inspect": ("listing", "Show everything about containers, as JSON."),
+        "pods": ("listing", "List pod sandboxes."),
     },
-    "Watching": {"top": "top", "stats": "watching", "events": "watching"},
-    "Images and compiled modules": {"pack": "pack", "warm": "warm"},
-    "The node": {"doctor": "doctor", "drain": "drain", "completion": "completion"},
+    "Watching": {
+        "top": ("top", "Watch what runs, in a table that renews itself."),
+        "stats": ("watching", "Show what containers use."),
+        "events": ("watching", "Show what happens to containers."),
+    },
+    "Images and compiled modules": {
+        "pack": ("pack", "Make an image archive out of a WebAssembly module."),
+        "warm": ("warm", "Compile modules before they are started."),
+        "cache": ("cache", "List and remove compiled modules."),
+    },
+    "The node": {
+        "doctor": ("doctor", "Tell what this host gives the sandboxer."),
+        "drain": ("drain", "Stop every sandbox of a running daemon."),
+        "completion": ("completion", "Print the script for completion in a shell."),
+        "man": ("manual", ""),
+    },
 }
 
 
@@ -143,6 +156,13 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
     show_default=True,
     help="What goes to stderr.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="'json' is an object a line. The journal gets fields of its own with 'text'.",
+)
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @click.pass_context
 def main(
@@ -156,6 +176,7 @@ def main(
     private: bool,
     libwasmedge: Path | None,
     log_level: str,
+    log_format: str,
     images: str,
     image_memory: int,
     aot: Settings,
@@ -182,7 +203,7 @@ def main(
     from .daemon import CannotStart, Daemon, Options
     from .host import logs
 
-    logs.begin(log_level)
+    logs.begin(log_level, log_format)
 
     async def serve() -> None:
         options = Options(

@@ -35,7 +35,9 @@ CONTAINER = ContainerType()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that completes commands, options and containers' ids.
+    """Print the script for completion on the command line.
+
+    It completes commands, options and containers' ids.
 
     \b
     Example:

@@ -47,7 +47,7 @@ class SignalType(click.ParamType):  # type: ignore[type-arg]
 @_containers
 @click.pass_context
 def stop(context: click.Context, seconds: int, containers: tuple[str, ...]) -> None:
-    """End containers: SIGTERM, and SIGKILL where that does not end them in time.
+    """End containers, by SIGTERM and then SIGKILL.
 
     \b
     Example:

@@ -120,6 +120,10 @@ def doctor() -> None:
     """Tell what this host gives the sandboxer, what each is for, and how to mend what is short.
 
     Ends with 1 where something is missing that it cannot do without.
+
+    \b
+    Example:
+      wasm-sandboxer doctor
     """
     findings = examine(Host())
     for line in table(findings):

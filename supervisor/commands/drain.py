@@ -15,6 +15,10 @@ def drain(context: click.Context, timeout: int) -> None:
     """Stop every sandbox of the daemon that serves on --listen and works in --dir.
 
     Their instances end; what is stopped stays known until its client removes it.
+
+    \b
+    Example:
+      wasm-sandboxer drain --timeout 30
     """
     # Imported here: gRPC takes longer to load than the other commands take to run.
     import grpc

@@ -39,9 +39,10 @@ def exec_(
     module: str,
     args: tuple[str, ...],
 ) -> None:
-    """Run another module of a container's file system beside what runs in it.
+    """Run another module in a container that runs.
 
-    The exit status is the program's. There is no shell in a container that has no module which is one.
+    It is one of the container's own file system: there is no shell where no module is one. The exit status is the
+    program's.
 
     \b
     Example:

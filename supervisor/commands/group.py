@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-Sections = Mapping[str, Mapping[str, str]]
-"""Title of a section, to the names of its commands and the modules of ``supervisor.commands`` that hold them."""
+Sections = Mapping[str, Mapping[str, tuple[str, str]]]
+"""Titles of sections, to the names of their commands; of each the module in ``supervisor.commands`` that holds it, and
+what it does in a line; "" for one that is not listed. So a list of all commands loads none of them."""
 
 
 class LazyGroup(click.Group):
@@ -18,7 +19,7 @@ class LazyGroup(click.Group):
     def __init__(self, *args: Any, sections: Sections, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._sections = sections
-        self._modules = {name: module for commands in sections.values() for name, module in commands.items()}
+        self._modules = {name: module for commands in sections.values() for name, (module, _) in commands.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, section by section."""
@@ -35,14 +36,7 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a list for each section."""
-        commands = {name: self.get_command(ctx, name) for name in self._modules}
-        width = max(map(len, commands))
-        for title, names in self._sections.items():
-            shown = [(name, commands[name]) for name in names]
-            rows = [
-                (name.ljust(width), command.get_short_help_str(formatter.width - width - 6))
-                for name, command in shown
-                if command is not None and not command.hidden
-            ]
+        width = max(map(len, self._modules))
+        for title, commands in self._sections.items():
             with formatter.section(title):
-                formatter.write_dl(rows)
+                formatter.write_dl([(name.ljust(width), text) for name, (_, text) in commands.items() if text])

@@ -69,7 +69,9 @@ def pods(context: click.Context, form: str) -> None:
 @click.argument("containers", metavar="CONTAINER...", nargs=-1, required=True, type=CONTAINER)
 @click.pass_context
 def inspect(context: click.Context, containers: tuple[str, ...]) -> None:
-    """Show everything about containers, as JSON: state, processes, streams, mounts, pod and spec.
+    """Show everything about containers, as JSON.
+
+    That is: state, processes, streams, mounts, control group, pod and spec.
 
     \b
     Example:

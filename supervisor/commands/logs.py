@@ -29,9 +29,10 @@ _LOOK_SECONDS = 0.1
 @click.argument("container", type=CONTAINER)
 @click.pass_context
 def logs(context: click.Context, follow: bool, tail: int | None, container: str) -> None:
-    """Show what a container has written: one of run -d, or one whose engine has its log written here.
+    """Show what a container has written.
 
-    containerd keeps the logs of its containers itself; then it is said where they are.
+    It is one of run -d, or one whose engine has its log written here (iSulad). containerd keeps the logs of its
+    containers itself; then it is said where they are.
 
     \b
     Example:

@@ -24,6 +24,8 @@ from typing import Any
 
 import click
 
+from .progress import waiting
+
 EPOCH = "1970-01-01T00:00:00Z"  # iSulad refuses an image, or a history entry, without a time
 MODULE = b"\0asm\x01\0\0\0"
 COMPONENT = b"\0asm\x0d\0\x01\0"  # component-model Binary.md, "preamble"
@@ -325,7 +327,12 @@ def pack(
     """Make a container image archive out of a WebAssembly module.
 
     Load it with 'ctr -n k8s.io images import', 'isula load -i', 'docker load -i' or 'podman load -i'.
+
+    \b
+    Example:
+      wasm-sandboxer pack app.wasm -t app:1 -o app.tar --arg --verbose
     """
     reference = Reference.parse(name)
-    digest = pack_image(module, reference, output, args, env, [Folder.parse(folder) for folder in folders])
+    with waiting(f"packing {output}"):
+        digest = pack_image(module, reference, output, args, env, [Folder.parse(folder) for folder in folders])
     click.echo(f"{output}: {reference}@{digest}")

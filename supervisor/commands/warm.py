@@ -38,6 +38,10 @@ def warm(files: tuple[Path, ...], aot: Settings) -> None:
     """Compile modules, or the programs of image archives, before they are started.
 
     The sandboxer finds what is made here when it uses the same --cache-dir, running or not.
+
+    \b
+    Example:
+      wasm-sandboxer warm app.wasm app.tar
     """
     if os.geteuid() != 0:
         raise click.ClickException("the cache belongs to root: run this as root")

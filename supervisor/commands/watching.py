@@ -63,7 +63,9 @@ _STATS = (
 @format_option
 @click.pass_context
 def stats(context: click.Context, containers: tuple[str, ...], interval: float, form: str) -> None:
-    """Show what containers use: processor over an interval, memory, bytes read and written.
+    """Show what containers use.
+
+    That is: processor over an interval, memory, bytes read and written.
 
     \b
     Example:
@@ -88,7 +90,9 @@ def usage(node: Node, containers: tuple[str, ...] = ()) -> list[Row]:
 @format_option
 @click.pass_context
 def events(context: click.Context, follow: bool, form: str) -> None:
-    """Show what has happened to containers of late: the last 256 events of this daemon.
+    """Show what has happened to containers of late.
+
+    The daemon keeps its last 256 events.
 
     \b
     Example:
