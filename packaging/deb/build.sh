@@ -1,7 +1,6 @@
 #!/bin/sh
 # build.sh SUITE FOLDER: wasm-sandboxer_VERSION_ARCH.deb for bookworm (Debian 12) or trixie (13), on any machine with
 # dpkg-deb. Debian 12 has no libwasmedge 0.14: its package brings Debian 13's with all that it needs, in our folder.
-# $PACKAGE_VERSION takes the place of the checkout's version.
 set -eu
 
 suite=$1
@@ -16,7 +15,7 @@ case "$suite" in
     trixie) release=13 python=3.13 next=3.14 library="libwasmedge0 (>= 0.14), libwasmedge0 (<< 0.15~), " ;;
     *) say "suites are bookworm and trixie"; exit 2 ;;
 esac
-version=${PACKAGE_VERSION:-$("$build" -c 'import importlib.metadata; print(importlib.metadata.version("wasm-sandboxer"))')}
+version=$("$build" -c 'import importlib.metadata; print(importlib.metadata.version("wasm-sandboxer"))')
 # PEP 440's 0.2.0.dev0 and 0.2.0rc1 come before 0.2.0, as Debian's ~ says.
 version=$(printf '%s' "$version" | sed -E 's/\.?(dev|a|b|rc)([0-9])/~\1\2/')-1~deb$release
 architecture=$(dpkg --print-architecture)
@@ -63,4 +62,4 @@ Description: sandboxer for container engines: WebAssembly workloads as processes
 EOF
 (cd "$tree" && find . -type f ! -path './DEBIAN/*' -printf '%P\0' | sort -z | xargs -0 md5sum >DEBIAN/md5sums)
 mkdir -p "$folder"
-dpkg-deb --root-owner-group --build "$tree" "$folder/wasm-sandboxer_${version}_$architecture.deb" >&2
+dpkg-deb --root-owner-group -Zzstd --build "$tree" "$folder/wasm-sandboxer_${version}_$architecture.deb" >&2

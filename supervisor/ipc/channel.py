@@ -45,7 +45,7 @@ def _spawn(module: str, argument: str, folder: str) -> int:
             os.close(theirs)
         line = said.readline()
     if line != _READY:
-        os.kill(pid, signal.SIGKILL)
+        # It ends by itself, and the reaper may have collected it already: its pid could be another's.
         raise HelperFailed(line.decode(errors="replace").strip() or f"the {module} ended before it was ready")
     return pid
 

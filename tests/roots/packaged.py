@@ -56,9 +56,8 @@ class Service:
 
 
 def apt(*arguments: str) -> None:
-    subprocess.run(
-        ["apt-get", "-qq", "--yes", *arguments], check=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    )
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "-qq", "--yes", *arguments], check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
 def output(*command: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 from .system import FOLDER, ROOT, System, debian
 
 SUITES = ("bookworm", "trixie")
-OLD = "0.1.9"
 LOOK = """
 find / /run /tmp -xdev \\( -path /src -o -path /proc -o -path /var/log -o -path /var/lib/dpkg/info \\) -prune -o \
     \\( -name '*wasm-sandboxer*' -o -name '*kuasar-wasm*' -o -name '*-wasm-v1*' \\) -print
@@ -18,19 +18,32 @@ ls -l /proc/[0-9]*/exe 2>/dev/null | grep python || true
 """
 
 
-def build(suite: str, version: str | None) -> Path:
-    """A package of the checkout; as if of another version, where one is given."""
-    folder = FOLDER / "packages" / (version or "new")
-    for each in folder.glob(f"*~deb{12 if suite == 'bookworm' else 13}_*.deb"):
-        each.unlink()
-    environment = {**os.environ, **({"PACKAGE_VERSION": version} if version else {})}
-    subprocess.run([ROOT / "packaging" / "deb" / "build.sh", suite, folder], check=True, env=environment)
-    return max(folder.glob("*.deb"), key=lambda path: path.stat().st_mtime)
+def build(suite: str) -> Path:
+    """The checkout's package."""
+    folder = FOLDER / "packages" / suite
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([ROOT / "packaging" / "deb" / "build.sh", suite, folder], check=True)
+    (made,) = folder.glob("*.deb")
+    return made
+
+
+def older(package: Path) -> Path:
+    """The same as if of an earlier version."""
+    tree, made = package.parent / "older", package.parent / "older.deb"
+    subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
+    control = tree / "DEBIAN" / "control"
+    control.write_text(re.sub("(?m)^Version: .*", "Version: 0.1.9-1", control.read_text()))
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, made], check=True, stdout=subprocess.DEVNULL
+    )
+    shutil.rmtree(tree)
+    return made
 
 
 def life(suite: str) -> None:
     """One package's life. Raises ``CalledProcessError`` or ``AssertionError``."""
-    old, new = build(suite, OLD), build(suite, None)
+    new = build(suite)
+    old = older(new)
     sleep = next(path for path in sorted((ROOT / ".cache" / "guests").glob("*/sleep.wasm")))
     system = System(debian(suite), f"{suite}-packages")
     try:
@@ -45,7 +58,7 @@ def life(suite: str) -> None:
             wasm-sandboxer --version
             wasm-sandboxer doctor || true
             /usr/lib/wasm-sandboxer/bin/python /src/tests/roots/packaged.py /{new.name}
-            apt-get -qq --yes purge wasm-sandboxer
+            apt-get -qq --yes purge wasm-sandboxer >/dev/null
             rm -f /{old.name} /{new.name} /run/notify.sock
             rm -rf /tmp/client
             {LOOK}
