@@ -178,30 +178,36 @@ class ForkserverClient:
                 os.close(theirs)
                 theirs = -1
                 if start.lost:
-                    await reports.undo(await reports.read(report))
+                    said, _ = await reports.read(report)
+                    await reports.undo(said)
                 raise
             finally:
                 if theirs >= 0:
                     os.close(theirs)
             began = time.perf_counter()
-            _, loaded, verdict = protocol.unpack_report(await reports.read(report))
-            if verdict[:1] == protocol.READY:
+            said, whole = await reports.read(report)
+            _, loaded, verdict = protocol.unpack_report(said)
+            if verdict[:1] == protocol.READY and not start.given_up:
                 self._counters.stages["load"].observe(time.perf_counter() - began)
                 return pid
+            in_start_section = loaded and not verdict and not start.given_up
+            if in_start_section and not whole:
+                return pid
             if not await _exits_soon(start):
-                if loaded and not verdict:
-                    return pid  # in its start section
+                if in_start_section:
+                    return pid  # it has closed its report
                 with suppress(SandboxerError):
                     await self.kill(name, signal.SIGKILL)  # no worker of ours says that and goes on
                 await start.exited.wait()
             if start.given_up:
                 start.ended = None
+                self.acknowledge([name])
                 raise calls.ending()
             if start.lost:
                 start.ended = None
                 raise Unavailable("the forkserver died: try again")
             assert start.ended is not None
-            if loaded and not verdict and start.ended.status != signal.SIGKILL:
+            if in_start_section and start.ended.status != signal.SIGKILL:
                 return pid  # it ended in its start section
             self.acknowledge([name])
             ended, start.ended = start.ended, None

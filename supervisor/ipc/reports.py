@@ -19,8 +19,11 @@ class ModuleRefused(InvalidArgument):
     """A worker's word that the module itself cannot be run; the text says why, and not which it is."""
 
 
-async def read(pipe: int) -> bytes:
-    """Read a worker's report up to its end; once its module is loaded, for ``START_SECTION_SECONDS`` at most."""
+async def read(pipe: int) -> tuple[bytes, bool]:
+    """Read a worker's report up to its end; once its module is loaded, for ``START_SECTION_SECONDS`` at most.
+
+    Answers with it, and whether it has come to its end.
+    """
     loop = asyncio.get_running_loop()
     os.set_blocking(pipe, False)
     report = b""
@@ -40,10 +43,10 @@ async def read(pipe: int) -> bytes:
                         loop.remove_reader(pipe)
                     continue
                 if not part:
-                    return report
+                    return report, True
                 report += part
     except TimeoutError:
-        return report
+        return report, False
 
 
 async def undo(report: bytes) -> None:
