@@ -61,6 +61,8 @@ put 644 "$here/systemd/wasm-sandboxer.default" /etc/default/wasm-sandboxer
 share=$prefix/share/wasm-sandboxer
 put 644 "$here/containerd/config.toml" "$share/containerd/wasm.toml"
 put 644 "$here/isulad/daemon.json" "$share/isulad/daemon.json"
+put 644 "$here/prometheus/alerts.yml" "$share/prometheus/alerts.yml"
+put 644 "$here/prometheus/dashboard.json" "$share/prometheus/dashboard.json"
 # Where a wheel has them in its environment: doctor names them.
 put 755 "$here/install-wasmedge.sh" "$prefix/lib/wasm-sandboxer/share/wasm-sandboxer/install-wasmedge.sh"
 put 644 "$here/private-apt.sh" "$prefix/lib/wasm-sandboxer/share/wasm-sandboxer/private-apt.sh"
@@ -69,7 +71,7 @@ put 644 "$here/README.md" "$doc/README.md"
 put 644 "$here/../CHANGELOG.md" "$doc/CHANGELOG.md"
 put 644 "$here/../LICENSE" "$doc/copyright"
 
-# The program writes these itself; a manual page only if it can.
+# The program writes these itself.
 program() { (cd "$here/.." && "$build" -m supervisor "$@"); }
 completion() { # completion SHELL TARGET
     mkdir -p "$(dirname "$2")"
@@ -78,7 +80,5 @@ completion() { # completion SHELL TARGET
 completion bash "$destdir$prefix/share/bash-completion/completions/wasm-sandboxer"
 completion zsh "$destdir$prefix/share/zsh/vendor-completions/_wasm-sandboxer"
 completion fish "$destdir$prefix/share/fish/vendor_completions.d/wasm-sandboxer.fish"
-if program manual --help >/dev/null 2>&1; then
-    mkdir -p "$destdir$prefix/share/man/man1"
-    program manual | gzip -n9 >"$destdir$prefix/share/man/man1/wasm-sandboxer.1.gz"
-fi
+mkdir -p "$destdir$prefix/share/man/man8"
+program man | gzip -n9 >"$destdir$prefix/share/man/man8/wasm-sandboxer.8.gz"
