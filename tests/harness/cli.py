@@ -56,17 +56,23 @@ class Cli:
         """Begin a command in a terminal of its own."""
         return Terminal([*self._command, *map(str, words)], self._environment, width, height)
 
+    def in_terminal_shell(self, line: str, folder: Path, width: int) -> Terminal:
+        """Begin a line of shell in a terminal of its own, in a folder."""
+        return Terminal(["bash", "-c", line], self._environment, width, 40, folder)
+
 
 class Terminal:
     """A command in a pseudo-terminal. Use it as a context manager: it is ended at the end."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], width: int, height: int) -> None:
+    def __init__(
+        self, command: list[str], environment: dict[str, str], width: int, height: int, folder: Path = ROOT
+    ) -> None:
         self._master, slave = os.openpty()
         self.resize(width, height)
         environment = {name: value for name, value in environment.items() if name != "COLUMNS"} | {"TERM": "xterm"}
         self.process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=folder,
             env=environment,
             stdin=slave,
             stdout=slave,

@@ -220,6 +220,63 @@ def test_a_terminal_echoes_edits_and_resizes(cli: Cli) -> None:
         assert terminal.wait() == 0
 
 
+def test_the_guests_terminal_is_as_large_as_the_callers(cli: Cli) -> None:
+    def size() -> tuple[int, int]:
+        with open(f"/proc/{shown(cli, 'sized')['pid']}/fd/0") as tty:
+            return tuple(os.get_terminal_size(tty.fileno()))  # type: ignore[return-value]
+
+    with cli.in_terminal(
+        "run", "-t", "--rm", "--name", "sized", guest("sleep"), "1000", width=97, height=31
+    ) as terminal:
+        terminal.expect("up")
+        deadline = time.monotonic() + SECONDS
+        while size() != (97, 31):
+            assert time.monotonic() < deadline
+        terminal.resize(61, 17)
+        while size() != (61, 17):
+            assert time.monotonic() < deadline
+        cli.out("kill", "sized")
+        assert terminal.wait() == 137
+
+
+def test_a_start_that_waits_says_so_on_a_terminal() -> None:
+    """--aot always: the start waits for the compile of a large module."""
+    with Daemon("--aot", "always") as daemon:
+        cli = Cli(daemon)
+        module = daemon.folder / "large.wasm"
+        module.write_bytes(large_module())
+        with cli.in_terminal("run", "--rm", module) as terminal:
+            terminal.expect(f"starting {module}")
+            assert terminal.wait() == 0
+        assert cli.run("run", "--rm", module).stderr == ""
+
+
+def large_module() -> bytes:
+    """A module whose compile takes a few seconds: many functions of which none is run."""
+
+    def number(value: int) -> bytes:
+        out = bytearray()
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        return bytes([*out, value])
+
+    def section(kind: int, content: bytes) -> bytes:
+        return bytes([kind]) + number(len(content)) + content
+
+    count = 6000
+    body = b"\x01\x01\x7f" + b"\x20\x00\x41\x03\x6c\x41\x07\x6a\x21\x00" * 60 + b"\x0b"  # x = x * 3 + 7, sixty times
+    code = number(count) + (number(len(body)) + body) * count
+    return (
+        b"\0asm\1\0\0\0"
+        + section(1, b"\x01\x60\x00\x00")
+        + section(3, number(count) + b"\x00" * count)
+        + section(5, b"\x01\x00\x01")
+        + section(7, b"\x02\x06_start\x00\x00\x06memory\x02\x00")
+        + section(10, code)
+    )
+
+
 def test_an_interrupt_typed_goes_to_the_guest(cli: Cli) -> None:
     with cli.in_terminal("run", "-it", "--rm", guest("sleep"), "1000") as terminal:
         terminal.expect("up")
