@@ -93,8 +93,8 @@ private_apt_unpack() {
 # libraries_of TREE FOLDER: the shared libraries of unpacked packages, and their dynamic loader, in one flat folder.
 libraries_of() {
     mkdir -p "$2"
-    find "$1" -path '*/lib*/*.so*' ! -type d ! -name '*.py' ! -path '*/gconv/*' ! -path '*/lib64/*' ! -path '*/cni/*' \
-        -exec cp -a -t "$2" {} +
+    find "$1" -path '*/lib*/*' \( -name '*.so' -o -name '*.so.*' \) ! -type d ! -name '*.py' ! -path '*/gconv/*' ! -path '*/lib64/*' \
+        ! -path '*/cni/*' -exec cp -a -t "$2" {} +
 }
 
 # fetch_programs FOLDER NAME SUITE "PACKAGE..." PROGRAM...: programs below FOLDER, with their libraries in
