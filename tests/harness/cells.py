@@ -69,7 +69,7 @@ class Cells:
         ``under`` is a command that runs it, such as strace; ``program`` another forkserver, to be found on ``path``.
         """
         self._folder = tempfile.TemporaryDirectory()
-        address = f"{self._folder.name}/s"
+        self.address = address = f"{self._folder.name}/s"
         program = "tests.harness.broken_out" if broken_out else program
         boot = f"sys.path.insert(1, {str(path)!r}); from {program} import main; main()"
         start = interpreters.command(boot, "x/s")
@@ -155,8 +155,11 @@ class Cells:
 
     def close(self) -> None:
         """End the forkserver, and what runs."""
-        protocol.send(self._socket, protocol.END, b"")
-        self._process.communicate()
+        with socket.socket(socket.AF_UNIX) as sock:  # another may have taken our place
+            sock.connect(self.address)
+            protocol.send(sock, protocol.HELLO, Hello(FORKSERVER).encode())
+            protocol.send(sock, protocol.END, b"")
+            self._process.communicate()
         self._reader.close()
         self._folder.cleanup()
 

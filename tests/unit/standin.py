@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import astuple
 
 from supervisor.ipc.forkserver import Ended
-from workers.greeting import FORKSERVER, Welcome
+from workers.greeting import FORKSERVER, Versions, Welcome
 from workers.protocol import ACK, EXITED, HELLO, WELCOME, encode, pack_numbers, unpack_numbers
 
 _HEADER = struct.Struct("<IHH")
@@ -17,7 +17,8 @@ _HEADER = struct.Struct("<IHH")
 class StandIn:
     """Listens where a launcher will look for the forkserver."""
 
-    def __init__(self) -> None:
+    def __init__(self, versions: Versions = FORKSERVER) -> None:
+        self._versions = versions
         self.acknowledged: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -39,7 +40,7 @@ class StandIn:
             except asyncio.IncompleteReadError:
                 return
             if kind == HELLO:
-                self._send(WELCOME, Welcome(FORKSERVER, {b"wasmedge": b"0.14"}).encode())
+                self._send(WELCOME, Welcome(self._versions, {b"wasmedge": b"0.14"}).encode())
             elif kind == ACK:
                 self.acknowledged.put_nowait(unpack_numbers(body))
 

@@ -48,7 +48,7 @@ def test_in_the_supervisor(daemon: Daemon, pod: Pod) -> None:
     assert daemon.process is not None
     runs, ends = (pod.with_wasm("sleep").build().start() for _ in range(2))
     waiter = ends.wait_later().arrived()
-    big = pod.with_wasm("exit").args("4").env(FILLER="x" * 7_000_000)
+    big = pod.with_wasm("exit").args("4").env(FILLER="x" * 1_000_000)
     with no_more_memory(psutil.Process(daemon.process.pid)):
         for _ in range(3):
             with pytest.raises(ResourceExhausted, match="out of memory: try again later"):
@@ -64,7 +64,7 @@ def test_in_the_forkserver(daemon: Daemon, pod: Pod) -> None:
     server = forkserver(daemon)
     runs, ends = (pod.with_wasm("sleep").build().start() for _ in range(2))
     waiter = ends.wait_later().arrived()
-    big = pod.with_wasm("exit").args("4").env(FILLER="x" * 3_000_000).build()
+    big = pod.with_wasm("exit").args("4").env(FILLER="x" * 1_000_000).build()
     with no_more_memory(server):
         with pytest.raises((Unavailable, ResourceExhausted)):
             big.start()
