@@ -49,12 +49,22 @@ class PrivateDaemon:
 
     def _start(self) -> None:
         params = self._params
-        # -P: the folder we are in may have a "supervisor" of its own
-        command = [sys.executable, "-P", "-m", "supervisor", "--private", "--log-level", "error"]
+        # The folder we are in may have a "supervisor" of its own.
+        command = [
+            sys.executable,
+            "-I" if sys.flags.isolated else "-P",
+            "-m",
+            "supervisor",
+            "--private",
+            "--log-level",
+            "error",
+        ]
         command += ["--listen", str(self._folder / "api.sock"), "--dir", str(self._folder)]
         command += ["--aot", params["aot_mode"], "--cache-dir", str(params["cache_dir"])]
         command += ["--cache-size", str(params["cache_size"])]
         command += ["--aot-timeout", str(params["aot_timeout"]), "--aot-memory", str(params["aot_memory"])]
+        if params.get("libwasmedge"):
+            command += ["--libwasmedge", str(params["libwasmedge"])]
         log = self._folder / "log"
         notify = self._folder / "notify.sock"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, log.open("wb") as errors:

@@ -45,8 +45,7 @@ class Process:
     purged: bool = False
     """It is an exec that goes when it ends: its client will not ask for it."""
     tier: str = ""
-    """How its code runs: interpreted, or compiled at a level; "" before its start, and where an earlier supervisor
-    started it."""
+    """How its code runs: interpreted, or compiled at a level; "" before its start."""
     _waiters: list[asyncio.Future[Exit]] | None = field(default=None, repr=False)
 
     def require(self, what: str, *states: ProcessState) -> None:

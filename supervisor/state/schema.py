@@ -12,7 +12,7 @@ from ..model.prepared import Prepared
 from ..oci.rootfs import MountPlan
 from ..oci.spec import Bind, Tmpfs
 
-VERSION = 4
+VERSION = 5
 
 _TABLES = """
 CREATE TABLE sandboxes (
@@ -39,6 +39,7 @@ CREATE TABLE processes (
     spec BLOB NOT NULL,         -- of an exec: its OCI process
     pumped INTEGER NOT NULL, exit_status INTEGER, exited_at INTEGER,
     purged INTEGER NOT NULL DEFAULT 0,      -- an exec that goes when it ends
+    tier TEXT NOT NULL DEFAULT '',          -- interpreted, or compiled at a level
     UNIQUE (namespace, container_id, exec_id)
 );
 CREATE TABLE prepared (

@@ -249,9 +249,9 @@ class Store:
         with self._decoding():
             for namespace, container_id, instance, exec_id, state, pid, start_time, *rest in self._read(
                 "SELECT namespace, container_id, instance, exec_id, state, pid, start_time, stdin, stdout, stderr,"
-                " terminal, pumped, purged, exit_status, exited_at FROM processes"
+                " terminal, pumped, purged, tier, exit_status, exited_at FROM processes"
             ):
-                stdin, stdout, stderr, terminal, pumped, purged, status, at = rest
+                stdin, stdout, stderr, terminal, pumped, purged, tier, status, at = rest
                 process = Process(
                     instance,
                     f"{container_id}/{exec_id}" if exec_id else container_id,
@@ -263,6 +263,7 @@ class Store:
                     None if status is None else Exit(status, at),
                     bool(pumped),
                     bool(purged),
+                    tier,
                 )
                 processes.setdefault((namespace, container_id), {})[exec_id] = process
             found = []
@@ -297,14 +298,15 @@ class Store:
         with self._transaction():
             for process in processes:
                 self._run(
-                    "UPDATE processes SET state = ?, pid = ?, start_time = ?, pumped = ?, purged = ?, exit_status = ?,"
-                    " exited_at = ? WHERE instance = ?",
+                    "UPDATE processes SET state = ?, pid = ?, start_time = ?, pumped = ?, purged = ?, tier = ?,"
+                    " exit_status = ?, exited_at = ? WHERE instance = ?",
                     (
                         process.state,
                         process.pid,
                         process.start_time,
                         process.pumped,
                         process.purged,
+                        process.tier,
                         process.exit.status if process.exit else None,
                         process.exit.at if process.exit else None,
                         process.instance,

@@ -22,7 +22,7 @@ from supervisor.ipc.logger import LoggerClient
 from supervisor.lifecycle import exits, orphans
 from supervisor.lifecycle.events import TaskEvents
 from supervisor.lifecycle.execs import Execs
-from supervisor.lifecycle.exits import ExitRecorder, exit_status
+from supervisor.lifecycle.exits import ExitRecorder, exit_kind, exit_status
 from supervisor.lifecycle.orphans import Orphans
 from supervisor.lifecycle.signals import Signals
 from supervisor.model.container import Container
@@ -37,6 +37,20 @@ from .disk import Disk, disk
 from .standin import StandIn
 
 AT = 1_700_000_000_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("wait_status", "call", "kind"),
+    [
+        (0, -1, "zero"),
+        (7 << 8, -1, "nonzero"),
+        (134 << 8, -1, "trap"),
+        (9, -1, "signal"),
+        (31, 165, "forbidden_call"),
+    ],
+)
+def test_kinds_of_exits(wait_status: int, call: int, kind: str) -> None:
+    assert exit_kind(Ended(1, 2, wait_status, AT, call)) == kind
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,22 @@ def test_ps_shows_what_runs_and_with_all_what_ended(cli: Cli, pod: Pod) -> None:
     assert (rows[ended.id]["state"], rows[ended.id]["exit_status"]) == ("stopped", 7)
 
 
+def test_a_new_daemon_knows_how_code_runs() -> None:
+    with Daemon() as daemon:
+        pod = Pod(daemon)
+        container = pod.with_wasm("sleep").args("1000").build().start()
+        before = by_id(Cli(daemon), "ps")[container.id]
+        assert before["tier"] in ("interpreted", "O0", "O2")
+        daemon.kill()
+        daemon.start()
+        after = by_id(Cli(daemon), "ps")[container.id]
+        assert {key: after[key] for key in ("tier", "pid", "state")} == {
+            key: before[key] for key in ("tier", "pid", "state")
+        }
+        assert abs(after["started_at"] - before["started_at"]) < 1e9
+        pod.shutdown()
+
+
 def test_ps_is_aligned_and_whole_in_a_pipe(cli: Cli, pod: Pod) -> None:
     container = pod.with_wasm("sleep").args("1000").build().start()
     head, *lines = cli.out("ps").splitlines()
