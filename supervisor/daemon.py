@@ -51,6 +51,7 @@ from .model.sandbox import SandboxState
 from .seccomp.allowed import worker_filters
 from .seccomp.library import SeccompMissing
 from .services.auto_remove import AutoRemove
+from .services.given_up import GivenUp
 from .services.inspection import Inspection
 from .services.sandboxes import SandboxService
 from .services.tasks import TaskService
@@ -280,6 +281,9 @@ class Daemon:
         if self._publisher is not None:
             self._spawn(self._publisher.run())
         methods = TaskMethods(parts.tasks, parts.cgroup_version).table()
+        given_up = GivenUp(options.folder / "given-up", self._registry, parts.tasks, parts.sandboxes)
+        await given_up.obey()
+        self._spawn(given_up.watch())
         ttrpc = Server(methods, parts.relay)
         cleanup.push_async_callback(ttrpc.close)
         for each in kept:

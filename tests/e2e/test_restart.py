@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,9 @@ from .cri import eventually
 from .node import Node, Pod
 from .streaming import Session
 from .test_containers import pid_of
+
+CONTAINERD_WAITS = 5
+"""Seconds that a containerd that starts waits for an answer about a container (io.containerd.timeout.shim.load)."""
 
 KINDS = [signal.SIGTERM, signal.SIGKILL]
 
@@ -99,3 +103,29 @@ def test_a_restart_of_containerd_does_not_end_a_containers_stdin(node: Node) -> 
             session.close_stdin()
             session.finish()
         assert container.wait().exit_code == 0
+
+
+@pytest.mark.parametrize("seconds", [2, 12])
+@pytest.mark.parametrize("number", KINDS)
+def test_containerd_starts_while_the_sandboxer_is_away(node: Node, number: signal.Signals, seconds: int) -> None:
+    """Either everything is as it was, or what containerd has given up has ended: nothing runs that it does not know."""
+    with node.pod() as pod:
+        container = pod.run("sleep", "3600")
+        pid = pid_of(container)
+        node.containerd.stop(number)
+        node.sandboxer.stop() if number == signal.SIGTERM else node.sandboxer.kill()
+        starter = threading.Timer(seconds, node.sandboxer.start)
+        starter.start()
+        node.containerd.start()
+        starter.join()
+        eventually(lambda: node.cri.pod_status(pod.id))  # containerd dials again after a while
+        if seconds < CONTAINERD_WAITS:
+            assert node.cri.status(container.id).state == pb.CONTAINER_RUNNING
+            assert pid_of(container) == pid
+            assert pod.run("exit", "5").wait().exit_code == 5
+            return
+        assert node.cri.status(container.id).state == pb.CONTAINER_EXITED
+        assert node.sandboxer.workers() == []
+        assert node.cri.pod_status(pod.id).state == pb.SANDBOX_NOTREADY  # or the kubelet would start containers in it
+    with node.pod() as pod:
+        assert pod.run("exit", "5").wait().exit_code == 5
