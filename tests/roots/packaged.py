@@ -91,6 +91,7 @@ def main() -> None:
     container.kill(signal.SIGKILL)
     assert container.wait() == 137
 
+    output("wasm-sandboxer", "run", "-d", "/sleep.wasm")  # with a root file system that is mounted below --dir
     DEFAULTS.write_text(DEFAULTS.read_text() + "# changed by its administrator\n")
     apt("remove", "wasm-sandboxer")
     assert not Path(f"/proc/{other.pid}").exists()
