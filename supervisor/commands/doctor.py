@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import click
@@ -19,9 +20,10 @@ from .. import cgroups
 from ..host import interpreters, linux
 from ..seccomp.allowed import worker_filters
 from ..seccomp.library import LIBRARY, SeccompMissing
+from .tables import format_option
 
 
-class State(Enum):
+class State(StrEnum):
     """Of one thing that a host gives."""
 
     OK = "ok"
@@ -116,7 +118,8 @@ def examine(host: Host) -> list[Finding]:
 
 
 @click.command()
-def doctor() -> None:
+@format_option
+def doctor(form: str) -> None:
     """Tell what this host gives the sandboxer, what each is for, and how to mend what is short.
 
     Ends with 1 where something is missing that it cannot do without.
@@ -126,8 +129,12 @@ def doctor() -> None:
       wasm-sandboxer doctor
     """
     findings = examine(Host())
-    for line in table(findings):
-        click.echo(line)  # without colours where it is no terminal
+    if form == "json":
+        for finding in findings:
+            click.echo(json.dumps(asdict(finding)))
+    else:
+        for line in table(findings):
+            click.echo(line)  # without colours where it is no terminal
     if any(finding.required and finding.state is State.MISSING for finding in findings):
         sys.exit(1)
 

@@ -120,6 +120,13 @@ def test_the_daemon_loads_nothing_that_only_people_need(daemon: Daemon) -> None:
     assert not set(done.stdout.split()) & {"rich", "prometheus_client", "http.client", "google.protobuf.json_format"}
 
 
+def test_doctor_as_json(cli: Cli) -> None:
+    done = cli.run("doctor", "--format", "json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {"libwasmedge", "seccomp"} <= {row["what"] for row in rows}
+    assert {row["state"] for row in rows} <= {"ok", "short", "missing"}
+
+
 def test_the_log_as_json() -> None:
     with Daemon("--log-format", "json") as daemon:
         lines = [json.loads(line) for line in daemon.log_text().splitlines()]
