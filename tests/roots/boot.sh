@@ -5,7 +5,7 @@
 set -eu
 
 [ "${1:-}" = inside ] ||
-    exec unshare --mount --propagation private --pid --fork --kill-child --uts --ipc --cgroup "$0" inside "$@"
+    exec unshare --mount --propagation private --pid --fork --kill-child --uts --ipc "$0" inside "$@"
 lower=$2 upper=$3 script=$4
 root=$upper.root
 mkdir -p "$upper" "$upper.work" "$root"

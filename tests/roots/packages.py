@@ -70,6 +70,35 @@ def life(suite: str) -> None:
         system.remove()
 
 
+UNDER_SYSTEMD = """
+set -e
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq -y install /*.deb >/dev/null
+systemctl is-active wasm-sandboxer
+systemctl is-enabled wasm-sandboxer
+wasm-sandboxer run -d --name it /sleep.wasm
+systemctl restart wasm-sandboxer
+wasm-sandboxer ps --format json | grep -o running
+apt-get -qq -y purge wasm-sandboxer >/dev/null
+systemctl is-active wasm-sandboxer || true
+"""
+
+
+def systemd(suite: str) -> None:
+    """The package under a real systemd. Raises as ``life``."""
+    (package,) = (FOLDER / "packages" / suite).glob("*_*.deb")
+    sleep = next(path for path in sorted((ROOT / ".cache" / "guests").glob("*/sleep.wasm")))
+    system = System(debian(suite), f"{suite}-systemd")
+    try:
+        system.take(package, sleep)
+        system.output("sh", "-c", "apt-get -qq update; apt-get -qq -y install systemd-sysv >/dev/null")
+        said = system.boot(UNDER_SYSTEMD)
+        print("systemd:", *said.split())
+        assert said.split() == ["active", "enabled", "it", "running", "inactive"], said
+    finally:
+        system.remove()
+
+
 def wheel(suite: str) -> None:
     """The wheel in a virtual environment; libwasmedge by the command that doctor names. Raises as ``life``."""
     folder = FOLDER / "packages" / "wheel"
@@ -102,6 +131,10 @@ def main() -> None:
         print(f"{suite}:", flush=True)
         life(suite)
         wheel(suite)
+        if suite == "bookworm" or Path("/sys/fs/cgroup/cgroup.controllers").exists():  # Debian 13's wants version 2
+            systemd(suite)
+        else:
+            print("systemd: not tried, since this machine has no control groups of version 2")
 
 
 if __name__ == "__main__":

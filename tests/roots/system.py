@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / ".cache" / "roots"
 ENTER = Path(__file__).with_name("enter.sh")
 PACKAGES = ("ca-certificates", "make", "python3", "python3-venv")
+BOOT_SECONDS = 300
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # What belongs to a run of make in /src, and to pip.
@@ -57,6 +58,13 @@ class System:
             self._inside(command, "/"), check=True, env=environment(), stdout=subprocess.PIPE, text=True
         )
         return done.stdout
+
+    def boot(self, script: str) -> str:
+        """What a script prints that runs as a service of a systemd started in it. Raises ``CalledProcessError``."""
+        (self._upper / "script").write_text(script)
+        command = [ENTER.with_name("boot.sh"), self._base, self._upper, "/script"]
+        subprocess.run(command, timeout=BOOT_SECONDS, check=False)  # systemd's own status says nothing
+        return (self._upper / "script.log").read_text()
 
     def of_the_host(self) -> str:
         """What is to stay as it is: packages, /etc with apt's sources and pins, and what the system calls itself."""
