@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -169,7 +169,8 @@ class Containerd:
         finally:
             self.stop()
             for process in processes_of(self.folder):
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             for mount in reversed(mounts_below(self.folder)):
                 subprocess.run(["umount", "-l", mount], check=False)
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -185,8 +186,9 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     for process in psutil.process_iter(["cmdline", "cwd"]):
         places = [*(process.info["cmdline"] or []), process.info["cwd"] or ""]
         if process.pid != os.getpid() and any(str(folder) in place for place in places):
-            for each in (process, *process.children(recursive=True)):
-                found[each.pid] = each
+            with suppress(psutil.NoSuchProcess):  # it has ended since
+                for each in (process, *process.children(recursive=True)):
+                    found[each.pid] = each
     return list(found.values())
 
 
