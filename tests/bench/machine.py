@@ -44,7 +44,10 @@ def commit() -> str:
     """The checkout's commit, and whether files differ from it."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=False)
+        except FileNotFoundError:  # no git on this machine
+            return ""
         return done.stdout.strip()
 
     known = git("rev-parse", "--short=12", "HEAD")
