@@ -93,8 +93,8 @@ def systemd(suite: str) -> None:
         system.take(package, sleep)
         system.output("sh", "-c", "apt-get -qq update; apt-get -qq -y install systemd-sysv >/dev/null")
         said = system.boot(UNDER_SYSTEMD)
-        print("systemd:", *said.split())
-        assert said.split() == ["active", "enabled", "it", "running", "inactive"], said
+        print("systemd:", *said.split()[-5:])
+        assert said.split()[-5:] == ["active", "enabled", "it", "running", "inactive"], said
     finally:
         system.remove()
 
