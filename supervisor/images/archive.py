@@ -150,7 +150,7 @@ class Tree:
         for layer, here in stored.items():
             with self._open(layer) as tar:
                 for path, entry in sorted(here, key=lambda each: each[1].offset):
-                    source = tar.extractfile(entry) if entry.isreg() or entry.islnk() else None
+                    source = _extract(tar, entry)
                     if source is not None:
                         with source:
                             yield self._place(path), entry, source
@@ -166,7 +166,7 @@ class Tree:
             raise ArchiveUnfit(f"{path}: not in the image")
         layer, entry = found
         with self._open(layer) as tar:
-            source = tar.extractfile(entry) if entry.isreg() or entry.islnk() else None
+            source = _extract(tar, entry)
             if source is None:
                 raise ArchiveUnfit(f"{path}: not a regular file")
             file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (the caller closes it)
@@ -298,3 +298,10 @@ def _items(value: Any) -> list[dict[str, Any]]:
 
 def _strings(value: Any) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else []
+
+
+def _extract(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes] | None:
+    """A file's bytes by an entry of an earlier opening; None where it is no file."""
+    if entry.islnk():  # Python before 3.11.4 insists on the entry of this very opening
+        entry = next(each for each in tar if each.offset == entry.offset)
+    return tar.extractfile(entry) if entry.isreg() or entry.islnk() else None
