@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from .errors import ResourceExhausted, Unavailable
+from .errors import ResourceExhausted, TooManyCalls, Unavailable
 
 Handler = Callable[[str, bytes], Coroutine[Any, Any, bytes]]
 """A method: the caller's namespace and the encoded request in, the encoded response out."""
@@ -38,6 +38,13 @@ class Method:
     under_way: int = 0
     answered: Counter[int] = field(default_factory=Counter)
     """By status code."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """For want of something, by what."""
+
+    def count(self, error: Exception) -> None:
+        """Count an error where it is a refusal."""
+        if isinstance(error, ResourceExhausted):
+            self.refused[error.reason] += 1
 
     def call(self, namespace: str, payload: bytes) -> Coroutine[Any, Any, bytes]:
         """Begin a call; ``namespace`` is "" where the caller named none."""
@@ -85,7 +92,7 @@ def begin(method: Method, namespace: str, payload: bytes) -> asyncio.Task[bytes]
     if changes and _ending.is_set():
         raise ending()
     if changes and len(_under_way) >= MAX_CHANGES:
-        raise ResourceExhausted(f"{method.name}: {MAX_CHANGES} calls are under way: try again later")
+        raise TooManyCalls(f"{method.name}: {MAX_CHANGES} calls are under way: try again later")
     task = asyncio.get_running_loop().create_task(method.call(namespace, payload))
     if changes:
         _under_way.add(task)

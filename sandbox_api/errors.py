@@ -26,6 +26,39 @@ class FailedPrecondition(SandboxerError):
 class ResourceExhausted(SandboxerError):
     """A bound was reached; trying again later may work."""
 
+    reason = "other"
+    """What there is not enough of, in a word: for metrics."""
+
+
+class TooManyCalls(ResourceExhausted):
+    """As many calls, starts, Waits or connections are under way as there may be."""
+
+    reason = "calls"
+
+
+class OutOfDescriptors(ResourceExhausted):
+    """A process of the daemon's, or the node, has no file descriptor left."""
+
+    reason = "descriptors"
+
+
+class OutOfMemory(ResourceExhausted):
+    """The node, or a container's limit, has no memory left for it."""
+
+    reason = "memory"
+
+
+class OutOfProcesses(ResourceExhausted):
+    """No process can be forked."""
+
+    reason = "processes"
+
+
+class OutOfDisk(ResourceExhausted):
+    """There is no room on a disk."""
+
+    reason = "disk"
+
 
 class Unimplemented(SandboxerError):
     """The method is not implemented."""

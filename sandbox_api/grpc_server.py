@@ -84,6 +84,7 @@ class Server:
                 if self._answering.pop(ourselves, None) is not None:
                     method.under_way -= 1
                 self._let_go_of.discard(ourselves)
+            method.count(error)
             code, message = status.of(error, method.name)
             method.answered[code] += 1
             await context.abort(_CODES[code], message)

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 def of(error: Exception, method: str) -> tuple[int, str]:
     """The status code and message of a failed call. Unexpected errors are logged with their trace."""
     if isinstance(error, MemoryError):
-        error = errors.ResourceExhausted(f"{method}: the sandboxer is out of memory: try again later")
+        error = errors.OutOfMemory(f"{method}: the sandboxer is out of memory: try again later")
     code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None)
     text = str(error)
     if code is None:

@@ -16,7 +16,16 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from .. import calls, status
-from ..errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, SandboxerError, Unavailable, Unimplemented
+from ..errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    OutOfMemory,
+    ResourceExhausted,
+    SandboxerError,
+    TooManyCalls,
+    Unavailable,
+    Unimplemented,
+)
 from ..proto import ttrpc_pb2 as pb
 from . import frames
 
@@ -168,13 +177,20 @@ class Connection:
         method = self._shared.methods.get((request.service, request.method))
         if method is None:
             raise Unimplemented(f"unimplemented: {request.service[:200]}/{request.method[:200]}")
+        try:
+            self._admit(method, request, stream, message, place)
+        except SandboxerError as error:
+            method.count(error)
+            raise
+
+    def _admit(self, method: calls.Method, request: pb.Request, stream: int, message: bytes, place: int) -> None:
         if stream in self._calls or not stream & 1:
             raise InvalidArgument(f"stream {stream} is in use, or not a client's (they are odd)")
         waits = method.kind is calls.Kind.WAIT
         if waits and self._waits >= MAX_WAITS:
-            raise ResourceExhausted(f"{MAX_WAITS} Waits are pending on this connection: open another")
+            raise TooManyCalls(f"{MAX_WAITS} Waits are pending on this connection: open another")
         if not waits and len(self._calls) - self._waits >= MAX_IN_FLIGHT:
-            raise ResourceExhausted(f"{MAX_IN_FLIGHT} calls are under way on this connection: wait for answers")
+            raise TooManyCalls(f"{MAX_IN_FLIGHT} calls are under way on this connection: wait for answers")
         if waits and not self._key:
             try:
                 self._shared.admit_wait()
@@ -286,7 +302,7 @@ class Connection:
                     earlier.place = keeper.begin(self._key, earlier.stream, _named(earlier.method.name))
             return keeper.begin(self._key, stream, wait or _named(method))
         except OSError as error:
-            raise ResourceExhausted(f"{method}: no memory to note it: {error.strerror}") from None
+            raise OutOfMemory(f"{method}: no memory to note it: {error.strerror}") from None
 
     def _end(self, place: int) -> None:
         if place and self._shared.keeper is not None:
@@ -343,6 +359,7 @@ class _Call:
         if error is None:
             self._connection.done(self, (status.OK, ""), task.result())
         elif isinstance(error, Exception):
+            self.method.count(error)
             self._connection.done(self, status.of(error, self.method.name))
 
 

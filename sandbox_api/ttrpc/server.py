@@ -8,7 +8,7 @@ import resource
 import socket
 
 from .. import calls
-from ..errors import ResourceExhausted
+from ..errors import OutOfDescriptors
 from .connection import MAX_IN_FLIGHT, MAX_WAITS, Connection, Keeper, Shared
 
 __all__ = ["MAX_IN_FLIGHT", "MAX_WAITS", "Keeper", "Server"]
@@ -64,7 +64,7 @@ class Server:
     def _admit_wait(self) -> None:
         """Raises ``ResourceExhausted`` where a connection more with a pending Wait would leave too few descriptors."""
         if len(self._connections) > self._most_waiting:
-            raise ResourceExhausted(
+            raise OutOfDescriptors(
                 f"{self._most_waiting} connections are open: share one that waits, or raise the open-file limit"
             )
 

@@ -51,10 +51,6 @@ class Counters:
     stages: dict[str, Histogram] = field(default_factory=lambda: {stage: Histogram() for stage in STAGES})
     exits: Counter[str] = field(default_factory=Counter)
     """By kind: zero, nonzero, trap, signal, forbidden_call, memory."""
-    refusals: Counter[str] = field(default_factory=Counter)
-    """Of starts and changes for want of something, by what."""
-    calls: Counter[tuple[str, int]] = field(default_factory=Counter)
-    """Answered, by method and gRPC's status code."""
     helper_deaths: Counter[str] = field(default_factory=Counter)
     transactions: Histogram = field(default_factory=Histogram)
     recovery_seconds: float = 0.0

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import errno
 
-from sandbox_api.errors import ResourceExhausted, SandboxerError
+from sandbox_api.errors import OutOfDescriptors, OutOfDisk, OutOfMemory, OutOfProcesses, SandboxerError
 
-_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN})
+_SCARCE: dict[int | None, type[SandboxerError]] = {
+    errno.EMFILE: OutOfDescriptors,
+    errno.ENFILE: OutOfDescriptors,
+    errno.ENOMEM: OutOfMemory,
+    errno.ENOSPC: OutOfDisk,
+    errno.EDQUOT: OutOfDisk,
+    errno.EAGAIN: OutOfProcesses,
+}
 
 
 def for_errno(error: OSError, otherwise: type[SandboxerError]) -> type[SandboxerError]:
-    """``ResourceExhausted`` where descriptors, memory, processes or room on the disk ran out, else ``otherwise``."""
-    return ResourceExhausted if error.errno in _SCARCE else otherwise
+    """A ``ResourceExhausted`` where descriptors, memory, processes or room on the disk ran out, else ``otherwise``."""
+    return _SCARCE.get(error.errno, otherwise)

@@ -14,7 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sandbox_api import calls
-from sandbox_api.errors import Internal, InvalidArgument, NotFound, ResourceExhausted, SandboxerError, Unavailable
+from sandbox_api.errors import (
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OutOfDescriptors,
+    OutOfProcesses,
+    SandboxerError,
+    Unavailable,
+)
 from workers import protocol
 from workers.greeting import FORKSERVER, Filters, Hello, Welcome
 from workers.start_request import REPORT, WASMEDGE, StartRequest
@@ -211,7 +219,7 @@ class ForkserverClient:
                 return pid  # it ended in its start section
             self.acknowledge([name])
             ended, start.ended = start.ended, None
-            raise reports.refusal(verdict, ended.status, start.killed, self._counters)
+            raise reports.refusal(verdict, ended.status, start.killed)
         finally:
             os.close(report)
             del self._starts[name]
@@ -306,11 +314,9 @@ class ForkserverClient:
             if error == errno.E2BIG:
                 start.forked.set_exception(InvalidArgument("the arguments and the environment are too long together"))
             elif error:
-                self._counters.refusals["fork"] += 1
                 limits = "the forkserver's open-file limit" if error == errno.EMFILE else "pid_max, pids.max or memory"
-                start.forked.set_exception(
-                    ResourceExhausted(f"no process could be forked: {os.strerror(error)} ({limits})")
-                )
+                kind = OutOfDescriptors if error == errno.EMFILE else OutOfProcesses
+                start.forked.set_exception(kind(f"no process could be forked: {os.strerror(error)} ({limits})"))
             elif not pid:
                 self._counters.helper_deaths["zygote"] += 1
                 start.forked.set_exception(Unavailable("the forkserver's zygote died: try again"))

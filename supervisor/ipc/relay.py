@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sandbox_api.errors import ResourceExhausted, Unavailable
+from sandbox_api.errors import OutOfDescriptors, Unavailable
 from workers import protocol, relay_protocol
 
 from ..host import sockets
@@ -68,15 +68,14 @@ class RelayClient(HelperClient):
         """
         await self.ready()
         if self._full:
-            self._counters.refusals["relay"] += 1
-            raise ResourceExhausted("too many standard inputs and terminals are open: raise the open-file limit")
+            raise OutOfDescriptors("too many standard inputs and terminals are open: raise the open-file limit")
         key = instance, pump.kind
         answer = self._pumping[key] = asyncio.get_running_loop().create_future()
         try:
             self._helper.send(relay_protocol.PUMP, protocol.pack_numbers(*key), [pump.source, pump.sink])
             async with asyncio.timeout(ANSWER_SECONDS):
                 if not await answer:
-                    raise ResourceExhausted("the relay has too many open files: its limit is reached")
+                    raise OutOfDescriptors("the relay has too many open files: its limit is reached")
         except TimeoutError:
             raise Unavailable("the relay does not answer: try again") from None
         finally:
@@ -203,7 +202,7 @@ class RelayClient(HelperClient):
     def _take_held(self, number: int, frame: protocol.Frame) -> None:
         if frame.lost:
             if self._taken is not None and not self._taken.done():
-                self._taken.set_exception(ResourceExhausted("no descriptor is left: raise the open-file limit"))
+                self._taken.set_exception(OutOfDescriptors("no descriptor is left: raise the open-file limit"))
         elif number == relay_protocol.JOURNAL and self._journal is None:
             self._journal = Journal(frame.fds.pop())
         elif number != relay_protocol.JOURNAL and number not in self._listeners:

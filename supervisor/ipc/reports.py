@@ -6,10 +6,8 @@ import asyncio
 import os
 import signal
 
-from sandbox_api.errors import Internal, InvalidArgument, ResourceExhausted, SandboxerError
+from sandbox_api.errors import Internal, InvalidArgument, OutOfMemory, SandboxerError
 from workers import protocol
-
-from ..host.counters import Counters
 
 START_SECTION_SECONDS = 0.5
 """How long a start waits for a module that is loaded: beyond, its start section runs, and it counts as running."""
@@ -76,7 +74,7 @@ def _wake(readable: asyncio.Future[None]) -> None:
         readable.set_result(None)
 
 
-def refusal(verdict: bytes, status: int, killed: bool, counters: Counters) -> SandboxerError:
+def refusal(verdict: bytes, status: int, killed: bool) -> SandboxerError:
     """The error for a start whose worker gave this verdict and exited with this wait status."""
     text = verdict[1:].decode(errors="replace")
     if verdict[:1] == protocol.REFUSED:
@@ -84,10 +82,7 @@ def refusal(verdict: bytes, status: int, killed: bool, counters: Counters) -> Sa
     if verdict[:1] == protocol.FAILED:
         return Internal(text)
     if status == signal.SIGKILL and not killed:
-        counters.refusals["memory"] += 1
-        return ResourceExhausted(
-            "the worker was killed before the guest ran: its memory limit, or the node's, is reached"
-        )
+        return OutOfMemory("the worker was killed before the guest ran: its memory limit, or the node's, is reached")
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         try:

@@ -33,7 +33,7 @@ K = TypeVar("K", bound=str)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 EXIT_KINDS = ("zero", "nonzero", "trap", "signal", "forbidden_call", "memory")
-REFUSALS = ("starts", "fork", "memory", "relay")
+REFUSALS = ("calls", "descriptors", "memory", "processes", "disk", "other")
 HELPERS = ("forkserver", "zygote", "relay", "logger")
 
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -74,8 +74,6 @@ class Metrics:
         stages: dict[tuple[str, ...], Histogram] = {(name,): each for name, each in counters.stages.items()}
         yield _histogram("start_stage_seconds", "Time of a start, by stage.", ("stage",), stages)
         yield _counter("exits", "Processes that ended, by how.", ("kind",), _each(EXIT_KINDS, counters.exits))
-        yield _counter("refusals", "Starts refused for want of something.", ("reason",),
-                       _each(REFUSALS, counters.refusals))  # fmt: skip
         yield from self._calls()
         yield from self._modules()
         yield _counter("events_lost", "Events that --events found no room for.", (),
@@ -100,12 +98,17 @@ class Metrics:
     def _calls(self) -> Iterator[Metric]:
         under_way: Counter[tuple[str, ...]] = Counter()
         answered: Counter[tuple[str, ...]] = Counter()
+        refused: Counter[str] = Counter()
         for api, table in zip(("task", "sandbox"), self._sources.methods, strict=True):
             for method in {id(each): each for each in table.values()}.values():
                 under_way[api, method.name] += method.under_way
+                refused += method.refused
                 for code, count in method.answered.items():
                     answered[api, method.name, _CODES.get(code, str(code))] += count
         yield _gauge("calls_under_way", "Calls that are not answered yet.", ("api", "method"), under_way)
+        yield _counter(
+            "refusals", "Calls refused for want of something, by what.", ("reason",), _each(REFUSALS, refused)
+        )
         yield _counter("calls", "Calls answered, by gRPC's status code.", ("api", "method", "code"), answered)
 
     def _modules(self) -> Iterator[Metric]:

@@ -16,8 +16,8 @@ from sandbox_api.errors import (
     Internal,
     InvalidArgument,
     NotFound,
-    ResourceExhausted,
     SandboxerError,
+    TooManyCalls,
 )
 from sandbox_api.interface import Connection, Exit, NewExec, NewTask, Stdio, TaskInfo, TaskStatus, Usage
 
@@ -131,13 +131,11 @@ class TaskService:
         """Run a created process. Raises ``ResourceExhausted`` at once where too many starts are under way."""
         container, process = self._registry.process(namespace, task_id, exec_id)
         if self._starts.total() >= MAX_STARTS:
-            self._counters.refusals["starts"] += 1
-            raise ResourceExhausted(f"container {process.name}: {MAX_STARTS} starts are under way: try again later")
+            raise TooManyCalls(f"container {process.name}: {MAX_STARTS} starts are under way: try again later")
         key = container.namespace, container.sandbox_id
         if self._starts[key] >= MAX_STARTS_OF_A_SANDBOX:
-            self._counters.refusals["starts"] += 1
             bound = f"{MAX_STARTS_OF_A_SANDBOX} starts of its sandbox are under way"
-            raise ResourceExhausted(f"container {process.name}: {bound}: try again later")
+            raise TooManyCalls(f"container {process.name}: {bound}: try again later")
         self._starts[key] += 1
         try:
             with self._counters.stages["ready"].time():

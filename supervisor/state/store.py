@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
-from sandbox_api.errors import Internal, NotFound, ResourceExhausted, Unavailable
+from sandbox_api.errors import Internal, NotFound, OutOfDisk, Unavailable
 from sandbox_api.interface import Exit, NewContainer, NewExec, NewSandbox, Stdio
 
 from ..host.counters import Counters
@@ -48,7 +48,7 @@ class StoreFailed(Internal):
     """The state file could not be written or read: a full or read-only disk, say. Nothing was changed."""
 
 
-class StoreFull(ResourceExhausted, StoreFailed):
+class StoreFull(OutOfDisk, StoreFailed):
     """There is no room on the disk."""
 
 

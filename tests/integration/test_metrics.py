@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sandbox_api.errors import SandboxerError
+from sandbox_api.errors import ResourceExhausted, SandboxerError
 from supervisor.commands.client import UnixConnection
 
 from ..harness.container import Pod
@@ -118,6 +118,15 @@ def test_calls_are_counted_by_method_and_code(node: Node, pod: Pod) -> None:
     with pytest.raises(SandboxerError):
         pod.api.status("nobody")
     assert node.value("calls_total", api="sandbox", method="Status", code="NOT_FOUND") >= 1
+
+
+def test_refusals_are_counted_by_reason(node: Node, pod: Pod) -> None:
+    before = node.value("refusals_total", reason="memory")
+    container = pod.with_wasm("sleep").linux(resources={"memory": {"limit": 1 << 16}}).build()
+    with pytest.raises(ResourceExhausted, match="memory limit"):
+        container.start()
+    assert node.value("refusals_total", reason="memory") == before + 1
+    assert node.value("calls_total", api="task", method="Start", code="RESOURCE_EXHAUSTED") >= 1
 
 
 def test_compiles_and_their_use_are_counted(node: Node, pod: Pod) -> None:
