@@ -18,7 +18,7 @@ from supervisor.oci.mount_tree import build, make_folders
 from supervisor.oci.rootfs import MountPlan, mount, plan, unmount
 from supervisor.oci.spec import Bind, ProcessSpec, Spec, Tmpfs
 
-from .leaks import nothing_left_open
+from ..leaks import nothing_left_open
 
 
 def mounts(below: Path) -> list[str]:

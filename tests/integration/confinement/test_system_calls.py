@@ -21,8 +21,8 @@ import pytest
 from supervisor.seccomp.allowed import log_filter
 from workers.confinement import landlock
 
-from ..harness.cells import NUMBERS, ROOT, SIGSYS, WITHOUT_EMPTY_ROOT, Cells, Worker, forbidden, refused, shut
-from ..harness.container import Container, Pod
+from ...harness.cells import NUMBERS, ROOT, SIGSYS, WITHOUT_EMPTY_ROOT, Cells, Worker, forbidden, refused, shut
+from ...harness.container import Container, Pod
 
 
 @pytest.fixture(scope="module")
