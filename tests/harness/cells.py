@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,3 +212,13 @@ def forbidden(outcome: Outcome, name: str) -> None:
     assert outcome.stderr == f"wasm-sandboxer: forbidden system call {name} ({number})\n"
     assert outcome.stdout == ""
     assert outcome.call == number
+
+
+@contextmanager
+def neighbour(cells: Cells) -> Iterator[Worker]:
+    """A worker of the same user that waits."""
+    read, write = os.pipe()
+    worker = cells.start("wait", stdin=read)
+    os.close(read)
+    yield worker
+    os.close(write)

@@ -1,0 +1,73 @@
+"""A guest that has broken out has the sockets that its network allows."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from ...harness.cells import (
+    NUMBERS,
+    Cells,
+    forbidden,
+    refused,
+)
+
+
+@pytest.mark.parametrize("family", ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK", "AF_PACKET", "AF_VSOCK", "AF_ALG"])
+def test_without_a_network_there_are_no_sockets(cells: Cells, family: str) -> None:
+    forbidden(cells.run("connect", str(int(getattr(socket, family))), "1", ""), "socket")
+
+
+def test_with_a_network_there_is_tcp_and_udp(cells: Cells) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            for family, where in ((socket.AF_INET, port), (socket.AF_INET6, "")):
+                outcome = cells.run("connect", str(int(family)), str(int(kind)), where, network=True)
+                assert refused(outcome) == "done"
+    assert refused(cells.run("bind", "2", "1", network=True)) == "done"
+
+
+@pytest.mark.parametrize("where", ["", "@/tmp/.X11-unix/X0", "/run/containerd/containerd.sock"])
+def test_a_network_is_no_way_to_the_hosts_services(cells: Cells, where: str) -> None:
+    outcome = cells.run("connect", str(int(socket.AF_UNIX)), "1", where, network=True)
+    assert refused(outcome) == "EAFNOSUPPORT"
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("AF_INET", "SOCK_RAW"), ("AF_INET6", "SOCK_RAW"), ("AF_PACKET", "SOCK_RAW"), ("AF_VSOCK", "SOCK_STREAM")],
+)
+def test_other_sockets_are_forbidden_with_a_network_too(cells: Cells, family: str, kind: str) -> None:
+    numbers = (str(int(getattr(socket, name))) for name in (family, kind))
+    forbidden(cells.run("connect", *numbers, "", network=True), "socket")
+
+
+@pytest.mark.parametrize("family", ["AF_INET", "AF_INET6"])
+@pytest.mark.parametrize(
+    ("kind", "protocol"),
+    [
+        ("SOCK_STREAM", 262),  # MPTCP
+        ("SOCK_STREAM", 132),  # SCTP
+        ("SOCK_SEQPACKET", 132),
+        ("SOCK_DGRAM", 136),  # UDP-Lite
+        ("SOCK_DGRAM", 1),  # ICMP
+        ("SOCK_DCCP", 33),
+    ],
+)
+def test_protocols_beside_tcp_and_udp_are_forbidden(cells: Cells, family: str, kind: str, protocol: int) -> None:
+    kinds = {"SOCK_DCCP": 6, **{name: int(value) for name, value in vars(socket).items() if name.startswith("SOCK_")}}
+    numbers = (int(getattr(socket, family)), kinds[kind], protocol)
+    forbidden(cells.run("call", str(NUMBERS["socket"]), *map(str, numbers), network=True), "socket")
+
+
+@pytest.mark.parametrize(("kind", "protocol"), [(1, 6), (2, 17)])
+def test_tcp_and_udp_may_be_asked_for_by_name(cells: Cells, kind: int, protocol: int) -> None:
+    call = ("call", str(NUMBERS["socket"]), "2", str(kind), str(protocol))
+    assert refused(cells.run(*call, network=True)).startswith("done")
+
+
+def test_netlink_is_refused(cells: Cells) -> None:
+    outcome = cells.run("connect", str(int(socket.AF_NETLINK)), "3", "", network=True)
+    assert refused(outcome) == "EAFNOSUPPORT"
