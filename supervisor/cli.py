@@ -200,8 +200,9 @@ def main(
     import asyncio
 
     # Imported here: gRPC takes longer to load than the other commands take to run.
-    from .daemon import CannotStart, Daemon, Options
+    from .daemon import CannotStart, Daemon
     from .host import logs
+    from .options import Options
 
     logs.begin(log_level, log_format)
 
