@@ -1,0 +1,55 @@
+"""Documents name files and tests that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "packaging/README.md",
+    *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")),
+)
+PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*)`")
+CLAIM = re.compile(r"`([\w/.]*)::(test_\w+)`")
+OURS = {path.name for path in ROOT.iterdir() if path.is_dir()}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_named_files_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    named = {path for path in PATH.findall(text) if path.split("/")[0] in OURS - {"dist"}}
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+def test_security_claims_name_tests_that_exist() -> None:
+    last = ""
+    claims = CLAIM.findall((ROOT / "docs/security.md").read_text())
+    missing = []
+    for file, test in claims:
+        last = file or last
+        path = ROOT / "tests" / last if last.startswith("unit/") else ROOT / "tests/integration" / last
+        if not path.exists() or f"def {test}(" not in path.read_text():
+            missing.append(f"{last}::{test}")
+    assert claims
+    assert missing == []
+
+
+def test_clients_names_tests_that_exist() -> None:
+    defined = {
+        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/clients.md").read_text()))
+    assert named
+    assert named - defined == set()
+
+
+def test_readme_lists_the_folders() -> None:
+    listed = set(re.findall(r"^\| `(\w+)/` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
+    ignored = {line.strip("/\n") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    there = {name for name in OURS if not name.startswith(".") and not name.endswith(".egg-info")}
+    assert listed == there - ignored
