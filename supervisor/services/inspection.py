@@ -27,8 +27,8 @@ from ..model.sandbox import Sandbox
 from ..state.store import Store
 from . import makers
 
-_SLICE = 32
-"""Containers between two looks at the rest of the daemon's work."""
+SLICE_SECONDS = 0.001
+"""How long a list is worked on before a look at the rest of the daemon's work: a start looks a few times."""
 _REMEMBERED = 4096
 _TICKS = os.sysconf("SC_CLK_TCK")
 _STATUS: dict[type[SandboxerError], str] = {
@@ -211,7 +211,6 @@ async def _lines(rows: Iterable[Row]) -> AsyncIterator[bytes]:
     part = bytearray()
     began = time.monotonic()
     each = iter(rows)
-    count = 0
     while True:
         try:
             part += _line(next(each))
@@ -219,8 +218,7 @@ async def _lines(rows: Iterable[Row]) -> AsyncIterator[bytes]:
             break
         except (SandboxerError, TypeError, OSError):  # removed, or its record, while we were elsewhere
             continue
-        count += 1
-        if count % _SLICE == 0 or time.monotonic() - began > 0.005:
+        if time.monotonic() - began > SLICE_SECONDS:
             yield bytes(part)
             part.clear()
             await asyncio.sleep(0)
