@@ -11,10 +11,10 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from .errors import InvalidArgument
-from .interface import Mount, Usage
+from .interface import Mount, PodConfig, Usage
 from .proto import metrics_v1_pb2 as v1
 from .proto import metrics_v2_pb2 as v2
-from .proto import types_pb2
+from .proto import pod_config_pb2, types_pb2
 
 M = TypeVar("M", bound=Message)
 
@@ -35,6 +35,23 @@ def timestamp(nanoseconds: int) -> Timestamp | None:
     if not nanoseconds:
         return None
     return Timestamp(seconds=nanoseconds // _BILLION, nanos=nanoseconds % _BILLION)
+
+
+def pod_config(options: Any) -> PodConfig | None:
+    """CRI's configuration of a pod as plain values; None where the options are none. Raises ``InvalidArgument``."""
+    if not options.type_url.endswith(".PodSandboxConfig"):
+        return None
+    config = decode(pod_config_pb2.PodSandboxConfig, options.value)
+    namespaces = config.linux.security_context.namespace_options
+    return PodConfig(
+        hostname=config.hostname,
+        servers=tuple(config.dns_config.servers),
+        searches=tuple(config.dns_config.searches),
+        options=tuple(config.dns_config.options),
+        sysctls=dict(config.linux.sysctls),
+        host_network=namespaces.network == pod_config_pb2.NODE,
+        user_namespace=namespaces.HasField("userns_options") and namespaces.userns_options.mode == pod_config_pb2.POD,
+    )
 
 
 def mounts(messages: Iterable[types_pb2.Mount]) -> tuple[Mount, ...]:

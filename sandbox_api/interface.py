@@ -51,12 +51,30 @@ class Platform:
 
 
 @dataclass(frozen=True, slots=True)
+class PodConfig:
+    """What CRI's PodSandboxConfig says of a pod's names and network."""
+
+    hostname: str = ""
+    servers: tuple[str, ...] = ()
+    """Addresses of its DNS servers."""
+    searches: tuple[str, ...] = ()
+    """Domains in which names are looked up."""
+    options: tuple[str, ...] = ()
+    """The resolver's (resolv.conf(5))."""
+    sysctls: dict[str, str] = field(default_factory=dict)
+    host_network: bool = False
+    user_namespace: bool = False
+    """A user namespace of its own is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewSandbox:
-    """A sandbox as asked for. ``config`` is CRI's PodSandboxConfig, encoded, or empty."""
+    """A sandbox as asked for. ``config`` is CRI's PodSandboxConfig, encoded, or empty; ``pod`` the same, decoded."""
 
     id: str
     netns: str = ""
     config: bytes = b""
+    pod: PodConfig | None = None
     annotations: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
 

@@ -167,7 +167,7 @@ class Daemon:
             registry, store, containers, execs, preparations, signals, client, relay, logger, events, aot, counters
         )
         sandboxes = SandboxService(
-            registry, store, containers, preparations, signals, tasks, str(self._options.task_socket)
+            registry, store, containers, preparations, signals, tasks, str(self._options.task_socket), folder
         )
         auto_remove = AutoRemove(registry, sandboxes)
         events.on_exit.append(auto_remove.ended)

@@ -28,9 +28,9 @@ WASMEDGE = b"wasmedge"
 WASM, NATIVE = 0, 1
 """Kinds of module file: bytes of the guest's, or our own compiler's product."""
 
-REPORT, MODULE, STDIN, STDOUT, STDERR, CGROUP, NETNS, FOLDER = range(1, 9)
+REPORT, MODULE, STDIN, STDOUT, STDERR, CGROUP, NETNS, FOLDER, RESOLVER = range(1, 10)
 """Roles of descriptors: the report pipe, the module file, the streams, each control group's ``cgroup.procs``, the
-network namespace, and a folder for each preopen, in the preopens' order."""
+network namespace, a folder for each preopen, in the preopens' order, and the root of the C library's resolver."""
 
 _NEEDED = (REPORT, MODULE, STDIN, STDOUT, STDERR)
 

@@ -28,6 +28,7 @@ FIRST_FD = 4
 """Where the descriptors of a request begin in a fork of the zygote's, which has one more than the three streams."""
 
 STREAMS, TERMINAL, CGROUP, NETNS, LIMITS, USER, WALLS = range(1, 8)
+RESOLVER = 13
 NOT_WASM, UNREADABLE, TOO_LARGE, NO_COPY, CHANGED = range(8, 13)
 """Labels of the steps that can fail, beside the engine's."""
 
@@ -39,6 +40,7 @@ _WHAT = {
     LIMITS: "resource limits",
     USER: "user and capabilities",
     WALLS: "Landlock and seccomp",
+    RESOLVER: "root of the resolver",
 }
 _REFUSALS = {
     TOO_LARGE: "the module is larger than 1 GiB",
@@ -63,6 +65,7 @@ def build(
     descriptors = request.descriptors
     report, module = descriptors.one(start_request.REPORT), descriptors.one(start_request.MODULE)
     netns, preopens = descriptors.one(start_request.NETNS), descriptors.all(start_request.FOLDER)
+    resolver = descriptors.one(start_request.RESOLVER) if not engine.proc else -1  # else it takes /proc for granted
     pid = _begin(calls, b"wasm-worker", descriptors, mask)
     if request.terminal:
         calls.libc("ioctl", 0, linux.TIOCSCTTY, 0, fails=NEGATIVE, stage=TERMINAL)
@@ -71,9 +74,11 @@ def build(
     if netns >= 0:
         calls.libc("setns", netns, linux.CLONE_NEWNET, fails=NEGATIVE, stage=NETNS)
     _limit(calls, request)
+    if resolver >= 0:
+        empty_root.change_root(calls, resolver, RESOLVER)
     confinement.drop_privileges(calls, request.uid, request.gid, request.groups, USER)
-    _close_all_but(calls, descriptors, {report, module, *preopens})
-    cell.enter(calls, request, module, preopens, pid, WALLS)
+    _close_all_but(calls, descriptors, {report, module, resolver, *preopens})
+    cell.enter(calls, request, module, preopens, pid, WALLS, resolver)
 
     path = b"%sself/fd/%d" % (engine.proc, module)  # proc is the current directory
     _check_access(calls, path)
@@ -91,7 +96,7 @@ def build(
         calls.libc("munmap", At(begin), At(length))
     empty_root.leave_proc(calls, WALLS)
     cell.forbid_new_code(calls, request, pid, WALLS)
-    for fd in (module, *preopens):  # the engine has opened its own
+    for fd in (module, *preopens, *((resolver,) if resolver >= 0 else ())):  # the engine has opened its own
         calls.libc("close", fd)
     _say_loaded(calls, report)
     if image is None:

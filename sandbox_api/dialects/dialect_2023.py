@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..convert import decode, mounts, timestamp
+from ..convert import decode, mounts, pod_config, timestamp
 from ..interface import NewContainer, NewExec, NewSandbox, Preparation, Stdio
 from ..proto import controller_2023_pb2 as pb
 from ..proto import types_pb2
@@ -11,7 +11,8 @@ from .dialect import Dialect, Host
 
 async def _create(host: Host, namespace: str, payload: bytes) -> bytes:
     request = decode(pb.ControllerCreateRequest, payload)
-    new = NewSandbox(id=request.sandbox_id, netns=request.netns_path, config=request.options.value)
+    options = request.options
+    new = NewSandbox(request.sandbox_id, request.netns_path, options.value, pod_config(options))
     await host.sandboxes.create(namespace, new)
     return pb.ControllerCreateResponse(sandbox_id=request.sandbox_id).SerializeToString()
 

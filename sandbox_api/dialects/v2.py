@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..convert import decode, metric, timestamp
+from ..convert import decode, metric, pod_config, timestamp
 from ..errors import InvalidArgument
 from ..interface import NewSandbox
 from ..proto import controller_pb2 as pb
@@ -23,6 +23,7 @@ async def _create(host: Host, namespace: str, payload: bytes) -> bytes:
             id=sandbox_id,
             netns=request.netns_path,
             config=request.options.value,
+            pod=pod_config(request.options),
             annotations=dict(request.annotations),
             labels=dict(request.sandbox.labels),
         ),

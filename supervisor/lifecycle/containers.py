@@ -20,7 +20,7 @@ from ..model.prepared import Prepared
 from ..model.process import Process, ProcessState
 from ..model.registry import Registry
 from ..model.sandbox import Sandbox, SandboxState
-from ..oci import bundle, mount_tree, rootfs, streams, wasi
+from ..oci import bundle, mount_tree, pod_files, rootfs, streams, wasi
 from ..oci import spec as oci
 from ..state.store import Made, Recorded, Store, StoreFailed
 from . import usage
@@ -81,11 +81,13 @@ class ContainerManager:
         resources = Resources.parse(spec.resources)
         home = f"{self._folder}/mounting"
         folder = f"{self._folder}/containers/{namespace}/{new.id}"
+        pod = pod_files.place(self._folder, namespace, sandbox.id)
+        pod = pod if os.path.isdir(pod) else ""  # only the engine's CRI has them made
         if prepared and prepared.new.rootfs and not new.rootfs:
             # The client handed its root file system over before: it is mounted in our own bundle, whichever is named.
-            plan = rootfs.plan(spec, prepared.root, prepared.new.rootfs, folder, home)
+            plan = rootfs.plan(spec, prepared.root, prepared.new.rootfs, folder, home, pod)
         else:
-            plan = rootfs.plan(spec, bundle.root(new.bundle, spec.root), new.rootfs, folder, home)
+            plan = rootfs.plan(spec, bundle.root(new.bundle, spec.root), new.rootfs, folder, home, pod)
         container = Container(namespace, new.id, sandbox.id, new.bundle, Process(0, new.id, "", stdio))
         group = spec.cgroups_path or (_default_path(container) if resources.limited else "")
         planned = self._hierarchy.plan(group, resources) if group else ""

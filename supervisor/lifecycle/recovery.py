@@ -21,7 +21,7 @@ from ..ipc.logger import LoggerClient
 from ..model.container import Container
 from ..model.process import ALIVE, Process, ProcessState
 from ..model.registry import Registry
-from ..oci import container_log
+from ..oci import container_log, pod_files
 from ..oci.container_log import Log
 from ..state.store import Made, Store
 from . import abandoned
@@ -82,6 +82,7 @@ class Recovery:
         for sandbox in self._registry.sandboxes.values():
             self._preparations.forget_unfinished(sandbox)
         self._preparations.sweep()
+        pod_files.sweep(self._folder, set(self._registry.sandboxes))
 
     async def reconcile(self, inventory: Inventory) -> None:
         """Compare the registry with what the forkserver has."""

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
-from workers.start_request import CGROUP, MODULE, NETNS, STDERR, STDIN, STDOUT, Descriptors
+from workers.start_request import CGROUP, MODULE, NETNS, RESOLVER, STDERR, STDIN, STDOUT, Descriptors
 
 from ..aot.policy import Aot
 from ..cgroups import Resources
@@ -20,7 +20,7 @@ from ..model.container import Container
 from ..model.process import Process
 from ..model.registry import Registry
 from ..model.sandbox import Sandbox
-from ..oci import container_log, streams, wasi
+from ..oci import container_log, mount_tree, streams, wasi
 from ..oci import spec as oci
 from ..oci.netns import open_netns, process_of
 from ..seccomp.allowed import log_filter
@@ -81,6 +81,9 @@ class Starter:
             if netns:
                 opened_here.append(open_netns(netns))
                 descriptors.put(NETNS, opened_here[-1])
+            if network and source.plan.pod:
+                opened_here.append(mount_tree.build_resolver(source.plan))
+                descriptors.put(RESOLVER, opened_here[-1])
             seccomp = [await asyncio.to_thread(oci_filter, spec.seccomp)] if spec.seccomp else []
             if opened.logged:
                 with suppress(SeccompMissing):  # then there are no filters at all, and that has been said

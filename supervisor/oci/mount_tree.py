@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from sandbox_api.errors import FailedPrecondition
 
 from ..host import errors, linux
+from . import pod_files
 from .mount_options import SAFE, BindOptions
 from .spec import Bind
 
@@ -91,6 +92,9 @@ def build(plan: MountPlan) -> list[Place]:
             if bind.destination in inner:
                 with _explained(bind.source, bind.destination):
                     _mount_bind(_holder(trees, bind.destination), bind, plan.home)
+        for name in plan.pod_files:
+            with suppress(OSError):  # a root that takes none does without
+                _mount_bind(trees[0], Bind(f"/etc/{name}", f"{plan.pod}/etc/{name}", readonly=True), plan.home)
         for paths, masked in ((plan.readonly, False), (plan.masked, True)):
             for path in paths:
                 with _explained("a read-only or masked path", path):
@@ -114,6 +118,28 @@ def build(plan: MountPlan) -> list[Place]:
                 _clear_bench(tree.bench)
             os.close(tree.mount)
     return places
+
+
+def build_resolver(plan: MountPlan) -> int:
+    """The root of the C library's resolver: the pod's own files, with the engine's in their places where it has some.
+
+    Raises ``FailedPrecondition``.
+    """
+    with _explained("the pod's files", "/etc"):
+        trees: list[_Tree] = []
+        try:
+            _add_tree(trees, "/", plan.pod, readonly=True)
+            for bind in plan.binds:
+                if bind.destination in pod_files.RESOLVED_PATHS:
+                    _mount_bind(trees[0], bind, plan.home)
+            _finish(trees[0])
+            linux.set_mount(trees[0].mount, linux.MOUNT_ATTR_NOEXEC, recursive=True)
+            return os.dup(trees[0].mount)
+        finally:
+            for tree in trees:
+                if tree.bench:
+                    _clear_bench(tree.bench)
+                os.close(tree.mount)
 
 
 class _explained:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from sandbox_api.interface import Mount
 
 from ..host import errors, linux
-from . import mount_options
+from . import mount_options, pod_files
 from .mount_tree import clone
 from .spec import Bind, Spec, Tmpfs
 
@@ -42,6 +43,10 @@ class MountPlan:
     """Paths in the root that are to be empty, or not to be written; those that are not there are passed over."""
     home: str = ""
     """The sandboxer's folder for mounting (``mount_tree.prepare``)."""
+    pod: str = ""
+    """The folder of the pod's own files (``pod_files``); "" where it has none."""
+    pod_files: tuple[str, ...] = ()
+    """Names in /etc of those that the guest sees: its engine mounts nothing there."""
 
     @property
     def empty(self) -> bool:
@@ -53,10 +58,11 @@ class MountPlan:
         return f"{self.folder}/{number}"
 
 
-def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str, home: str) -> MountPlan:
+def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str, home: str, pod: str = "") -> MountPlan:
     """Plan the mounts of a container whose root is the folder ``root``, or ``rootfs`` where that is given.
 
-    ``folder`` is for its mounts, ``home`` the sandboxer's. Raises ``InvalidArgument`` where that cannot be.
+    ``folder`` is for its mounts, ``home`` the sandboxer's, and ``pod`` has the pod's files, or nothing. Raises
+    ``InvalidArgument`` where that cannot be.
     """
     root = os.path.realpath(root)
     if root == "/":
@@ -85,7 +91,15 @@ def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str, home: str)
         masked=spec.masked,
         readonly=spec.readonly,
         home=home,
+        pod=pod,
+        pod_files=tuple(name for name in pod_files.SHOWN if pod and not _is_mounted(spec, f"/etc/{name}")),
     )
+
+
+def _is_mounted(spec: Spec, path: str) -> bool:
+    """Whether the engine mounts something on a path of the guest's, or on a folder above it."""
+    mounted = {bind.destination for bind in spec.binds} | {tmpfs.destination for tmpfs in spec.tmpfs}
+    return path in mounted or posixpath.dirname(path) in mounted
 
 
 def mount(todo: MountPlan) -> None:

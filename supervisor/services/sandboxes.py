@@ -18,6 +18,7 @@ from ..lifecycle.preparations import Preparations
 from ..lifecycle.signals import Signals
 from ..model.registry import Registry
 from ..model.sandbox import Sandbox, SandboxState
+from ..oci import pod_files
 from ..oci.netns import open_netns
 from ..state.store import Store, StoreFailed
 from .tasks import TaskService
@@ -43,6 +44,7 @@ class SandboxService:
         signals: Signals,
         tasks: TaskService,
         task_socket: str,
+        folder: str,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -51,6 +53,7 @@ class SandboxService:
         self._signals = signals
         self._tasks = tasks
         self._task_socket = task_socket
+        self._folder = folder
 
     async def create(self, namespace: str, new: NewSandbox) -> None:
         """Record a sandbox."""
@@ -58,7 +61,14 @@ class SandboxService:
         if new.netns:
             os.close(open_netns(new.netns))
         sandbox = Sandbox(namespace, new.id, new.netns, dict(new.labels), created_at=time.time_ns())
-        self._store.add_sandbox(sandbox, new)
+        files = pod_files.place(self._folder, namespace, new.id)
+        try:
+            if new.pod is not None:
+                pod_files.make(files, new.pod)
+            self._store.add_sandbox(sandbox, new)
+        except BaseException:
+            pod_files.remove(files)
+            raise
         self._registry.sandboxes[namespace, new.id] = sandbox
         log.info("created sandbox %s namespace=%s netns=%s", new.id, namespace, new.netns or "none")
 
@@ -110,6 +120,7 @@ class SandboxService:
                         await self._containers.remove(container)
             await self._preparations.forget_all(sandbox)
             self._store.remove_sandbox(sandbox)
+            pod_files.remove(pod_files.place(self._folder, namespace, sandbox_id))
             self._registry.sandboxes.pop((namespace, sandbox_id), None)
             sandbox.forget()
         log.info("shut down sandbox %s", sandbox_id)

@@ -12,7 +12,7 @@ from ..model.prepared import Prepared
 from ..oci.rootfs import MountPlan
 from ..oci.spec import Bind, Tmpfs
 
-VERSION = 5
+VERSION = 6
 
 _TABLES = """
 CREATE TABLE sandboxes (
@@ -99,7 +99,7 @@ def members(value: Any) -> dict[str, object]:
 def plan_of(text: str) -> MountPlan:
     """A plan from its JSON."""
     values = json.loads(text)
-    for name in ("inner", "masked", "readonly"):
+    for name in ("inner", "masked", "readonly", "pod_files"):
         values[name] = tuple(values[name])
     values["rootfs"] = _mounts(values["rootfs"])
     values["binds"] = tuple(Bind(**each) for each in values["binds"])

@@ -21,6 +21,7 @@ from workers.start_request import (
     MODULE,
     NATIVE,
     REPORT,
+    RESOLVER,
     STDERR,
     STDIN,
     STDOUT,
@@ -107,9 +108,13 @@ class Cells:
         stdin: int | None = None,
         stdout: int | None = None,
         module: Path | None = None,
+        resolver: int = -1,
         **fields: object,
     ) -> Worker:
-        """Start a worker. ``folders`` pairs each preopen (the first is ``/``) with whether it is read-only."""
+        """Start a worker. ``folders`` pairs each preopen (the first is ``/``) with whether it is read-only.
+
+        ``resolver`` is the root of its C library's resolver.
+        """
         self._instance += 1
         report, theirs = os.pipe()
         out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
@@ -127,6 +132,8 @@ class Cells:
         for role, fd in zip((REPORT, MODULE, STDIN, STDOUT, STDERR), (theirs, *opened), strict=False):
             descriptors.put(role, fd)
         descriptors.add(FOLDER, *opened[4:])
+        if resolver >= 0:
+            descriptors.put(RESOLVER, resolver)
         request = StartRequest(
             instance=self._instance,
             args=[os.fsencode(arg) for arg in args],

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.oci import mount_tree
+from sandbox_api.interface import PodConfig
+from supervisor.oci import mount_tree, pod_files
+from supervisor.oci.rootfs import MountPlan
 
 from ..harness.cells import NUMBERS, WITHOUT_EMPTY_ROOT, Cells, Worker, forbidden, refused, shut
 from ..harness.container import Pod
@@ -100,6 +102,34 @@ def test_a_worker_stands_in_an_empty_root_and_nothing_else_is_mounted(cells: Cel
     assert " / / ro,nosuid,nodev,noexec" in mounts[0]
     os.kill(worker.pid, 9)
     worker.wait()
+
+
+@pytest.mark.parametrize("suffix", ["wasm", "so"])
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_the_root_of_a_resolver_has_its_files_to_be_read_and_nothing_else(
+    cells: Cells, tmp_path: Path, mine: Path, uid: int, suffix: str
+) -> None:
+    files, module = tmp_path / "pod", tmp_path / f"module.{suffix}"
+    module.write_bytes(b"\0asm\1\0\0\0")
+    pod_files.make(str(files), PodConfig(hostname="pod"))
+    (files / "etc/hostname").chmod(0o666)
+    (files / "etc/link").symlink_to("/etc/shadow")
+    (files / "etc/up").symlink_to("../../mine")
+    resolver = mount_tree.build_resolver(MountPlan("/nowhere", pod=str(files)))
+
+    def tried(how: str, path: str, *flags: str) -> str:
+        outcome = cells.run(how, "-", path, *flags, uid=uid, gid=uid, module=module, resolver=resolver, network=True)
+        return refused(outcome)
+
+    for path in (*(path for path in PATHS if path != "/etc"), str(mine), "/etc/link", "/etc/up", "/../mine"):
+        assert tried("stat", path) == "ENOENT", path
+        assert tried("open", path, str(os.O_PATH)) == "ENOENT", path
+    assert tried("open", "/etc/hostname", str(os.O_WRONLY)) == "EROFS"
+    assert tried("open", "/etc/new", str(os.O_WRONLY | os.O_CREAT)) == "EROFS"
+    assert tried("set_times", "/etc/hostname") == "EROFS"
+    assert tried("open", "/etc", str(os.O_RDONLY)) == "EACCES"
+    os.close(resolver)
+    assert mine.stat().st_mtime == 1000
 
 
 def test_mounts_of_the_host_are_neither_kept_nor_undone(tmp_path: Path) -> None:

@@ -45,7 +45,14 @@ class Parts:
             self.registry, self.store, containers, execs, preparations, signals, forkserver, relay, logger, events
         )
         self.sandboxes = SandboxService(
-            self.registry, self.store, containers, preparations, signals, self.tasks, str(folder / "task.sock")
+            self.registry,
+            self.store,
+            containers,
+            preparations,
+            signals,
+            self.tasks,
+            str(folder / "task.sock"),
+            str(folder),
         )
 
     async def pod(self) -> None:

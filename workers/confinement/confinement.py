@@ -73,14 +73,23 @@ class Confinement:
         return self._landlock.abi
 
     def enter(
-        self, calls: CallList, request: StartRequest, module: int, preopens: list[int], pid: Data, stage: int
+        self,
+        calls: CallList,
+        request: StartRequest,
+        module: int,
+        preopens: list[int],
+        pid: Data,
+        stage: int,
+        resolver: int = -1,
     ) -> None:
         """Leave the process the module, its preopens and a guest's system calls, for good. Its ``pid`` lies there.
 
+        With a ``resolver`` the C library may read the files in that folder.
         The request's own filters go first: the worker's would not let another be installed.
         """
         folders = [(fd, preopen.readonly) for preopen, fd in zip(request.preopens, preopens, strict=True)]
-        self._landlock.restrict(calls, folders, [module], request.network, stage)
+        files = [module] if resolver < 0 else [module, resolver]
+        self._landlock.restrict(calls, folders, files, request.network, stage)
         for program in request.seccomp:
             Filter(program).install(calls, pid, stage)
         filters = self._with_network if request.network else self._without_network

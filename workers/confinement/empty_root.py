@@ -5,6 +5,8 @@ path. Their root is an empty, read-only tmpfs; the descriptors that they hold ar
 Loading a module takes /proc/self/fd: that is the current directory, a proc that shows a process nothing but itself
 (proc(5), hidepid and subset: options of each instance since Linux 5.8). It is mounted nowhere any more, and a worker
 that leaves it by chdir("/") has no way back.
+
+A worker with a network whose pod has names gets a root with these files alone: see ``change_root``.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import posix
 import sys
 
-from ..calls.call_list import NEGATIVE, CallList, Runner
+from ..calls.call_list import NEGATIVE, At, CallList, Runner
 
 PROC = b"/proc"
 _CLONE_NEWNS = 0x20000  # unshare(2)
@@ -46,8 +48,21 @@ def enter(keep_proc: bool) -> None:
     Runner(native=False).perform(calls)
 
 
+def change_root(calls: CallList, root: int, stage: int) -> None:
+    """Have the folder ``root`` as the root in place of the empty one (chroot(2)); the current directory stays.
+
+    The C library's resolver opens its files by their absolute paths. Needs CAP_SYS_CHROOT.
+    """
+    proc, flags = calls.slot(), posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC
+    calls.libc("open", b".", flags, out=proc, fails=NEGATIVE, stage=stage)
+    calls.libc("fchdir", root, fails=NEGATIVE, stage=stage)
+    calls.libc("chroot", b".", fails=NEGATIVE, stage=stage)
+    calls.libc("fchdir", At(proc), fails=NEGATIVE, stage=stage)
+    calls.libc("close", At(proc))
+
+
 def leave_proc(calls: CallList, stage: int) -> None:
-    """Go from proc to the empty root."""
+    """Go from proc to the root."""
     calls.libc("chdir", b"/", fails=NEGATIVE, stage=stage)
 
 

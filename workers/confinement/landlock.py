@@ -61,7 +61,7 @@ class Landlock:
     def restrict(
         self, calls: CallList, folders: list[tuple[int, bool]], files: list[int], network: bool, stage: int = 0
     ) -> None:
-        """Give up everything but reading ``files`` and using ``folders``, for good.
+        """Give up everything but reading ``files``, or those in a folder, and using ``folders``, for good.
 
         ``folders`` pairs the descriptor of each folder (``O_PATH`` will do) with whether it may only be
         read; where one lies below another, the rights of both hold in it. TCP is left alone with

@@ -1,0 +1,46 @@
+"""Names and ports of pods."""
+
+from __future__ import annotations
+
+from tests.harness.dns import Dns
+
+from .cluster import DNS_ADDRESS, Cluster
+from .kubectl import Kubectl
+from .pods import container, pod
+from .test_workloads import finished
+
+GATEWAY = "10.89.64.1"
+
+
+def test_names_are_looked_up_as_the_pod_says(cluster: Cluster, kubectl: Kubectl) -> None:
+    cluster.image("resolve")
+    config = {
+        "nameservers": [GATEWAY],
+        "searches": ["ns.svc.cluster.local"],
+        "options": [{"name": "ndots", "value": "5"}],
+    }
+    aliases = [{"ip": "192.0.2.7", "hostnames": ["alias"]}]
+    names = container("resolve", "web", "large", "alias", "localhost", "/etc/hostname")
+    with Dns("0.0.0.0", web__ns__svc__cluster__local="10.96.0.7", large__ns__svc__cluster__local="10.96.0.8"):
+        kubectl.apply(pod("p", names, dnsPolicy="None", dnsConfig=config, hostAliases=aliases))
+        status = finished(kubectl, "p")
+    said = kubectl.run("logs", "p")
+    assert status == 0, said
+    assert said.splitlines() == [
+        "web: 10.96.0.7",
+        "large: 10.96.0.8",
+        "alias: 192.0.2.7",
+        "localhost: 127.0.0.1",
+        "/etc/hostname: p",
+    ]
+
+
+def test_the_clusters_resolver_is_in_resolv_conf_also_on_the_hosts_network(cluster: Cluster, kubectl: Kubectl) -> None:
+    cluster.image("resolve")
+    look = container("resolve", "/etc/resolv.conf", "localhost")
+    kubectl.apply(pod("own", look), pod("host", look, hostNetwork=True, dnsPolicy="ClusterFirstWithHostNet"))
+    for name in ("own", "host"):
+        assert finished(kubectl, name) == 0, kubectl.run("logs", name)
+        said = kubectl.run("logs", name)
+        assert f"nameserver {DNS_ADDRESS}" in said
+        assert f"search {kubectl.namespace}.svc.cluster.local svc.cluster.local cluster.local" in said
