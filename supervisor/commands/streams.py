@@ -36,13 +36,18 @@ class Streams:
 
     def begin(self) -> None:
         """Move bytes from here on. The process has been started, so that it has its ends open, or had."""
+        sink = -1
+        if self.stdin:
+            with contextlib.suppress(OSError):  # nobody reads it any more: the process is over
+                sink = os.open(self.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        shutil.rmtree(self._folder, ignore_errors=True)  # all is open: if we are killed, nothing is left behind
         for source, target in self._sources:
             os.set_blocking(source, True)
             thread = threading.Thread(target=self._copy_out, args=(source, target), daemon=True)
             thread.start()
             self._outputs.append(thread)
-        if self.stdin:
-            threading.Thread(target=self._copy_in, daemon=True).start()
+        if sink >= 0:
+            threading.Thread(target=self._copy_in, args=(sink,), daemon=True).start()
 
     def finish(self) -> None:
         """Return when all that the process wrote has been passed on. It has ended."""
@@ -78,9 +83,9 @@ class Streams:
                 self.on_output_lost()
         os.close(source)
 
-    def _copy_in(self) -> None:
+    def _copy_in(self, sink: int) -> None:
+        os.set_blocking(sink, True)
         with contextlib.suppress(OSError):  # the process does not read any more, or its relay is gone
-            sink = os.open(self.stdin, os.O_WRONLY)  # waits for the relay
             try:
                 while data := os.read(0, _CHUNK):
                     while data:

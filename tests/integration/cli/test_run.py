@@ -191,11 +191,15 @@ def test_without_rm_what_ended_stays_until_it_is_removed(cli: Cli) -> None:
     until_gone(cli, "kept")
 
 
-def test_rm_outlives_its_client(cli: Cli) -> None:
-    process = cli.start("run", "--rm", "--name", "orphan", guest("sleep"), "1000")
-    until_there(cli, "orphan")
+def test_rm_outlives_its_client(cli: Cli, daemon: Daemon, tmp_path: Path) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    process = Cli(daemon, TMPDIR=str(folder)).start("run", "-i", "--rm", "--name", "orphan", guest("sleep"), "1000")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
     process.kill()
     process.wait()
+    assert list(folder.iterdir()) == []
     assert shown(cli, "orphan")["state"] == "running"
     cli.out("kill", "orphan")
     until_gone(cli, "orphan")
