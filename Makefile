@@ -75,7 +75,7 @@ protos: $(VENV)/.ready ## Generate the message code anew
 constraints: ## Take the newest versions of what is installed, and pin them in constraints.txt
 	rm -rf .cache/constraints
 	$(PYTHON) -m venv .cache/constraints
-	.cache/constraints/bin/python -m pip install --quiet --disable-pip-version-check '.[test,lint,bench]'
+	.cache/constraints/bin/python -m pip install --quiet --disable-pip-version-check '.[test,lint,bench,wasmtime]'
 	.cache/constraints/bin/python -m pip freeze --exclude wasm-sandboxer > .cache/constraints.txt
 	mv .cache/constraints.txt constraints.txt
 	rm -rf .cache/constraints

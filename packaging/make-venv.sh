@@ -16,4 +16,4 @@ command -v "$python" >/dev/null || { say "no $python: install Python 3.11 or lat
     exit 1
 }
 [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
-"$folder/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint,wasmtime]'

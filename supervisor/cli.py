@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from .aot.choice import EngineMode
 from .aot.options import Size, aot_options
 from .aot.terms import Settings
 from .commands.group import LazyGroup, Sections
@@ -136,6 +137,14 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
 @click.option("--private", is_flag=True, hidden=True, help="End with standard input, and leave nothing behind.")
 @aot_options(mode=True)
 @click.option(
+    "--engine",
+    type=click.Choice([mode.value for mode in EngineMode]),
+    default=EngineMode.AUTO.value,
+    show_default=True,
+    help="Engine of containers that name none: 'auto' is WasmEdge, and Wasmtime for components and for modules that "
+    "WasmEdge refuses or cannot compile.",
+)
+@click.option(
     "--images",
     type=click.Choice(["on", "off"]),
     default="on",
@@ -177,6 +186,7 @@ def main(
     libwasmedge: Path | None,
     log_level: str,
     log_format: str,
+    engine: str,
     images: str,
     image_memory: int,
     aot: Settings,
@@ -214,6 +224,7 @@ def main(
             events=events,
             socket_group=socket_group,
             require_confinement=require_confinement,
+            engine=EngineMode(engine),
             image_memory=image_memory if images == "on" else 0,
             metrics=metrics,
             private=private,

@@ -28,7 +28,9 @@ from workers.greeting import Filters
 
 from . import __version__, cgroups
 from .aot.cache import CacheUnusable
+from .aot.choice import EngineChoice
 from .aot.policy import Aot
+from .aot.terms import Level
 from .host import linux, sockets
 from .host.counters import Counters
 from .host.http import HttpServer
@@ -76,7 +78,7 @@ class _Parts:
     forkserver: ForkserverManager
     relay: RelayClient
     logger: LoggerClient
-    aot: Aot
+    aot: EngineChoice
     tasks: TaskService
     sandboxes: SandboxService
     recovery: Recovery
@@ -153,7 +155,9 @@ class Daemon:
         hierarchy = cgroups.detect(owner=folder)
         relay = RelayClient(f"{folder}/relay.sock", counters)
         logger = LoggerClient(f"{folder}/logger.sock", self._options.folder / "logs", counters)
-        aot = Aot(self._options.aot, counters=counters)
+        wasmedge = Aot(self._options.aot, counters=counters)
+        wasmtime = Aot(self._options.aot, counters=counters, levels=(Level.O2,))
+        aot = EngineChoice(wasmedge, wasmtime, self._options.engine)
         events = TaskEvents(self._publisher)
         filters = _filters(self._options.require_confinement)
         client = ForkserverClient(f"{folder}/forkserver.sock", filters, self._options.image_memory, counters)
@@ -207,7 +211,7 @@ class Daemon:
         return kept
 
     async def _recover(self, cleanup: AsyncExitStack, parts: _Parts) -> str:
-        """Join what an earlier daemon left, and start what is missing; the engine's version."""
+        """Join what an earlier daemon left, and start what is missing; the engines' names and versions."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, parts.forkserver.orphans.collect_children)
         cleanup.callback(loop.remove_signal_handler, signal.SIGCHLD)
@@ -221,12 +225,12 @@ class Daemon:
             reason = os.strerror(inventory.no_empty_root)
             self._lacking(f"workers have no empty root ({reason}): native code in them could read the host's metadata")
         cleanup.push_async_callback(parts.aot.close)
-        await parts.aot.start(inventory.engine)
+        await parts.aot.start(inventory.engines)
         await parts.recovery.reconcile(inventory)
         await parts.recovery.resume_logs(parts.logger)
         parts.auto_remove.look_over()
         cleanup.push_async_callback(self._disconnect, parts)
-        return inventory.engine
+        return ", ".join(f"{name} {version}" for name, version in inventory.engines.items())
 
     async def _serve(self, cleanup: AsyncExitStack, parts: _Parts, kept: list[Kept], engine: str) -> None:
         """Open the sockets, and serve until a signal says to stop."""
@@ -245,7 +249,7 @@ class Daemon:
                 connection.resume(call.place, call.stream, call.request)
         await ttrpc.start(parts.relay.listen(relay_protocol.TASKS, options.task_socket.absolute()).dup())
         cleanup.push_async_callback(calls.all_done)
-        parts.inspection.engine = f"wasmedge {engine}"
+        parts.inspection.engine = engine
         await self._serve_info(cleanup, parts.inspection)
         await self._serve_grpc(parts.relay, methods, relay_protocol.GRPC_TASKS)
         sandbox_methods = grpc_server.sandbox_methods(Host(parts.sandboxes, parts.cgroup_version))

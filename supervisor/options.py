@@ -7,6 +7,7 @@ from pathlib import Path
 
 from workers import relay_protocol
 
+from .aot.choice import EngineMode
 from .aot.terms import Settings
 
 
@@ -25,6 +26,8 @@ class Options:
     """Group that may use the APIs beside root."""
     require_confinement: bool = False
     """Refuse to run where the kernel or a library lacks what confines workers."""
+    engine: EngineMode = EngineMode.AUTO
+    """The engine of containers that name none."""
     image_memory: int = 0
     """Bytes that images of loaded modules may take; 0 makes none."""
     metrics: str = ""

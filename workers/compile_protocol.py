@@ -16,6 +16,8 @@ STARTS = 1
 """Trait: the module has a start section, so that instantiating it runs code of the guest's."""
 COMPONENT = 2
 """Trait: it is a component."""
+COMPONENT = 2
+"""Trait: it is a component."""
 
 
 class Request:

@@ -183,7 +183,7 @@ class Forkserver:
             print(f"forkserver: no zygote yet: {error.strerror}", file=sys.stderr)
         running = [number for pair in self._pids.items() for number in pair]
         exits = [number for instance, ended in self._exits.items() for number in (instance, *ended)]
-        versions = {name: engine.version.encode() for name, engine in self._engines.items()}
+        versions = {name: engine.version.encode() for name, engine in self._engines.items() if engine.ready}
         landlock, refused = self._confinement.landlock_abi, self._zygote.no_empty_root
         self._send(WELCOME, Welcome(FORKSERVER, versions, landlock, running, exits, refused).encode())
 
@@ -194,7 +194,7 @@ class Forkserver:
             return
         if len(frame.fds) != len(request.descriptors.fds):
             raise ProtocolError(f"instance {request.instance}: {len(frame.fds)} descriptors do not fit it")
-        if request.engine not in self._engines:
+        if request.engine not in self._engines or not self._engines[request.engine].ready:
             raise ProtocolError(f"instance {request.instance}: there is no engine {request.engine!r}")
         try:
             pid = self._fork(request, frame)

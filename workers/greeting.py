@@ -18,6 +18,8 @@ _FILTERS = {
     5: "compiled_with_network",
     6: "no_new_code",
     7: "names",
+    9: "threaded_without_network",
+    10: "threaded_with_network",
 }
 """Tags in a HELLO to the forkserver."""
 _IMAGE_MEMORY = 8
@@ -73,6 +75,8 @@ class Filters:
         compiled_with_network: bytes = b"",
         no_new_code: bytes = b"",
         names: bytes = b"",
+        threaded_without_network: bytes = b"",
+        threaded_with_network: bytes = b"",
     ) -> None:
         self.interpreted_without_network = interpreted_without_network
         """An interpreted guest maps no machine code at all."""
@@ -84,6 +88,9 @@ class Filters:
         """Forbids to map machine code from now on, and any further filter."""
         self.names = names
         """The names of all system calls by number, a line each."""
+        self.threaded_without_network = threaded_without_network
+        """As of a compiled guest, for engines that make threads."""
+        self.threaded_with_network = threaded_with_network
 
 
 class Hello:

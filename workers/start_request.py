@@ -22,11 +22,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WASMEDGE = b"wasmedge"
-"""Name of the engine that runs what names none."""
+WASMEDGE, WASMTIME = b"wasmedge", b"wasmtime"
+"""Names of engines. The first runs what names none."""
 
-WASM, NATIVE = 0, 1
-"""Kinds of module file: bytes of the guest's, or our own compiler's product."""
+WASM, NATIVE, COMPONENT = 0, 1, 2
+"""Kinds of module file: bytes of the guest's, or our own compiler's product of a module, or of a component."""
 
 REPORT, MODULE, STDIN, STDOUT, STDERR, CGROUP, NETNS, FOLDER, RESOLVER = range(1, 10)
 """Roles of descriptors: the report pipe, the module file, the streams, each control group's ``cgroup.procs``, the
@@ -260,7 +260,7 @@ class StartRequest:
         # -1 would leave root what it is (setresuid(2)).
         if not all(0 <= number < 0xFFFFFFFF for number in (self.uid, self.gid, *self.groups)):
             raise ProtocolError(f"user {self.uid}, group {self.gid} or one of {self.groups} is out of range")
-        if self.module_kind not in (WASM, NATIVE):
+        if self.module_kind not in (WASM, NATIVE, COMPONENT):
             raise ProtocolError(f"there are no modules of kind {self.module_kind}")
         if self.oom_score_adj is not None and not -1000 <= self.oom_score_adj <= 1000:
             raise ProtocolError(f"OOM score {self.oom_score_adj} is out of range")

@@ -78,7 +78,7 @@ def build(
         empty_root.change_root(calls, resolver, RESOLVER)
     confinement.drop_privileges(calls, request.uid, request.gid, request.groups, USER)
     _close_all_but(calls, descriptors, {report, module, resolver, *preopens})
-    cell.enter(calls, request, module, preopens, pid, WALLS, resolver)
+    cell.enter(calls, request, engine.threads, module, preopens, pid, WALLS, resolver)
 
     path = b"%sself/fd/%d" % (engine.proc, module)  # proc is the current directory
     _check_access(calls, path)
@@ -88,7 +88,7 @@ def build(
         image.map(calls, memory, module, unmapped)
         calls.libc("close", memory)
         guest = engine.restore(calls, image.values, request, preopens)
-    elif request.module_kind == start_request.NATIVE:
+    elif request.module_kind != start_request.WASM:
         guest = engine.load(calls, engines.Module(product=path), request, preopens)
     else:
         begin, length = _copy(calls, module)
@@ -127,7 +127,7 @@ def build_template(
     _limit(calls, request)
     confinement.drop_privileges(calls, request.uid, request.gid, [], USER)
     _close_all_but(calls, descriptors, {report, module})
-    cell.enter(calls, request, module, [], pid, WALLS)
+    cell.enter(calls, request, engine.threads, module, [], pid, WALLS)
     path = b"%sself/fd/%d" % (engine.proc, module)
     guest = engine.load(calls, engines.Module(product=path), request, None)
     empty_root.leave_proc(calls, WALLS)

@@ -12,6 +12,7 @@ import _socket
 import array
 import ctypes
 import errno
+import marshal
 import posix
 import struct
 import sys
@@ -19,6 +20,7 @@ import sys
 from . import linux, worker
 from .calls.call_list import ANY, NONZERO, At, CallList, Label, PartialList, Runner
 from .confinement import empty_root
+from .engines.engine import EngineMissing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,11 +106,13 @@ class Zygote:
             raise
         finally:
             theirs.close()
-        said = ours.recv(8)
-        refusal = int.from_bytes(said, sys.byteorder) if said else errno.ESRCH
+        said = ours.recv(1 << 16)
+        refusal = int.from_bytes(said[:8], sys.byteorder) if said else errno.ESRCH
         if refusal:
             ours.close()
             return refusal
+        for name, state in marshal.loads(said[8:]).items():
+            self._engines[name].adopt(state)
         self._root = ours
         self.roots += 1
         return 0
@@ -219,19 +223,30 @@ class Zygote:
             linux.prctl(linux.PR_SET_NAME, b"zygote-root")
             refusal = 0
             try:
+                self._prime()  # while there are files to load them from
                 if isolate:
                     empty_root.enter(keep_proc=any(engine.proc for engine in self._engines.values()))
                 else:
                     posix.chdir(empty_root.PROC)
             except OSError as error:
                 refusal = error.errno or errno.EIO
-            posix.write(_SOCKET, refusal.to_bytes(8, sys.byteorder))
+            states = marshal.dumps({name: engine.state() for name, engine in self._engines.items() if engine.apart})
+            posix.write(_SOCKET, refusal.to_bytes(8, sys.byteorder) + states)
             _fill_holes()
             ctypes.memmove(self._base + _LOOP, self._loop, len(self._loop))
             step = self._runner.run(self._base + _LOOP)
             worker.end(self._engines, step, self._runner.result, ctypes.get_errno())  # it is a worker's
         finally:
             posix._exit(worker.SETUP_FAILED)
+
+    def _prime(self) -> None:
+        """Load the engines that are ``apart``; one that is missing has no state."""
+        for engine in self._engines.values():
+            if engine.apart:
+                try:
+                    engine.prime()
+                except EngineMissing as error:
+                    print(f"forkserver: {error}", file=sys.stderr, flush=True)
 
     def _build(self) -> tuple[bytes, int]:
         """Build the zygote's own list: its bytes, and the address at which it goes on after a fork."""

@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 K = TypeVar("K")
 V = TypeVar("V")
 
-FORMAT = 2
+STARTS, COMPONENT = 1, 2
+"""Flags of a product, by their numbers in ``workers.compile_protocol``."""
+FORMAT = 3
 """Version of the files, and of the options the compiler is given. Another number is another cache."""
 TOUCH_SECONDS = 600
 """How exact a file remembers when it was last used."""
@@ -36,7 +38,7 @@ REMEMBERED = 8192
 """Most entries of a map in memory."""
 
 _MAGIC = b"wasm-sandboxer\0\1"
-_FOOTER = struct.Struct("<16s32s32sII")  # magic, key, digest, level, 1 if it starts; then a checksum of all so far
+_FOOTER = struct.Struct("<16s32s32sII")  # magic, key, digest, level, flags; then a checksum of all so far
 _CHECKSUM = 32
 _PART_SECONDS = 3600
 _LITTLE = 4096  # what the least file takes
@@ -64,7 +66,7 @@ def remember(where: OrderedDict[K, V], key: K, value: V) -> None:
 class Cache:
     """The products on disk. Methods that read or write whole files say so: they are for a thread."""
 
-    def __init__(self, folder: Path, size: int, engine: str) -> None:
+    def __init__(self, folder: Path, size: int, version: str, engine: str = "wasmedge") -> None:
         """Make or open it. Raises ``CacheUnusable``."""
         self._root = folder
         self._size = size
@@ -74,8 +76,8 @@ class Cache:
             self.workshop = folder / "workshop"
             """An empty folder for compilers to mount on."""
             self.workshop.mkdir(mode=0o700, exist_ok=True)
-            key = _key(engine)
-            mine = folder / f"wasmedge-{engine}-{key.hex()[:16]}"
+            key = _key(f"{engine} {version}")
+            mine = folder / f"{engine}-{version}-{key.hex()[:16]}"
             mine.mkdir(mode=0o700, exist_ok=True)
             self._fd = os.open(mine, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
@@ -138,17 +140,17 @@ class Cache:
             return False
         return True
 
-    def install(self, digest: str, level: Level, product: int, starts: bool = False) -> int:
+    def install(self, digest: str, level: Level, product: int, flags: int = 0) -> int:
         """Copy what a compiler made into the cache, all at once, and make room for it; its size in bytes.
 
-        ``starts`` says that the module has a start section. For a thread. Raises ``ValueError`` where it cannot be a
-        product, and ``OSError``.
+        ``flags`` are STARTS and COMPONENT, as they are true of it. For a thread. Raises ``ValueError`` where it cannot
+        be a product, and ``OSError``.
         """
         name = _name(digest, level)
         part = f"{name}.{os.getpid()}.{time.monotonic_ns()}.part"
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
         try:
-            size = self._write(fd, product, digest, level, starts)
+            size = self._write(fd, product, digest, level, flags)
             os.fchmod(fd, 0o444)
             os.rename(part, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
             remember(self._verified, (digest, level), _identity(os.fstat(fd)))
@@ -217,24 +219,24 @@ class Cache:
         if end <= 0:
             return "it is too short"
         footer = os.pread(fd, _FOOTER.size + _CHECKSUM, end)
-        if footer[: _FOOTER.size] != self._footer(digest, level, _starts(footer)):
+        if footer[: _FOOTER.size] != self._footer(digest, level, _flags(footer)):
             return "it is not of this module, engine and processor, or it is cut"
         checksum = hashlib.sha256()
         for chunk in _chunks(fd, end + _FOOTER.size):
             checksum.update(chunk)
         return "" if footer[_FOOTER.size :] == checksum.digest() else "its checksum is wrong"
 
-    def _footer(self, digest: str, level: Level, starts: bool) -> bytes:
-        return _FOOTER.pack(_MAGIC, self._key, bytes.fromhex(digest), level, starts)
+    def _footer(self, digest: str, level: Level, flags: int) -> bytes:
+        return _FOOTER.pack(_MAGIC, self._key, bytes.fromhex(digest), level, flags)
 
-    def _write(self, fd: int, product: int, digest: str, level: Level, starts: bool) -> int:
+    def _write(self, fd: int, product: int, digest: str, level: Level, flags: int) -> int:
         status = os.fstat(product)
         if not stat.S_ISREG(status.st_mode) or os.pread(product, 4, 0) != b"\x7fELF":
             raise ValueError("what the compiler left is no shared object")
         if status.st_size > self._size:
             raise ValueError(f"its {status.st_size} bytes do not fit into the cache")
         checksum = hashlib.sha256()
-        for chunk in itertools.chain(_chunks(product, status.st_size), [self._footer(digest, level, starts)]):
+        for chunk in itertools.chain(_chunks(product, status.st_size), [self._footer(digest, level, flags)]):
             checksum.update(chunk)
             _write_all(fd, chunk)
         _write_all(fd, checksum.digest())
@@ -298,13 +300,15 @@ class Cache:
             total -= size
 
 
-def starts(product: int) -> bool:
-    """Whether an opened product's module has a start section. Raises ``OSError``."""
-    return _starts(os.pread(product, _FOOTER.size, os.fstat(product).st_size - _FOOTER.size - _CHECKSUM))
+def flags(product: int) -> tuple[bool, bool]:
+    """Whether an opened product's module has a start section, and whether it is a component. Raises ``OSError``."""
+    found = _flags(os.pread(product, _FOOTER.size, os.fstat(product).st_size - _FOOTER.size - _CHECKSUM))
+    return bool(found & STARTS), bool(found & COMPONENT)
 
 
-def _starts(footer: bytes) -> bool:
-    return bool(_FOOTER.unpack_from(footer)[-1])
+def _flags(footer: bytes) -> int:
+    found: int = _FOOTER.unpack_from(footer)[-1]
+    return found
 
 
 def _check_folder(folder: Path) -> None:

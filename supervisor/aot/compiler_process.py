@@ -30,8 +30,8 @@ class Outcome:
     verdict: Verdict
     text: str = ""
     product: int = -1
-    starts: bool = False
-    """Loading the module runs code of its own: a start section."""
+    flags: int = 0
+    """Bits of ``compile_protocol``: traits of the module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,6 @@ def _outcome(frame: protocol.Frame | None) -> Outcome:
         return Outcome(Verdict.UNABLE, "the compiler's keeper was killed")
     verdict, text = _VERDICTS[frame.body[:1]], frame.body[1:].decode(errors="replace")
     if verdict is Verdict.MADE and len(frame.fds) == 1:
-        return Outcome(verdict, "", frame.fds.pop(), bool(text and frame.body[1] & compile_protocol.STARTS))
+        return Outcome(verdict, "", frame.fds.pop(), frame.body[1] if len(frame.body) > 1 else 0)
     frame.close()
     return Outcome(Verdict.UNABLE if verdict is Verdict.MADE else verdict, text)

@@ -55,9 +55,16 @@ class Compiling:
     """Jobs and two workers: for O0 at once, and for the better level when the processors are idle."""
 
     def __init__(
-        self, cache: Cache, compiler: Compiler, threads: Executor, eager: bool = False, counters: Counters | None = None
+        self,
+        cache: Cache,
+        compiler: Compiler,
+        threads: Executor,
+        eager: bool = False,
+        counters: Counters | None = None,
+        levels: tuple[Level, ...] = tuple(Level),
     ) -> None:
-        """``eager`` gives no processor time away."""
+        """``eager`` gives no processor time away; ``levels`` are the compiler's, the first being the one waited for."""
+        self._levels = levels
         self._cache = cache
         self._compiler = compiler
         self._threads = threads
@@ -66,15 +73,15 @@ class Compiling:
         self._jobs: dict[str, Job] = {}
         self._bytes = 0
         self._order = itertools.count()
-        self._queues: dict[Level, list[tuple[int, int, Job]]] = {level: [] for level in Level}
-        self._news = {level: asyncio.Event() for level in Level}
-        self._workers = [asyncio.create_task(self._work(level)) for level in Level]
+        self._queues: dict[Level, list[tuple[int, int, Job]]] = {level: [] for level in levels}
+        self._news = {level: asyncio.Event() for level in levels}
+        self._workers = [asyncio.create_task(self._work(level)) for level in levels]
         self._admitting: set[asyncio.Task[None]] = set()
 
     def missing(self, digest: str) -> tuple[Level, ...]:
         """The levels at which a module of this digest is still to be compiled."""
         levels = []
-        for level in reversed(Level):  # a product makes those of lower levels needless
+        for level in reversed(self._levels):  # a product makes those of lower levels needless
             if self._cache.has(digest, level):
                 break
             if self._cache.failure(digest, level, self._compiler.limits) is None:
@@ -172,7 +179,7 @@ class Compiling:
     async def _compile(self, job: Job, level: Level) -> Failure | None:
         began = time.monotonic()
         try:
-            outcome = await self._compiler.compile(job.module, level, level is not Level.O0 and not self._eager)
+            outcome = await self._compiler.compile(job.module, level, level is not self._levels[0] and not self._eager)
             verdict, text = outcome.verdict, outcome.text
             if verdict is Verdict.MADE:
                 loop = asyncio.get_running_loop()
@@ -196,6 +203,6 @@ class Compiling:
 
     def _install(self, digest: str, level: Level, outcome: Outcome) -> int:
         try:
-            return self._cache.install(digest, level, outcome.product, outcome.starts)
+            return self._cache.install(digest, level, outcome.product, outcome.flags)
         finally:  # here, and not where it might be cancelled: the number would soon be another file's
             os.close(outcome.product)

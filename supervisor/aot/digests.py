@@ -15,7 +15,7 @@ MAX_MODULE = 256 << 20
 """A larger file is left to the interpreter."""
 _AT_ONCE = 64 << 10
 """A file of up to this size is hashed sooner than a thread would begin to."""
-_MAGIC = b"\0asm\1\0\0\0"
+_MAGICS = (b"\0asm\1\0\0\0", b"\0asm\x0d\0\1\0")  # of modules and of components
 _CHUNK = 1 << 20
 
 
@@ -43,7 +43,7 @@ class Digests:
             digest = self._known.get(identity)
             if digest is not None:
                 return digest
-        if os.pread(module, len(_MAGIC), 0) != _MAGIC:
+        if os.pread(module, len(_MAGICS[0]), 0) not in _MAGICS:
             return None
         size = os.fstat(module).st_size
         if size > MAX_MODULE:

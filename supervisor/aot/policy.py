@@ -14,7 +14,7 @@ from workers.start_request import WASMEDGE
 from ..host.counters import Counters
 from ..seccomp.allowed import compiler_filter
 from ..seccomp.library import SeccompMissing
-from .cache import Cache, Unverified, starts
+from .cache import Cache, Unverified, flags
 from .compiler_process import CompilerProcess
 from .compiling import Compiling
 from .digests import Digests
@@ -35,6 +35,8 @@ class Product:
     digest: str
     """The module's."""
     level: Level
+    engine: bytes = WASMEDGE
+    component: bool = False
     imageable: bool = False
     """Loading the module runs none of its code, so that it may be mapped from an image of it loaded."""
 
@@ -43,7 +45,7 @@ class Product:
 class _Works:
     """Parts that belong to one version of the engine."""
 
-    engine: str
+    library: EngineLibrary
     cache: Cache
     compiling: Compiling
 
@@ -51,8 +53,15 @@ class _Works:
 class Aot:
     """Ahead-of-time compilation as the daemon sees it. Until it is started, and with ``never``, it does nothing."""
 
-    def __init__(self, settings: Settings, eager: bool = False, counters: Counters | None = None) -> None:
-        """``eager`` leaves no processor time to others."""
+    def __init__(
+        self,
+        settings: Settings,
+        eager: bool = False,
+        counters: Counters | None = None,
+        levels: tuple[Level, ...] = tuple(Level),
+    ) -> None:
+        """``eager`` leaves no processor time to others; ``levels`` are those the engine's compiler has."""
+        self._levels = levels
         self._settings = settings
         self._eager = eager
         self._counters = counters or Counters()
@@ -63,18 +72,18 @@ class Aot:
         """Pids of our children that compile."""
         self._seeing: set[asyncio.Task[None]] = set()
 
-    async def start(self, engine: str) -> None:
-        """Begin with products for WasmEdge of this version; begin again if it is another than before.
+    async def start(self, library: EngineLibrary) -> None:
+        """Begin with products for this engine; begin again if it is another version than before.
 
         Raises ``CacheUnusable``.
         """
-        if self._settings.mode is Mode.NEVER or (self._works and self._works.engine == engine):
+        if self._settings.mode is Mode.NEVER or (self._works and self._works.library == library):
             return
         await self._stop()
-        cache = Cache(self._settings.cache_dir, self._settings.cache_size, engine)
-        library = EngineLibrary(WASMEDGE, engine)
+        cache = Cache(self._settings.cache_dir, self._settings.cache_size, library.version, library.name.decode())
         compiler = CompilerProcess(library, self._settings.limits, cache.workshop, _filter(), self.pids)
-        self._works = _Works(engine, cache, Compiling(cache, compiler, self._threads, self._eager, self._counters))
+        compiling = Compiling(cache, compiler, self._threads, self._eager, self._counters, self._levels)
+        self._works = _Works(library, cache, compiling)
 
     @property
     def active(self) -> bool:
@@ -93,16 +102,23 @@ class Aot:
             self._seeing.add(task)
             task.add_done_callback(self._seeing.discard)
 
-    async def best(self, module: int) -> Product | None:
+    def failure(self, module: int, level: Level) -> Failure | None:
+        """Why there is no product of a module that was read before; None where there is, or nothing is known."""
+        digest = self._digests.known(module)
+        if self._works is None or digest is None:
+            return None
+        return self._works.cache.failure(digest, level, self._settings.limits)
+
+    async def best(self, module: int, wait: bool = False) -> Product | None:
         """The best product for this opened module, as ``_best`` finds it."""
-        found = await self._best(module)
+        found = await self._best(module, wait)
         if found is not None:
             self._counters.module_hits[found.level.name] += 1
         elif self._works is not None:
             self._counters.module_misses += 1
         return found
 
-    async def _best(self, module: int) -> Product | None:
+    async def _best(self, module: int, wait: bool) -> Product | None:
         """The best product for this opened module; None where the module itself is the best.
 
         Its descriptor is the caller's, and so stays the module's. Raises ``OSError``.
@@ -110,16 +126,16 @@ class Aot:
         works = self._works
         if works is None:
             return None
-        digest = self._digests.known(module) or await self._digest_soon(module)
+        digest = self._digests.known(module) or await self._digest_soon(module, wait)
         if digest is None:
             return None
         found = await self._find(works, digest)
         if found is not None and found.level is BEST_FIRST[0]:
             return found
-        wait = self._settings.mode is Mode.ALWAYS and found is None
+        wait = (wait or self._settings.mode is Mode.ALWAYS) and found is None
         job = works.compiling.want(digest, module, os.fstat(module).st_size, urgent=wait)
-        if wait and job is not None and Level.O0 in job.results:
-            await asyncio.shield(job.results[Level.O0])
+        if wait and job is not None and self._levels[0] in job.results:
+            await asyncio.shield(job.results[self._levels[0]])
             found = await self._find(works, digest)
         return found
 
@@ -141,7 +157,7 @@ class Aot:
         if digest is None:
             raise ValueError("not a WebAssembly module")
         job = self._works.compiling.want(digest, module, os.fstat(module).st_size, urgent=True)
-        for level in Level:
+        for level in self._levels:
             if job is not None and level in job.results:
                 yield level, await asyncio.shield(job.results[level])
             else:
@@ -170,10 +186,10 @@ class Aot:
         finally:
             os.close(module)
 
-    async def _digest_soon(self, module: int) -> str | None:
+    async def _digest_soon(self, module: int, wait: bool) -> str | None:
         """The digest, unless a start would have to wait for it where it must not: others' large files may be before."""
         try:
-            async with asyncio.timeout(HASH_SECONDS if self._settings.mode is Mode.AUTO else None):
+            async with asyncio.timeout(HASH_SECONDS if self._settings.mode is Mode.AUTO and not wait else None):
                 return await self._digests.of(module)
         except TimeoutError:
             return None
@@ -186,7 +202,8 @@ class Aot:
                 loop = asyncio.get_running_loop()
                 fd = await loop.run_in_executor(self._threads, works.cache.verify, digest, level)
             if fd is not None:
-                return Product(fd, digest, level, not starts(fd))
+                starts, component = flags(fd)
+                return Product(fd, digest, level, works.library.name, component, not starts)
         return None
 
 

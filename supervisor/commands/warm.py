@@ -14,10 +14,12 @@ from typing import IO
 
 import click
 
+from workers.start_request import WASMEDGE
+
 from ..aot.cache import CacheUnusable
 from ..aot.options import aot_options
 from ..aot.policy import Aot
-from ..aot.terms import Failure, Level, Settings
+from ..aot.terms import EngineLibrary, Failure, Level, Settings
 from ..images.archive import ArchiveUnfit, programs
 from .doctor import engine_version
 
@@ -83,7 +85,7 @@ async def _compile(
     """Compile all; whether there is something better than the interpreter for each."""
     some = asyncio.Semaphore(_AT_ONCE)
     aot = Aot(settings, eager=True)
-    await aot.start(engine)
+    await aot.start(EngineLibrary(WASMEDGE, engine))
 
     async def one(module: _Module) -> bool:
         levels: dict[Level, Failure | None] = {}

@@ -7,7 +7,11 @@ process, the supervisor first, stays with the host's libraries.
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
+import importlib.util
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +24,21 @@ VARIABLE = "WASM_SANDBOXER_LIBWASMEDGE"
 OUR_FOLDER = Path(sys.prefix) / "wasmedge"
 """Filled by install-wasmedge.sh: beside the packages that this interpreter runs."""
 
+WASMTIME_VARIABLE = "WASM_SANDBOXER_LIBWASMTIME"
+"""Tells helpers libwasmtime's version and path, with a colon between; set only where the package is installed."""
+
 _WITH_ENGINE = ("forkserver", "compiler", "engines.wasmedge.version")
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); import workers.{module} as helper; helper.main()"
+
+
+@functools.cache
+def wasmtime() -> tuple[str, str] | None:
+    """Version and path of libwasmtime, which the package ``wasmtime`` brings; None where it is not installed."""
+    found = importlib.util.find_spec("wasmtime")
+    for folder in found.submodule_search_locations or () if found else ():
+        for library in Path(folder).glob(f"linux-{platform.machine()}/_libwasmtime.so"):
+            return importlib.metadata.version("wasmtime"), str(library)
+    return None
 
 
 def python(engine: bool) -> tuple[list[str], dict[str, str]]:
@@ -31,6 +48,8 @@ def python(engine: bool) -> tuple[list[str], dict[str, str]]:
     environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     if not engine:
         return bare, environment
+    if found := wasmtime():
+        environment[WASMTIME_VARIABLE] = ":".join(found)
     chosen = Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else OUR_FOLDER
     folder = chosen / "lib"
     if not folder.is_dir():

@@ -25,7 +25,7 @@ from sandbox_api.errors import (
 )
 from workers import protocol
 from workers.greeting import FORKSERVER, Filters, Hello, Welcome
-from workers.start_request import REPORT, WASMEDGE, StartRequest
+from workers.start_request import REPORT, StartRequest
 
 from ..host import proc
 from ..host.counters import Counters
@@ -56,7 +56,7 @@ class Ended:
 class Inventory:
     """State of a forkserver when it was joined: instances with their pids, and exits that were not acknowledged."""
 
-    engine: str
+    engines: dict[str, str]
     landlock: int
     """ABI of the kernel's Landlock; 0 is none."""
     no_empty_root: int
@@ -145,9 +145,9 @@ class ForkserverClient:
             raise HelperFailed(
                 f"a forkserver of protocol {welcome.versions} is running, and this is for {FORKSERVER}: drain it first"
             )
-        engine = welcome.engines.get(WASMEDGE, b"").decode()
+        engines = {name.decode(): version.decode() for name, version in welcome.engines.items()}
         running = dict(zip(welcome.running[::2], welcome.running[1::2], strict=True))
-        return Inventory(engine, welcome.landlock, welcome.no_empty_root, running, _exits(welcome.exits))
+        return Inventory(engines, welcome.landlock, welcome.no_empty_root, running, _exits(welcome.exits))
 
     async def _greet(self) -> protocol.Frame | None:
         """Join the forkserver, or start one; None where it does not answer."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from sandbox_api.errors import FailedPrecondition, SandboxerError
 from sandbox_api.interface import NewContainer, NewTask, Stdio, Usage
 
-from ..aot.policy import Aot
+from ..aot.choice import EngineChoice
 from ..cgroups import Cgroup, Hierarchy, Resources
 from ..host.counters import Counters
 from ..model.container import Container
@@ -49,7 +49,7 @@ class ContainerManager:
         registry: Registry,
         store: Store,
         hierarchy: Hierarchy,
-        aot: Aot | None = None,
+        aot: EngineChoice | None = None,
         counters: Counters | None = None,
     ) -> None:
         self._folder = folder
@@ -120,10 +120,11 @@ class ContainerManager:
         if self._aot is None or not self._aot.active:
             return
         try:
+            asked = self._aot.asked(spec.annotations)
             module = wasi.foresee(spec.process, plan)
         except SandboxerError:  # Start will say so
             return
-        self._aot.seen(module)
+        self._aot.seen(module, asked)
         os.close(module)
 
     def source(self, container: Container) -> ContainerSource:

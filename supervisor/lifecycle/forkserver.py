@@ -11,7 +11,7 @@ import psutil
 from sandbox_api.errors import SandboxerError
 
 from ..aot.cache import CacheUnusable
-from ..aot.policy import Aot
+from ..aot.choice import EngineChoice
 from ..host.counters import Counters
 from ..ipc.channel import HelperFailed
 from ..ipc.forkserver import ForkserverClient, Inventory
@@ -34,7 +34,7 @@ class ForkserverManager:
         client: ForkserverClient,
         exits: ExitRecorder,
         helpers: Sequence[HelperClient],
-        aot: Aot,
+        aot: EngineChoice,
         counters: Counters | None = None,
     ) -> None:
         self.client = client
@@ -95,7 +95,7 @@ class ForkserverManager:
             try:
                 inventory = await self.connect()
                 self.client.exited(inventory.ended)
-                await self._aot.start(inventory.engine)
+                await self._aot.start(inventory.engines)
             except (CacheUnusable, HelperFailed, SandboxerError, OSError, TimeoutError, RuntimeError) as error:
                 log.error("no new forkserver: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)

@@ -7,9 +7,22 @@ import os
 from contextlib import suppress
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
-from workers.start_request import CGROUP, MODULE, NETNS, RESOLVER, STDERR, STDIN, STDOUT, Descriptors
+from workers.start_request import (
+    CGROUP,
+    MODULE,
+    NETNS,
+    RESOLVER,
+    STDERR,
+    STDIN,
+    STDOUT,
+    WASMEDGE,
+    WASMTIME,
+    Descriptors,
+    StartRequest,
+)
 
-from ..aot.policy import Aot
+from ..aot.choice import EngineChoice, EngineMode
+from ..aot.policy import Product
 from ..cgroups import Resources
 from ..host import errors
 from ..ipc.forkserver import ForkserverClient
@@ -41,7 +54,7 @@ class Starter:
         forkserver: ForkserverClient,
         relay: RelayClient,
         logger: LoggerClient,
-        aot: Aot | None = None,
+        aot: EngineChoice | None = None,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -69,10 +82,11 @@ class Starter:
             else:  # its root's top folder is listed, and a guest may have filled that
                 context = await asyncio.to_thread(wasi.assemble, what, source.plan)
             product = None
+            asked = self._aot.asked(spec.annotations) if self._aot else EngineMode.WASMEDGE
             if self._aot and not wasi.has_access_list(context.module):
-                product = await self._aot.best(context.module)
+                product = await self._aot.best(context.module, asked)
                 if product is not None:
-                    context.run_product(product.fd)
+                    context.run_product(product.fd, product.component)
             for role, fd in ((STDIN, opened.stdin), (STDOUT, opened.stdout), (STDERR, opened.stderr)):
                 descriptors.put(role, fd)
             for path in container.cgroup.entrances() if container.cgroup else ():
@@ -96,23 +110,13 @@ class Starter:
                 seccomp=seccomp,
             )
             request = wasi.request(process.instance, what, context, placement)
-            request.imageable = product is not None and product.imageable
             for pump in opened.pumps:
                 await self._relay.pump(process.instance, pump)
                 process.pumped = True
-            process.tier = product.level.name if product is not None else "interpreted"
             try:
-                pid = await self._forkserver.start(request)
+                pid = await self._run(request, process, product)
             except ModuleRefused as error:
-                if self._aot is None or product is None:
-                    raise
-                # The product may be at fault, and so our compiler: the module itself has the last word.
-                context.run_guest()
-                request.module_kind = context.kind
-                descriptors.put(MODULE, context.module)
-                pid = await self._forkserver.start(request)
-                process.tier = "interpreted"
-                self._aot.condemn(product, str(error))
+                pid = await self._run_otherwise(request, process, context, asked, product, error)
             return pid
         except ModuleRefused as error:
             raise InvalidArgument(f"{wasi.module_and_function(what.args[0])[0]}: {error}") from None
@@ -126,6 +130,45 @@ class Starter:
                 os.close(fd)
             if not pid:
                 await self._logger.finish(process.instance)
+
+    async def _run(self, request: StartRequest, process: Process, product: Product | None) -> int:
+        """Run a module or its product; the pid. Raises as ``ForkserverClient.start``."""
+        request.engine = product.engine if product is not None else WASMEDGE
+        request.imageable = product is not None and product.imageable
+        process.tier = _tier(product)
+        return await self._forkserver.start(request)
+
+    async def _run_otherwise(
+        self,
+        request: StartRequest,
+        process: Process,
+        context: wasi.WasiContext,
+        asked: EngineMode,
+        product: Product | None,
+        error: ModuleRefused,
+    ) -> int:
+        """Run a module that was refused: as it came, where its product was refused, or by the other engine; the pid.
+
+        Raises as ``ForkserverClient.start``.
+        """
+        if self._aot is None or (product is not None and product.engine == WASMTIME):
+            raise error
+        if product is not None:  # the product may be at fault, and so our compiler: the module has the last word
+            context.run_guest()
+            _hand_over(request, context)
+            try:
+                pid = await self._run(request, process, None)
+            except ModuleRefused:
+                pass
+            else:
+                self._aot.condemn(product, str(error))
+                return pid
+        other = await self._aot.instead(context.module, asked, str(error))
+        if other is None:
+            raise error
+        context.run_product(other.fd, other.component)
+        _hand_over(request, context)
+        return await self._run(request, process, other)
 
     async def _open_log(self, container: Container, process: Process, spec: oci.Spec) -> tuple[int, int] | None:
         """Begin the log that a container's annotations ask for, where no engine reads its output."""
@@ -151,3 +194,15 @@ class Starter:
                 f"network namespace {spec.netns}: pid {pid} was not answered for sandbox {sandbox.id}, but for another"
             )
         return spec.netns, bool(spec.netns) or not spec.private_network
+
+
+def _hand_over(request: StartRequest, context: wasi.WasiContext) -> None:
+    """Have a request run the file that its context holds by now."""
+    request.module_kind = context.kind
+    request.descriptors.put(MODULE, context.module)
+
+
+def _tier(product: Product | None) -> str:
+    if product is None:
+        return "interpreted"
+    return "wasmtime" if product.engine == WASMTIME else product.level.name

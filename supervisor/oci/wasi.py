@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from sandbox_api.errors import InvalidArgument
-from workers.start_request import FOLDER, MODULE, NATIVE, WASM, Descriptors, Preopen, StartRequest
+from workers.start_request import COMPONENT, FOLDER, MODULE, NATIVE, WASM, Descriptors, Preopen, StartRequest
 
 from ..host import errors, linux
 from . import mount_tree
@@ -46,9 +46,9 @@ class WasiContext:
         self.preopens.append(Preopen(os.fsencode(path), readonly))
         self.folders.append(fd)
 
-    def run_product(self, product: int) -> None:
+    def run_product(self, product: int, component: bool = False) -> None:
         """Take what the module was compiled into in place of it; the context owns the descriptor from now on."""
-        self._guest, self.module, self.kind = self.module, product, NATIVE
+        self._guest, self.module, self.kind = self.module, product, COMPONENT if component else NATIVE
 
     def run_guest(self) -> None:
         """Take the module as it came after all."""

@@ -15,7 +15,7 @@ import platform
 from workers.greeting import Filters
 from workers.protocol import OWN_PID
 
-from .library import ALLOW, ERRNO, TRAP, FilterBuilder, call_names, low
+from .library import ALLOW, ERRNO, KILL_PROCESS, TRAP, FilterBuilder, call_names, low
 
 _FILES_SEEN = """
     openat close fstat newfstatat faccessat2 dup lseek
@@ -51,8 +51,13 @@ _NETWORK_SEEN = """
 _NETWORK_KIN = "accept4 sendmmsg recvmmsg"
 _NETWORK = f"{_NETWORK_SEEN} {_NETWORK_KIN}".split()
 
+_THREADS_SEEN = "rt_sigreturn openat2 eventfd2 set_robust_list rseq sched_getaffinity sigaltstack statfs fstatfs fcntl"
+_THREADS_KIN = "membarrier getcpu"
+_THREADS = f"{_THREADS_SEEN} {_THREADS_KIN}".split()  # libwasmtime's, which waits and reads files in threads
+
 # Allowed by one argument: (argument, values).
-_SIGBUS, _SIGFPE, _SIGSEGV, _SIGPIPE = 7, 8, 11, 13
+_OF_LIBC = (32, 33)  # SIGCANCEL and SIGSETXID (nptl(7))
+_SIGILL, _SIGBUS, _SIGFPE, _SIGSEGV, _SIGPIPE = 4, 7, 8, 11, 13
 _SIG_BLOCK, _SIG_UNBLOCK, _SIG_SETMASK = 0, 1, 2
 _F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
 _TCGETS, _TIOCOUTQ, _FIONREAD = 0x5401, 0x5411, 0x541B
@@ -102,6 +107,8 @@ def worker_filters(machine: str = platform.machine()) -> Filters:
         _worker(machine, compiled=True, network=True),
         _no_new_code(machine),
         call_names(machine),
+        _worker(machine, compiled=True, network=False, threads=True),
+        _worker(machine, compiled=True, network=True, threads=True),
     )
 
 
@@ -143,8 +150,9 @@ def allowed_calls(network: bool) -> frozenset[str]:
     return frozenset(names | {*_NETWORK, "socket"} if network else names)
 
 
-def _worker(machine: str, compiled: bool, network: bool) -> bytes:
-    with FilterBuilder(TRAP, machine) as builder:
+def _worker(machine: str, compiled: bool, network: bool, threads: bool = False) -> bytes:
+    # The handler that names a forbidden call is for one thread: with more, the kernel ends the process at once.
+    with FilterBuilder(KILL_PROCESS if threads else TRAP, machine) as builder:
         for name in _ALWAYS:
             builder.rule(ALLOW, name)
         for name, (argument, values) in _BY_ARGUMENT.items():
@@ -161,9 +169,24 @@ def _worker(machine: str, compiled: bool, network: bool) -> bytes:
         # blocked kills before its handler has named the call.
         for how in (_SIG_BLOCK, _SIG_SETMASK):
             builder.rule(ERRNO, "rt_sigprocmask", low(0, how))
+        if threads:
+            _allow_threads(builder)
         if network:
             _allow_network(builder)
         return builder.program()
+
+
+def _allow_threads(builder: FilterBuilder) -> None:
+    """Threads, and no processes; and what libwasmtime's scheduler of them uses."""
+    for name in _THREADS:
+        builder.rule(ALLOW, name)
+    for number in (_SIGILL, *_OF_LIBC):  # its code's way to trap; what pthread_create() sets up
+        builder.rule(ALLOW, "rt_sigaction", low(0, number))
+    # The C library takes clone() where there is no clone3(), whose flags cannot be seen.
+    builder.rule(ALLOW, "clone", low(0, _CLONE_THREAD, _CLONE_THREAD))
+    builder.rule(ERRNO | errno.ENOSYS, "clone3")
+    # A product is mapped to be written to and then made executable; the filter on top ends this once it is loaded.
+    builder.rule(ALLOW, "mprotect", low(2, _PROT_EXEC, _PROT_EXEC | _PROT_WRITE))
 
 
 def _allow_network(builder: FilterBuilder) -> None:

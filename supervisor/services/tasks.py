@@ -22,7 +22,7 @@ from sandbox_api.errors import (
 from sandbox_api.interface import Connection, Exit, NewExec, NewTask, Stdio, TaskInfo, TaskStatus, Usage
 
 from .. import __version__
-from ..aot.policy import Aot
+from ..aot.choice import EngineChoice
 from ..cgroups import Resources
 from ..host import proc
 from ..host.counters import Counters
@@ -78,7 +78,7 @@ class TaskService:
         relay: RelayClient,
         logger: LoggerClient,
         events: TaskEvents,
-        aot: Aot | None = None,
+        aot: EngineChoice | None = None,
         counters: Counters | None = None,
     ) -> None:
         self._registry = registry

@@ -127,7 +127,7 @@ class Cells:
         opened += [os.open(path, os.O_PATH | os.O_DIRECTORY) for path, _ in folders]
         names = ["/", *(f"/{path.name}" for path, _ in folders[1:])]
         preopens = [Preopen(os.fsencode(name), readonly) for name, (_, readonly) in zip(names, folders, strict=False)]
-        native = NATIVE if chosen.suffix == ".so" else WASM
+        fields.setdefault("module_kind", NATIVE if chosen.suffix == ".so" else WASM)
         descriptors = Descriptors()
         for role, fd in zip((REPORT, MODULE, STDIN, STDOUT, STDERR), (theirs, *opened), strict=False):
             descriptors.put(role, fd)
@@ -139,7 +139,6 @@ class Cells:
             args=[os.fsencode(arg) for arg in args],
             preopens=preopens,
             descriptors=descriptors,
-            module_kind=native,
             **fields,  # type: ignore[arg-type]
         )
         protocol.send(self._socket, protocol.START, request.encode(), descriptors.fds)

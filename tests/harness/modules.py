@@ -160,3 +160,21 @@ def wants_memory(pages: int) -> bytes:
             section(11, vector(b"\0" + offset + b"\1x")),
         )
     )
+
+
+def final_exceptions(status: int) -> bytes:
+    """A module that throws and catches by the final form of exceptions, and ends with ``status``."""
+    name = b"wasi_snapshot_preview1"
+    #   block $caught; try_table (catch 0 0); throw 0; end; end; proc_exit(status)
+    body = b"\0\x02\x40\x1f\x40\x01\0\0\0\x08\0\x0b\x0b\x41" + bytes([status]) + b"\x10\0\x0b"
+    return MAGIC + b"".join(
+        (
+            section(1, vector(b"\x60\0\0", b"\x60\1\x7f\0")),
+            section(2, vector(leb(len(name)) + name + leb(9) + b"proc_exit" + b"\0\1")),
+            section(3, vector(b"\0")),
+            section(5, vector(b"\0\1")),
+            section(13, vector(b"\0\0")),
+            section(7, vector(leb(6) + b"_start" + b"\0\1", leb(6) + b"memory" + b"\2\0")),
+            section(10, vector(leb(len(body)) + body)),
+        )
+    )

@@ -9,6 +9,7 @@ from supervisor.seccomp.library import call_names
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 I386 = 0x40000003
 ALLOW, TRAP, KILL, ERRNO = 0x7FFF0000, 0x00030000, 0x00000000, 0x00050000
+KILL_PROCESS = 0x80000000
 HIGH = 1 << 32
 
 

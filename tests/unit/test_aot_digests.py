@@ -122,7 +122,7 @@ def test_a_file_written_just_now_is_not_trusted_to_stay(tmp_path: Path, reads: R
     assert reads.count == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"\0asm", b"\x7fELF" + bytes(100), b"\0asm\x0d\0\1\0" + bytes(100)])
+@pytest.mark.parametrize("content", [b"", b"\0asm", b"\x7fELF" + bytes(100), b"\0asm\x0d\0\2\0" + bytes(100)])
 def test_what_is_no_module_has_no_digest(tmp_path: Path, reads: Reads, content: bytes) -> None:
     path = settled(tmp_path / "a.wasm", content)
     assert asyncio.run(reads.of(path)) is None

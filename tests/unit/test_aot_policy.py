@@ -14,7 +14,8 @@ import pytest
 from supervisor.aot import digests, policy
 from supervisor.aot.cache import Cache
 from supervisor.aot.policy import Aot
-from supervisor.aot.terms import Failure, Level, Limits, Mode, Settings, Verdict
+from supervisor.aot.terms import EngineLibrary, Failure, Level, Limits, Mode, Settings, Verdict
+from workers.start_request import WASMEDGE
 
 LARGE = b"\0asm\1\0\0\0" + b"large" * 100_000
 LIMITS = Limits(10, 1 << 30)
@@ -53,7 +54,7 @@ def test_auto_does_not_wait_for_a_slow_disk(
 
     async def check() -> None:
         aot = Aot(settings(tmp_path, mode))
-        await aot.start(ENGINE)
+        await aot.start(EngineLibrary(WASMEDGE, ENGINE))
         try:
             asyncio.get_running_loop().call_later(1, readable.set)
             before = time.monotonic()
@@ -71,7 +72,7 @@ def test_until_it_is_started_and_with_never_it_does_nothing(tmp_path: Path, modu
         for mode, begin in ((Mode.NEVER, True), (Mode.AUTO, False)):
             aot = Aot(Settings(mode, tmp_path / "cache", 1 << 30, LIMITS))
             if begin:
-                await aot.start(ENGINE)
+                await aot.start(EngineLibrary(WASMEDGE, ENGINE))
             assert not aot.active
             aot.seen(module)
             assert await aot.best(module) is None
@@ -85,7 +86,7 @@ def test_another_engine_has_another_cache(tmp_path: Path, module: int) -> None:
     async def check() -> None:
         aot = Aot(settings(tmp_path, Mode.AUTO))
         for engine in (ENGINE, ENGINE, "0.14.2"):
-            await aot.start(engine)
+            await aot.start(EngineLibrary(WASMEDGE, engine))
             assert aot.active
         await aot.close()
         assert not aot.active

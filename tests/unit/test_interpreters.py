@@ -18,6 +18,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of ours, empty yet."""
     monkeypatch.delenv(interpreters.VARIABLE, raising=False)
     monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    monkeypatch.setattr(interpreters, "wasmtime", lambda: None)
     monkeypatch.setattr(interpreters, "OUR_FOLDER", tmp_path / "wasmedge")
     return tmp_path / "wasmedge"
 

@@ -262,7 +262,7 @@ def test_what_the_peer_would_refuse_is_not_sent(size: int, fds: int) -> None:
         {"uid": -1},
         {"gid": -1},
         {"groups": [-1]},
-        {"module_kind": 2},
+        {"module_kind": 3},
         {"max_pages": -1},
         {"max_pages": 1 << 40},
         {"oom_score_adj": 1001},

@@ -10,7 +10,7 @@ from supervisor.seccomp.allowed import Filters, allowed_calls, worker_filters
 from workers.confinement.seccomp import Filter
 from workers.protocol import OWN_PID
 
-from .bpf import ALLOW, ERRNO, HIGH, I386, MACHINES, TRAP, numbers, verdict
+from .bpf import ALLOW, ERRNO, HIGH, I386, KILL_PROCESS, MACHINES, TRAP, numbers, verdict
 
 
 @pytest.fixture(params=list(MACHINES))
@@ -19,8 +19,9 @@ def machine(request: pytest.FixtureRequest) -> str:
 
 
 def programs(filters: Filters) -> dict[str, bytes]:
-    """All four that a worker may begin with, by name."""
-    return {name: getattr(filters, name) for name in Filters.__slots__ if name.endswith("_network")}
+    """The four that a worker of one thread may begin with, by name."""
+    names = [name for name in Filters.__slots__ if name.endswith("_network") and not name.startswith("threaded")]
+    return {name: getattr(filters, name) for name in names}
 
 
 def test_what_is_on_the_list_is_allowed_and_nothing_else(machine: str) -> None:
@@ -36,6 +37,24 @@ def test_what_is_on_the_list_is_allowed_and_nothing_else(machine: str) -> None:
         }
         stacking = {"seccomp"} if which.startswith("compiled") else set()
         assert allowed == (allowed_calls(which.endswith("with_network")) & calls.keys()) | stacking
+
+
+def test_threads_can_be_made_and_processes_cannot(machine: str) -> None:
+    calls = numbers(machine)
+    filters = worker_filters(machine)
+
+    def says(name: str, *arguments: int) -> int:
+        return verdict(filters.threaded_without_network, calls[name], *arguments, arch=MACHINES[machine])
+
+    thread = 0x3D0F00  # what pthread_create() asks for
+    assert says("clone", thread) == ALLOW
+    assert (
+        says("clone", 17) == says("clone", thread & ~0x10000) == says("execve") == says("socket", 2, 1) == KILL_PROCESS
+    )
+    assert says("clone3") == ERRNO | errno.ENOSYS
+    assert says("mprotect", 0, 1, 5) == ALLOW  # while the product is loaded
+    assert says("mprotect", 0, 1, 7) == says("mmap", 0, 1, 7, 0x22) == says("mmap", 0, 1, 5, 0x22) == KILL_PROCESS
+    assert verdict(filters.no_new_code, calls["mprotect"], 0, 1, 5, arch=MACHINES[machine]) == TRAP
 
 
 def test_the_other_abis_of_a_machine_trap() -> None:

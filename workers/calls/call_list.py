@@ -196,12 +196,14 @@ class PartialList:
         code = bytearray(self._code)
         for (table, count), texts in ((self._calls.args, args), (self._calls.env, env)):
             begin = len(code)
-            address = self._base + begin + 8 * len(texts)
+            address = self._base + begin + 8 * (len(texts) + 1)  # a null pointer ends the table, as of environ(7)
             pointers = []
             for text in texts:
                 pointers.append(address)
                 address += len(text) + 1
-            code += struct.pack(f"<{len(texts)}Q", *pointers) + b"\0".join(texts) + bytes(1 + (begin - address) % 8)
+            code += (
+                struct.pack(f"<{len(texts) + 1}Q", *pointers, 0) + b"\0".join(texts) + bytes(1 + (begin - address) % 8)
+            )
             for late, value in ((table, self._base + begin), (count, len(texts))):
                 for place in late.places:
                     code[place : place + 8] = value.to_bytes(8, "little")

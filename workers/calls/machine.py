@@ -1,9 +1,10 @@
-"""Two routines in machine code, for what a worker must do without Python.
+"""Three routines in machine code, for what a worker must do without Python.
 
 Every Python instruction after a fork writes to pages that were shared: reference counts, inline caches, frames. A
 worker that runs no Python until its guest has ended is a third of the size and starts in a third of the time
 (docs/architecture.md). ``run`` therefore makes the C calls of a ``CallList`` one after the other; ``hook`` is for
-``altstack``. On a machine that is not listed here, Python makes the calls.
+``altstack``, ``exit`` for an engine whose proc_exit takes fewer statuses. On a machine that is not listed here,
+Python makes the calls.
 
 ``run(step, result)`` makes the call of each step and goes on with the next, or, where the call's result is not as
 the step wants it, with the step that it names for that; where it names none, the failed step is returned. A step is
@@ -65,6 +66,12 @@ _HOOK = {
     ),
 }
 
+# exit(environment, caller, values, count) goes on to the function whose address follows it, with the first value.
+_EXIT = {
+    "x86_64": "8b3a ff2500000000",  # mov edi, [rdx]; jmp [rip]
+    "aarch64": "400040b9 49000058 20011fd6",  # ldr w0, [x2]; ldr x9, +8; br x9
+}
+
 _MACHINE = posix.uname().machine
 
 
@@ -76,6 +83,12 @@ def run_code(machine: str = _MACHINE) -> bytes:
 def hook_code(function: int, machine: str = _MACHINE) -> bytes:
     """The routine ``hook``, leading to ``function``; empty where there is none for this machine."""
     code = bytes.fromhex(_HOOK.get(machine, ""))
+    return code + function.to_bytes(8, "little") if code else b""
+
+
+def exit_code(function: int, machine: str = _MACHINE) -> bytes:
+    """The routine ``exit``, leading to ``function``; empty where there is none for this machine."""
+    code = bytes.fromhex(_EXIT.get(machine, ""))
     return code + function.to_bytes(8, "little") if code else b""
 
 

@@ -6,7 +6,7 @@ import struct
 
 from .. import linux
 from ..calls.call_list import NEGATIVE
-from ..start_request import NATIVE, WASM
+from ..start_request import WASM
 from .landlock import Landlock
 from .seccomp import Filter
 
@@ -52,18 +52,19 @@ def drop_privileges(calls: CallList, uid: int, gid: int, groups: list[int], stag
 class Confinement:
     """The walls around a worker; one object serves all workers of a forkserver."""
 
-    __slots__ = ("_landlock", "_no_new_code", "_with_network", "_without_network")
+    __slots__ = ("_filters", "_landlock", "_no_new_code")
 
     def __init__(self, filters: Filters) -> None:
         """Take the seccomp filters."""
         self._landlock = Landlock()
-        self._without_network = {
-            WASM: Filter(filters.interpreted_without_network),
-            NATIVE: Filter(filters.compiled_without_network),
-        }
-        self._with_network = {
-            WASM: Filter(filters.interpreted_with_network),
-            NATIVE: Filter(filters.compiled_with_network),
+        self._filters = {
+            (compiled, threads, network): Filter(getattr(filters, f"{kind}_with{'' if network else 'out'}_network"))
+            for compiled, threads, kind in (
+                (False, False, "interpreted"),
+                (True, False, "compiled"),
+                (True, True, "threaded"),
+            )
+            for network in (False, True)
         }
         self._no_new_code = Filter(filters.no_new_code)
 
@@ -76,6 +77,7 @@ class Confinement:
         self,
         calls: CallList,
         request: StartRequest,
+        threads: bool,
         module: int,
         preopens: list[int],
         pid: Data,
@@ -84,18 +86,17 @@ class Confinement:
     ) -> None:
         """Leave the process the module, its preopens and a guest's system calls, for good. Its ``pid`` lies there.
 
-        With a ``resolver`` the C library may read the files in that folder.
-        The request's own filters go first: the worker's would not let another be installed.
+        With ``threads`` it may make threads; with a ``resolver`` the C library may read the files in that folder. The
+        request's own filters go first: the worker's would not let another be installed.
         """
         folders = [(fd, preopen.readonly) for preopen, fd in zip(request.preopens, preopens, strict=True)]
         files = [module] if resolver < 0 else [module, resolver]
         self._landlock.restrict(calls, folders, files, request.network, stage)
         for program in request.seccomp:
             Filter(program).install(calls, pid, stage)
-        filters = self._with_network if request.network else self._without_network
-        filters[request.module_kind].install(calls, pid, stage)
+        self._filters[request.module_kind != WASM, threads, request.network].install(calls, pid, stage)
 
     def forbid_new_code(self, calls: CallList, request: StartRequest, pid: Data, stage: int) -> None:
         """Forbid to map machine code, once the module is loaded. An interpreted guest's filter already does."""
-        if request.module_kind == NATIVE:
+        if request.module_kind != WASM:
             self._no_new_code.install(calls, pid, stage)

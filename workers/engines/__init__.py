@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from .engine import Engine
 from .wasmedge.engine import WasmEdge
-
-ENGINES: tuple[type[Engine], ...] = (WasmEdge,)
-"""The first runs what names no engine."""
+from .wasmtime.engine import Wasmtime
 
 
 def load() -> dict[bytes, Engine]:
-    """Load and prime the engines, by their names. Raises ``EngineMissing``."""
-    engines = [engine() for engine in ENGINES]
+    """The engines by their names, primed but for those that are ``apart``. The first runs what names no engine.
+
+    Raises ``EngineMissing`` where the first is; the others may be.
+    """
+    engines: list[Engine] = [WasmEdge(), *Wasmtime.installed()]
     for engine in engines:
-        engine.prime()
+        if not engine.apart:
+            engine.prime()
     return {engine.name: engine for engine in engines}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from ..start_request import WASMEDGE
+from ..start_request import WASMEDGE, WASMTIME
 
 MOST_TEXT = 2000  # bytes of an explanation
 
@@ -28,7 +28,10 @@ def load(engine: bytes, library: bytes, version: bytes) -> Compiler:
     Raises ``OSError`` and ``AttributeError`` where it does not load.
     """
     from .wasmedge import compiler as wasmedge
+    from .wasmtime import compiler as wasmtime
 
+    if engine == WASMTIME:
+        return wasmtime.Compiler(library.decode(), version)
     if engine != WASMEDGE:
         raise OSError(errno.ENOENT, f"no compiler for engine {engine.decode(errors='replace')}")
     return wasmedge.Compiler()

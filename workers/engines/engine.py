@@ -59,11 +59,28 @@ class Engine:
     """What it needs before a path in proc, once primed; empty where a path relative to proc will do."""
     stages: range
     """The labels of its steps that can fail; no other engine's."""
+    threads = False
+    """Whether it makes threads while a guest runs."""
+    apart = False
+    """Whether it is loaded in its own root zygote, so that no other engine's workers have it in memory."""
     images = False
     """Whether a loaded module can be taken from an image of a process that has loaded it."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether call lists can be made for it: primed, or its root zygote's state adopted."""
+        return True
+
     def prime(self) -> None:
         """Do once, in the forkserver, the work that every instance needs and no guest can influence."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, int]:
+        """What ``prime`` made, of an engine that is ``apart``: numbers by name, addresses among them."""
+        raise NotImplementedError
+
+    def adopt(self, state: dict[str, int]) -> None:
+        """Take the ``state`` of the one that a root zygote has primed: call lists for its forks are made here."""
         raise NotImplementedError
 
     def load(self, calls: CallList, module: Module, request: StartRequest, folders: list[int] | None) -> Any:

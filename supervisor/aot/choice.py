@@ -1,0 +1,139 @@
+"""Which engine runs a module: WasmEdge, but for what only Wasmtime can.
+
+The choice is made by what is known of the module's digest: that WasmEdge's compiler refused it or ran out of time or
+memory is on record (``cache``), and so it is made once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+
+from sandbox_api.errors import FailedPrecondition, InvalidArgument
+from workers.start_request import WASMEDGE, WASMTIME
+
+from ..host import interpreters
+from .policy import Aot, Product
+from .terms import EngineLibrary, Failure, Level, Verdict
+
+log = logging.getLogger(__name__)
+
+ANNOTATION = "run.wasm-sandboxer/engine"
+"""A container's own choice."""
+_COMPONENT = b"\0asm\x0d\0\1\0"
+_MISSING = "Wasmtime is not here: install wasm-sandboxer[wasmtime] and restart the sandboxer"
+
+
+class EngineMode(StrEnum):
+    """The engine asked for."""
+
+    AUTO = "auto"
+    """WasmEdge; Wasmtime for components and for modules that WasmEdge refuses or cannot compile."""
+    WASMEDGE = "wasmedge"
+    WASMTIME = "wasmtime"
+
+
+class EngineChoice:
+    """The engines' compiled modules together."""
+
+    def __init__(self, wasmedge: Aot, wasmtime: Aot, mode: EngineMode = EngineMode.AUTO) -> None:
+        self._wasmedge = wasmedge
+        self._wasmtime = wasmtime
+        self._mode = mode
+
+    async def start(self, versions: Mapping[str, str]) -> None:
+        """Begin with products for the engines of these versions. Raises ``CacheUnusable``."""
+        await self._wasmedge.start(EngineLibrary(WASMEDGE, versions.get(WASMEDGE.decode(), "")))
+        found = interpreters.wasmtime()
+        if found and versions.get(WASMTIME.decode()) == found[0]:
+            await self._wasmtime.start(EngineLibrary(WASMTIME, *found))
+
+    @property
+    def pids(self) -> set[int]:
+        """Pids of our children that compile."""
+        return self._wasmedge.pids | self._wasmtime.pids
+
+    @property
+    def active(self) -> bool:
+        """Whether it is worth opening a module before its start."""
+        return self._wasmedge.active
+
+    def asked(self, annotations: Mapping[str, str]) -> EngineMode:
+        """The engine that a container asks for. Raises ``InvalidArgument``."""
+        name = annotations.get(ANNOTATION, self._mode.value)
+        try:
+            return EngineMode(name)
+        except ValueError:
+            modes = ", ".join(mode.value for mode in EngineMode)
+            raise InvalidArgument(f"annotation {ANNOTATION}: there is no engine {name!r} ({modes})") from None
+
+    def seen(self, module: int, asked: EngineMode) -> None:
+        """Compile this opened module, if it is one, when there is time. The descriptor stays the caller's."""
+        try:
+            wasmtime = asked is EngineMode.WASMTIME or (asked is EngineMode.AUTO and _is_component(module))
+        except OSError:  # Start will say so
+            return
+        (self._wasmtime if wasmtime else self._wasmedge).seen(module)
+
+    async def best(self, module: int, asked: EngineMode) -> Product | None:
+        """The best product for this opened module; None where WasmEdge's interpreter runs it.
+
+        Its descriptor is the caller's, and so stays the module's. Raises ``OSError``, and a ``SandboxerError`` where
+        the engine that has to run it cannot.
+        """
+        component = _is_component(module)
+        if asked is EngineMode.WASMEDGE and component:
+            raise InvalidArgument("it is a component, and WasmEdge runs none: use Wasmtime")
+        if asked is EngineMode.WASMTIME or component:
+            return await self._by_wasmtime(module)
+        found = await self._wasmedge.best(module)
+        if found is not None or asked is EngineMode.WASMEDGE or not self._wasmtime.active:
+            return found
+        failure = self._wasmedge.failure(module, Level.O0)
+        if failure is None:
+            return None
+        if failure.verdict is Verdict.REFUSED:
+            return await self._second_opinion(module, f"WasmEdge: {failure}")
+        return await self._wasmtime.best(module)
+
+    async def instead(self, module: int, asked: EngineMode, error: str) -> Product | None:
+        """The product of Wasmtime for a module that WasmEdge has refused; None where there is no second opinion.
+
+        Raises ``InvalidArgument`` with what both say.
+        """
+        if asked is not EngineMode.AUTO or not self._wasmtime.active:
+            return None
+        return await self._second_opinion(module, f"WasmEdge: {error}")
+
+    def condemn(self, product: Product, why: str) -> None:
+        """This cannot be loaded, though its module can: it is not to be used again."""
+        (self._wasmtime if product.engine == WASMTIME else self._wasmedge).condemn(product, why)
+
+    async def close(self) -> None:
+        """End what compiles."""
+        await self._wasmedge.close()
+        await self._wasmtime.close()
+
+    async def _second_opinion(self, module: int, first: str) -> Product:
+        try:
+            return await self._by_wasmtime(module)
+        except (InvalidArgument, FailedPrecondition) as error:
+            raise InvalidArgument(f"{first}; Wasmtime: {error}") from None
+
+    async def _by_wasmtime(self, module: int) -> Product:
+        """Wasmtime's product, which is waited for: it has no interpreter."""
+        if not self._wasmtime.active:
+            raise FailedPrecondition(_MISSING)
+        product = await self._wasmtime.best(module, wait=True)
+        if product is not None:
+            return product
+        failure: Failure | None = self._wasmtime.failure(module, Level.O2)
+        if failure is not None and failure.verdict is Verdict.REFUSED:
+            raise InvalidArgument(failure.text)
+        raise FailedPrecondition(f"it could not be compiled: {failure or 'it is no module'}")
+
+
+def _is_component(module: int) -> bool:
+    return os.pread(module, len(_COMPONENT), 0) == _COMPONENT

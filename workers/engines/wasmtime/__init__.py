@@ -1,0 +1,1 @@
+"""Wasmtime through its C API: core modules and components, compiled by Cranelift."""
