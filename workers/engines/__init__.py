@@ -6,13 +6,16 @@ from .engine import Engine
 from .wasmedge.engine import WasmEdge
 from .wasmtime.engine import Wasmtime
 
+ENGINES: tuple[type[Engine], ...] = (WasmEdge, Wasmtime)
+"""The first runs what names no engine."""
+
 
 def load() -> dict[bytes, Engine]:
-    """The engines by their names, primed but for those that are ``apart``. The first runs what names no engine.
+    """The engines that are installed, by their names, primed but for those that are ``apart``.
 
-    Raises ``EngineMissing`` where the first is; the others may be.
+    Raises ``EngineMissing`` where the first is.
     """
-    engines: list[Engine] = [WasmEdge(), *Wasmtime.installed()]
+    engines = [engine for each in ENGINES for engine in each.installed()]
     for engine in engines:
         if not engine.apart:
             engine.prime()

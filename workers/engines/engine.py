@@ -66,6 +66,11 @@ class Engine:
     images = False
     """Whether a loaded module can be taken from an image of a process that has loaded it."""
 
+    @classmethod
+    def installed(cls) -> list[Engine]:
+        """The engine, or nothing where this machine lacks it and can do without. Raises ``EngineMissing``."""
+        return [cls()]
+
     @property
     def ready(self) -> bool:
         """Whether call lists can be made for it: primed, or its root zygote's state adopted."""

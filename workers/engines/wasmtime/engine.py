@@ -46,7 +46,7 @@ class Wasmtime(Engine):
     apart = True
 
     @classmethod
-    def installed(cls) -> list[Wasmtime]:
+    def installed(cls) -> list[Engine]:
         """This engine, where our environment names its library."""
         named = posix.environ.get(VARIABLE, b"").decode()
         return [cls(*named.split(":", 1))] if ":" in named else []
