@@ -145,6 +145,15 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
     "WasmEdge refuses or cannot compile.",
 )
 @click.option(
+    "--renew-forkserver",
+    "renew",
+    type=click.FloatRange(min=0),
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="Start a fresh forkserver when nothing has run for so long: all its workers have one memory layout. 0: never.",
+)
+@click.option(
     "--images",
     type=click.Choice(["on", "off"]),
     default="on",
@@ -187,6 +196,7 @@ def main(
     log_level: str,
     log_format: str,
     engine: str,
+    renew: float,
     images: str,
     image_memory: int,
     aot: Settings,
@@ -225,6 +235,7 @@ def main(
             socket_group=socket_group,
             require_confinement=require_confinement,
             engine=EngineMode(engine),
+            renew=renew,
             image_memory=image_memory if images == "on" else 0,
             metrics=metrics,
             private=private,

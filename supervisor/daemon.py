@@ -264,6 +264,8 @@ class Daemon:
             engine,
         )
         liveness.notify(f"READY=1\nSTATUS={liveness.status(self._registry)}")
+        if options.renew:
+            self._spawn(parts.forkserver.renew_when_idle(options.renew))
         self._spawn(liveness.tell(self._registry, parts.forkserver.client))
         await self._stopping.wait()
 

@@ -28,6 +28,8 @@ class Options:
     """Refuse to run where the kernel or a library lacks what confines workers."""
     engine: EngineMode = EngineMode.AUTO
     """The engine of containers that name none."""
+    renew: float = 600
+    """Seconds without any instance after which the forkserver is renewed; 0 is never."""
     image_memory: int = 0
     """Bytes that images of loaded modules may take; 0 makes none."""
     metrics: str = ""

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from sandbox_api import calls
@@ -108,6 +108,11 @@ class ForkserverClient:
         self._acknowledged: list[int] = []
         self._welcome: asyncio.Future[protocol.Frame] | None = None
         self._pong: asyncio.Future[None] | None = None
+        self._open = asyncio.Event()
+        """Starts may go on; they wait while the forkserver is renewed."""
+        self._open.set()
+        self.last_start = 0.0
+        """When an instance was last started, by the loop's clock; 0 is never, with this forkserver."""
 
     @property
     def connected(self) -> bool:
@@ -173,6 +178,8 @@ class ForkserverClient:
         The request's descriptors are all but the report pipe. Raises a ``SandboxerError`` when it does
         not come to that; then no process is left, and its exit is not reported.
         """
+        await self._open.wait()
+        self.last_start = asyncio.get_running_loop().time()
         name = request.instance
         report, theirs = os.pipe2(os.O_CLOEXEC)
         start = self._starts[name] = _Start(asyncio.get_running_loop().create_future())
@@ -257,6 +264,20 @@ class ForkserverClient:
                     self._helper.send(protocol.KILL, protocol.pack_numbers(0, instance, signal.SIGKILL))
                 except Unavailable:
                     start.exited.set()
+
+    @property
+    def starting_any(self) -> bool:
+        """Whether a start is under way."""
+        return bool(self._starts)
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Have starts wait meanwhile."""
+        self._open.clear()
+        try:
+            yield
+        finally:
+            self._open.set()
 
     @property
     def fresh(self) -> bool:

@@ -23,6 +23,8 @@ from .orphans import Orphans
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+RENEW_SECONDS = 10.0
+"""How long starts may wait for a fresh forkserver."""
 
 
 class ForkserverManager:
@@ -44,12 +46,24 @@ class ForkserverManager:
         self._helpers = helpers
         self._aot = aot
         self._counters = counters or Counters()
-        self._ending = False
+        self._ending = self._renewing = False
         self._reconnecting: asyncio.Task[None] | None = None
 
     async def connect(self) -> Inventory:
         """Join the forkserver, or start one. Raises ``HelperFailed``."""
         return await self.client.connect(self._exits.record, self._lost)
+
+    async def renew_when_idle(self, seconds: float) -> None:
+        """Start a fresh forkserver whenever nothing has run for so long: all workers of one have one memory layout.
+
+        Starts that come meanwhile wait for it.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(seconds / 10)
+            if self.client.last_start and loop.time() - self.client.last_start >= seconds and not self._runs_anything():
+                with self.client.held_back():
+                    await self._renew()
 
     def shut_down(self) -> None:
         """End the forkserver, and all that it runs."""
@@ -63,9 +77,30 @@ class ForkserverManager:
             self._reconnecting.cancel()
         self.client.close()
 
+    def _runs_anything(self) -> bool:
+        alive = any(container.alive() for container in self._registry.containers.values())
+        return alive or self.client.starting_any
+
+    async def _renew(self) -> None:
+        self._renewing, self.client.last_start = True, 0.0
+        self.client.shut_down()
+        try:
+            async with asyncio.timeout(RENEW_SECONDS):
+                while self._renewing:  # until ``_lost``
+                    await asyncio.sleep(0.01)
+                if self._reconnecting is not None:
+                    await asyncio.shield(self._reconnecting)
+        except TimeoutError:
+            self._renewing = False
+            log.warning("the forkserver was not renewed within %g s", RENEW_SECONDS)
+
     def _lost(self) -> None:
         """Watch what a dead forkserver ran: our children if we started it, or else init's. Then reconnect."""
         if self._ending:
+            return
+        if self._renewing:
+            self._renewing = False
+            self._reconnect_soon()
             return
         self._counters.helper_deaths["forkserver"] += 1
         if self.client.answers():  # it only hung up on us: it still watches its own
