@@ -69,7 +69,7 @@ format: $(VENV)/.ready ## Put the code into shape
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-protos: $(VENV)/.ready ## Generate the message code anew
+protos: $(VENV)/.ready ## Generate the message code again
 	$(RUN) -m tests.protos
 
 constraints: ## Take the newest versions of what is installed, and pin them in constraints.txt

@@ -16,7 +16,7 @@ Handler = Callable[[str, bytes], Coroutine[Any, Any, bytes]]
 
 
 class Kind(Enum):
-    """What a method does: decides whether its calls are dropped with their callers, and when they are refused."""
+    """The effect of a method: decides whether its calls are dropped with their callers, and when they are refused."""
 
     READ = "read"
     """Changes nothing: dropped with its caller, and answered under any load."""

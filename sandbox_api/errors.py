@@ -27,7 +27,7 @@ class ResourceExhausted(SandboxerError):
     """A bound was reached; trying again later may work."""
 
     reason = "other"
-    """What there is not enough of, in a word: for metrics."""
+    """The resource there is not enough of, in a word: for metrics."""
 
 
 class TooManyCalls(ResourceExhausted):

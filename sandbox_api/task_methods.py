@@ -185,4 +185,4 @@ class TaskMethods:
 
     async def checkpoint(self, namespace: str, payload: bytes) -> bytes:
         """Checkpoint."""
-        raise Unimplemented("Checkpoint: a WASM instance cannot be checkpointed")
+        raise Unimplemented("Checkpoint: WASM instances have no checkpoints")

@@ -2,7 +2,7 @@
 
 
 def __getattr__(name: str) -> str:
-    """``__version__``, when somebody asks: looking it up takes longer than most commands."""
+    """Look ``__version__`` up when it is needed: that takes longer than most commands."""
     if name != "__version__":
         raise AttributeError(name)
     from importlib.metadata import PackageNotFoundError, version

@@ -200,7 +200,9 @@ class Daemon:
         kept = await parts.relay.take()
 
         def undo(kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-            if error is not None and parts.relay.pid and not self._restarting:  # a relay of our own holds nobody's yet
+            if (
+                error is not None and parts.relay.pid and not self._restarting
+            ):  # a relay that we started holds no client's yet
                 parts.relay.unlink()
                 parts.relay.shut_down()
 

@@ -57,7 +57,7 @@ class ControlListener:
         return connection
 
     def left(self) -> None:
-        """Somebody has left: have a reserve again."""
+        """A connection is gone: have a reserve again."""
         if self._reserve < 0:
             try:
                 self._reserve = posix.dup(self._listener.fileno())

@@ -186,7 +186,7 @@ def _confine(request: Request, folder: int) -> None:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
     landlock, filter_, runner = Landlock(), Filter(request.filter), Runner()
     # The new folder over the old root, which is then unmounted with all that is mounted in it (pivot_root(2), Notes):
-    # nobody's unmount waits for a compiler.
+    # no unmount waits for a compiler.
     os.fchdir(folder)
     _check(_libc.pivot_root(b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", _MNT_DETACH), "umount2")

@@ -332,7 +332,7 @@ class Forkserver:
         dead: list[int] = []
         for pid in pids:
             found = _ended(posix.P_PID, pid) if pid > 0 else None
-            if found is None:  # nobody's word is taken for an end
+            if found is None:  # a signal alone is no proof of an end
                 continue
             dead.append(pid)
             instance = self._running.pop(pid, None)

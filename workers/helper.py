@@ -1,4 +1,4 @@
-"""What relay and logger have in common: they serve the supervisor's messages beside their own work, and outlive it."""
+"""The common part of relay and logger: serve the supervisor's messages beside their own work, and outlive it."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def _write(fd: int, text: bytes) -> None:
 
 
 def _no_magic(begin: bytes) -> str:
-    """What a file is that begins with this."""
+    """Name the kind of a file that begins with this."""
     if begin.lstrip().startswith((b"(", b";;")):
         return "it is in the text form (.wat): convert it with wat2wasm"
     return "it does not begin with \\0asm"

@@ -57,7 +57,7 @@ class RootReplaced(Exception):
 
 
 class ZygoteDied(Exception):
-    """The zygote ended during a fork, and nobody knows whether there is a worker."""
+    """The zygote ended during a fork: there may be a worker, or none."""
 
 
 class Zygote:

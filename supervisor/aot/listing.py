@@ -1,4 +1,4 @@
-"""What lies in the cache's folder, of every engine, for people who look and clear up."""
+"""The cache's folder, of every engine, for people who look and clear up."""
 
 from __future__ import annotations
 

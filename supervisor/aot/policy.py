@@ -140,7 +140,7 @@ class Aot:
         return found
 
     def condemn(self, product: Product, why: str) -> None:
-        """This cannot be loaded, though its module can: it is not to be used again."""
+        """Never use this product again: it does not load, though its module does."""
         if self._works is not None:
             digest, level = product.digest, product.level
             log.error("%.12s: what was compiled at %s does not load, and is removed: %s", digest, level.name, why)
@@ -182,7 +182,7 @@ class Aot:
             if digest is not None:
                 works.compiling.want(digest, module, os.fstat(module).st_size)
         except OSError as error:
-            log.debug("a module that cannot be read: %s", error)
+            log.debug("reading a module: %s", error)
         finally:
             os.close(module)
 

@@ -88,7 +88,7 @@ class Failure:
     verdict: Verdict
     text: str
     limits: Limits
-    """What was allowed. A failure for lack of time or memory does not count where more is allowed."""
+    """The limits of that compile. A failure for lack of time or memory does not count where more is allowed."""
     at: float = field(default_factory=time.monotonic)
 
     def counts(self, limits: Limits) -> bool:

@@ -54,7 +54,7 @@ def _check_name(whole: str, name: str) -> None:
     if name in (".", ".."):
         raise _wrong(whole, f"{name!r} leads out of the hierarchy")
     if "\0" in name or "\n" in name:
-        raise _wrong(whole, "a NUL or a line break cannot be in a group's name")
+        raise _wrong(whole, "a group's name holds a NUL or a line break")
     try:
         length = len(name.encode())
     except UnicodeEncodeError:

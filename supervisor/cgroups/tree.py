@@ -79,7 +79,7 @@ class Tree:
         try:
             os.setxattr(fd, _OWNER, self._owner)
         except OSError as error:  # it only helps a sandboxer whose state is lost
-            log.debug("control group: cannot be marked: %s", error)
+            log.debug("control group not marked: %s", error)
 
     def remove(self, group: GroupPath) -> bool:
         """Remove a group, if it is there; false while processes or groups are in it."""
@@ -152,7 +152,7 @@ class Setting:
 def apply(settings: Sequence[Setting]) -> None:
     """Write the settings in order; where the kernel refuses one, write back what was there before.
 
-    Raises ``InvalidArgument`` or ``FailedPrecondition``, as the kernel says that the value is wrong or cannot be now.
+    Raises ``InvalidArgument`` or ``FailedPrecondition``, as the kernel says: the value is wrong, or refused now.
     """
     undo: list[Setting] = []
     for setting in settings:

@@ -21,7 +21,7 @@ Row = dict[str, Any]
 M = TypeVar("M", bound="Message")
 
 NAMESPACE = "default"
-"""Of what the command line makes itself."""
+"""Namespace of what the command line makes itself."""
 _TASKS = "containerd.task.v3.Task"
 _ANSWER_SECONDS = 60
 
@@ -55,7 +55,7 @@ class Node:
 
     @property
     def serves(self) -> bool:
-        """Whether somebody listens. Raises ``ClickException`` where that is not for us to know."""
+        """Whether a daemon listens. Raises ``ClickException`` where we may not know."""
         try:
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.connect(str(self.listen))
@@ -95,7 +95,7 @@ class Node:
         return self.row(f"containers/{quote(row['namespace'])}/{quote(row['id'])}")
 
     def usage(self, row: Row) -> Row:
-        """What a container of a list uses."""
+        """Measure a container of a list."""
         return next(self.rows("stats", name=f"{row['namespace']}/{row['id']}"))
 
     def _get(self, path: str, query: dict[str, object]) -> http.client.HTTPResponse:

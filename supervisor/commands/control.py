@@ -183,7 +183,7 @@ async def _ended(tasks: Tasks, row: Row, seconds: float) -> bool:
     except TimeoutError:
         return False
     except CallFailed as error:
-        if error.code != _NOT_FOUND:  # removed by somebody else
+        if error.code != _NOT_FOUND:  # removed by another client
             raise
     return True
 

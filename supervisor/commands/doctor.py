@@ -24,7 +24,7 @@ from .tables import format_option
 
 
 class State(StrEnum):
-    """Of one thing that a host gives."""
+    """State of one thing that a host gives."""
 
     OK = "ok"
     SHORT = "short"

@@ -1,4 +1,4 @@
-"""``ps``, ``pods`` and ``inspect``: what there is, whoever made it."""
+"""``ps``, ``pods`` and ``inspect``: pods and containers of every maker."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 PATIENCE_SECONDS = 1.0
-"""What takes less is not worth a word."""
+"""Shorter work is not worth a word."""
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ _KEEPING_LOGS = {"log.console.driver": "json-file", "log.console.filesize": "4MB
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is to be run: how its root file system is mounted, and the arguments that it gives the guest."""
+    """A program to run: how its root file system is mounted, and the arguments that it gives the guest."""
 
     kind: str
     """module, folder or image."""
@@ -76,7 +76,7 @@ class Source:
         return cls("image", path, command, env=config.env, cwd=config.cwd, user=config.user)
 
     def rootfs(self) -> list[dict[str, Any]]:
-        """What is mounted as its root file system."""
+        """Mounts of its root file system."""
         if self.kind == "module":
             return [{"type": "tmpfs", "source": "tmpfs", "options": [f"size={_ROOT_SIZE}", "mode=755"]}]
         if self.kind == "folder":
@@ -307,7 +307,7 @@ def _failure(text: str, status: int = FAILED) -> click.ClickException:
 
 
 def _program_of(folder: Path, args: tuple[str, ...]) -> tuple[str, ...]:
-    """What a folder runs: the first argument, or the one module that lies in it."""
+    """The module that a folder runs: the first argument, or the only one in it."""
     if args:
         return args
     modules = sorted(each.name for each in folder.glob("*.wasm"))

@@ -1,4 +1,4 @@
-"""What ``run`` and ``exec`` ask for, as an OCI spec: the options have the meaning that docker gave them."""
+"""OCI specs of what ``run`` and ``exec`` ask for: the options have the meaning that docker gave them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU_PERIOD = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What to run."""
+    """One process to run."""
 
     args: tuple[str, ...]
     env: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What commands print: tables drawn for a terminal, plain columns for a pipe, JSON for programs."""
+"""Output of commands: tables for a terminal, plain columns for a pipe, JSON for programs."""
 
 from __future__ import annotations
 

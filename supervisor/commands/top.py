@@ -71,7 +71,7 @@ def top(context: click.Context, sort: str, interval: float) -> None:
 
 
 class _Watch:
-    """What runs, from look to look."""
+    """The running containers, from look to look."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

@@ -79,7 +79,7 @@ def stats(context: click.Context, containers: tuple[str, ...], interval: float, 
 
 
 def usage(node: Node, containers: tuple[str, ...] = ()) -> list[Row]:
-    """What these containers use, or all that run."""
+    """Measure these containers, or all that run."""
     if not containers:
         return list(node.rows("stats"))
     return [node.usage(node.find(name)) for name in containers]

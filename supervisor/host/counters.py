@@ -1,6 +1,6 @@
-"""What is counted while the daemon works, for metrics. A part that counts is given the one object.
+"""Counts kept while the daemon works, for metrics. A part that counts is given the one object.
 
-Counting has to cost nothing that matters: numbers in memory, which are given names only when somebody asks for them.
+Counting has to cost nothing that matters: numbers in memory, which get names only in a scrape.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 START_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 COMPILE_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 LEVELS = ("O0", "O2")
-"""Of compiled modules."""
+"""Levels of compiled modules."""
 STAGES = ("spec", "mounts", "group", "fork", "load", "ready")
-"""Of a start: config.json read; mounts made; control group made; the worker forked; the module loaded and instantiated
-in it; and the whole of Start, from the call to its answer."""
+"""Stages of a start: config.json read; mounts made; control group made; the worker forked; the module loaded and
+instantiated in it; and the whole of Start, from the call to its answer."""
 
 
 class Histogram:

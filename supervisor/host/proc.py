@@ -29,7 +29,7 @@ def status_left(pid: int, start_time: int) -> int | None:
 
 
 def find(name: str, argument: str) -> Iterator[int]:
-    """Pids of all processes of this name (comm) that have this argument, whoever their parent is."""
+    """Pids of all processes of this name (comm) that have this argument, of any parent."""
     comm, wanted = name.encode() + b"\n", os.fsencode(argument)
     for entry in os.listdir("/proc"):
         if entry.isdigit():

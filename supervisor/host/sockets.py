@@ -13,7 +13,7 @@ _LONGEST = 107  # bytes of a path that fit into sockaddr_un (unix(7))
 
 
 class SocketTaken(Exception):
-    """The socket cannot be ours; the text says why."""
+    """Another program has the socket; the text says which and why."""
 
 
 def check_folder(folder: Path, longest: str) -> None:

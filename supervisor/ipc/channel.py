@@ -176,7 +176,7 @@ class HelperChannel:
 
     @property
     def peer(self) -> int:
-        """Pid of the helper, whoever started it; 0 where there is no connection."""
+        """Pid of the helper, also of one that we did not start; 0 where there is no connection."""
         if self._sock is None:
             return 0
         pid, _, _ = struct.unpack("3i", self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))

@@ -82,7 +82,7 @@ class _Start:
 
 
 def label(path: str) -> str:
-    """What stands for the socket's path on the forkserver's command line, which every worker's memory has.
+    """A stand-in for the socket's path on the forkserver's command line, which every worker's memory has.
 
     It ends with the socket's name, and tells nothing of the folder but whether it is the same.
     """
@@ -121,7 +121,7 @@ class ForkserverClient:
 
     @property
     def pid(self) -> int:
-        """Of the forkserver; 0 where there is none."""
+        """The forkserver's pid; 0 where there is none."""
         return self._helper.peer
 
     @property

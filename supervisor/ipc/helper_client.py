@@ -1,4 +1,4 @@
-"""What the clients of relay and logger have in common: they agree on a version, and have another one when one dies."""
+"""The common part of the relay's and the logger's clients: agree on a version, and replace a helper that dies."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class HelperClient:
 
     @property
     def peer(self) -> int:
-        """Pid of the helper, whoever started it; 0 where there is none."""
+        """Pid of the helper, also of one that we did not start; 0 where there is none."""
         return self._helper.peer
 
     async def ready(self) -> None:
-        """Join the helper, or start it. Raises ``Unavailable`` where that cannot be."""
+        """Join the helper, or start it. Raises ``Unavailable``."""
         async with self._connecting:
             if not self._helper.connected:
                 try:

@@ -1,4 +1,4 @@
-"""The supervisor's side of the logger: containers' output goes to their logs, whoever of the three dies.
+"""The supervisor's side of the logger: containers' output goes to their logs, whichever of the three dies.
 
 A guest writes to FIFOs in a folder of ours, and holds their writing ends alone. So the logger sees the guest's end,
 and a guest whose logger died waits for the next one.

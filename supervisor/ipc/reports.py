@@ -14,7 +14,7 @@ START_SECTION_SECONDS = 0.5
 
 
 class ModuleRefused(InvalidArgument):
-    """A worker's word that the module itself cannot be run; the text says why, and not which it is."""
+    """A worker refuses the module; the text says why, and does not name it."""
 
 
 async def read(pipe: int) -> tuple[bytes, bool]:

@@ -38,7 +38,7 @@ class Event:
 
     def row(self) -> dict[str, Any]:
         """It in plain values."""
-        from google.protobuf.json_format import MessageToDict  # only where somebody watches: it is large
+        from google.protobuf.json_format import MessageToDict  # only for a watcher: it is large
 
         members = MessageToDict(self.message, preserving_proto_field_name=True)
         return {"at": self.at, "namespace": self.namespace, "topic": self.topic, **members}
@@ -46,7 +46,7 @@ class Event:
 
 @dataclass(slots=True, eq=False)
 class Watcher:
-    """Somebody who watches: what was before, and what comes."""
+    """A watcher: past events, then new ones."""
 
     past: list[Event]
     _unread: deque[Event] = field(default_factory=lambda: deque(maxlen=MAX_UNREAD))

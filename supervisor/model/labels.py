@@ -1,7 +1,7 @@
 """Names by which the command line marks what it makes, and the daemon knows it again."""
 
 RUN = "run"
-"""What made it: ``wasm-sandboxer run``."""
+"""The maker of a pod: ``wasm-sandboxer run``."""
 MAKER_LABEL = "wasm-sandboxer.maker"
 """Label of a sandbox that says what made it."""
 REMOVE_LABEL = "wasm-sandboxer.remove"

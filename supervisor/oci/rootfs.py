@@ -62,7 +62,7 @@ def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str, home: str,
     """Plan the mounts of a container whose root is the folder ``root``, or ``rootfs`` where that is given.
 
     ``folder`` is for its mounts, ``home`` the sandboxer's, and ``pod`` has the pod's files, or nothing. Raises
-    ``InvalidArgument`` where that cannot be.
+    ``InvalidArgument``.
     """
     root = os.path.realpath(root)
     if root == "/":

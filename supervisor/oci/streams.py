@@ -40,7 +40,7 @@ class Streams:
     stderr: int = -1
     pumps: list[Pump] = field(default_factory=list)
     log: list[int] = field(default_factory=list)
-    """Of a log, what is not a stream: a terminal has one output."""
+    """Descriptors of a log's FIFOs that no stream takes: a terminal has one output."""
 
     @property
     def logged(self) -> bool:

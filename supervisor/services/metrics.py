@@ -1,7 +1,7 @@
-"""What is counted and what there is, as Prometheus reads it (``--metrics``).
+"""Counters and states, as Prometheus reads them (``--metrics``).
 
-What is told is gathered by the event loop in one go, and turned into text by a thread: thousands of containers are a
-few numbers by then. Labels have few values: no container's name is in any.
+The event loop gathers them in one go, and a thread turns them into text: thousands of containers are a few numbers by
+then. Labels have few values: no container's name is in any.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from . import schema
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a container was made from; kept here only, since a node has many."""
+    """The config and plan that a container was made from; kept here only, since a node has many."""
 
     config: bytes
     plan: MountPlan
@@ -228,7 +228,7 @@ class Store:
         )
 
     def recorded(self, container: Container) -> Recorded:
-        """What the container was made from. Raises ``NotFound`` where it is not on record."""
+        """Read what the container was made from. Raises ``NotFound`` where it is not on record."""
         for config, plan in self._read(
             "SELECT config, plan FROM containers WHERE namespace = ? AND id = ?", (container.namespace, container.id)
         ):

@@ -1,4 +1,4 @@
-"""What idle instances cost, how their number tells on the next start, and what a pod costs that runs nothing.
+"""Memory of idle instances, the next start's time by their number, and the memory of a pod that runs nothing.
 
 All memory comes from differences of /proc/meminfo around the whole: pages, page tables, kernel objects and stacks of
 the worker, and what supervisor, forkserver and relay keep for it. The benchmark's own process, which holds the pending
@@ -38,7 +38,7 @@ STARTS = 60
 PODS, PODS_BEFORE = 1000, 100
 """Sandboxes that are counted, and how many are made before: the first pay for what all share."""
 RESERVE_KIB = 3 << 20
-"""What is left to the machine, whatever was asked for."""
+"""Memory that is left to the machine, whatever was asked for."""
 LIKELY_KIB = 2048
 """An instance at most, as long as nothing is measured."""
 

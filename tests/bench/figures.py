@@ -1,4 +1,4 @@
-"""What a run measured: samples with their spread, and the file they are kept in."""
+"""Figures of a run: samples with their spread, and the file they are kept in."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Figure:
     at: int = 0
     """Instances alive, or clients, where that matters."""
     note: str = ""
-    """What else there is to know; why there is no sample, where there is none."""
+    """A remark; why there is no sample, where there is none."""
 
     @property
     def spread(self) -> Spread | None:
@@ -77,7 +77,7 @@ class Results:
     """A run: what was measured, where and when."""
 
     machine: dict[str, str]
-    """What it ran on, and versions, in words."""
+    """The machine and versions, in words."""
     figures: list[Figure] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each section took."""

@@ -23,14 +23,14 @@ STEPS = ("Create", "Start", "Wait", "Delete")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to do: a client for each bundle."""
+    """Work: a client for each bundle."""
 
     socket: str
     namespace: str
     bundles: list[str]
     seconds: float
     prefix: str
-    """Of containers' ids."""
+    """Prefix of containers' ids."""
 
 
 @dataclass(slots=True)

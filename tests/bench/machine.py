@@ -20,7 +20,7 @@ from ..harness.daemon import ROOT
 
 PID_MAX = Path("/proc/sys/kernel/pid_max")
 KINDS = ("AnonPages", "PageTables", "Slab", "KernelStack")
-"""Of what /proc/meminfo tells (proc_meminfo(5)): where an instance's memory lies."""
+"""Lines of /proc/meminfo (proc_meminfo(5)) in which an instance's memory lies."""
 SPARE_PIDS = 4096  # for what else runs
 SETTLED_KIB = 1024
 
@@ -113,7 +113,7 @@ def monitor_seconds() -> float | None:
 def room_for(processes: int) -> Iterator[None]:
     """Let the kernel have so many processes, and put its limit back afterwards.
 
-    Raises ``OSError`` where the limit cannot be raised.
+    Raises ``OSError``.
     """
     before = int(PID_MAX.read_text())
     needed = processes + SPARE_PIDS

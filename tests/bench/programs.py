@@ -1,4 +1,4 @@
-"""What is run: guests, a real program, native code, and what the compiler made of each."""
+"""Programs to run: guests, a real program, native code, and what the compiler made of each."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def warm(*modules: Path) -> None:
 
 
 def product(module: Path) -> Path:
-    """What ``warm`` made of a module, at the best level."""
+    """Find what ``warm`` made of a module, at the best level."""
     digest = hashlib.sha256(module.read_bytes()).hexdigest()
     found = sorted(AOT.glob(f"*/{digest}.O2.so"), key=lambda path: path.stat().st_mtime)
     if not found:
@@ -66,7 +66,7 @@ def boolector() -> Path | None:
 
 
 def problem() -> Path:
-    """What the solver is given."""
+    """Input of the solver."""
     return _kept("problem.smt2", PROBLEM.encode())
 
 

@@ -1,4 +1,4 @@
-"""What is being done, on stderr: one line that changes on a terminal, else a line for each part."""
+"""Progress on stderr: one line that changes on a terminal, else a line for each part."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def line_of_memory(results: Results) -> Line | None:
 
 
 def node(results: Results) -> str:
-    """What a node would hold, by the model."""
+    """Instances that a node would hold, by the model."""
     line = line_of_memory(results)
     if line is None:
         return "Not measured."
@@ -64,7 +64,7 @@ def node(results: Results) -> str:
 
 
 def machine(results: Results) -> str:
-    """What it was measured on."""
+    """The machine it was measured on."""
     minutes = sum(results.seconds.values()) / 60
     rows = [*results.machine.items(), ("the run took", f"{minutes:.0f} minutes")]
     return markdown([("", ""), *rows])

@@ -79,12 +79,12 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a rival is to run: a module, or what a compiler made of it."""
+    """A module for a rival to run, or what a compiler made of it."""
 
     artifact: Path
     args: tuple[str, ...] = ()
     folder: Path | None = None
-    """What it sees as its root."""
+    """Its root folder."""
     interpreted: bool = False
 
 
@@ -109,7 +109,7 @@ def containerd() -> Path | None:
 
 
 def versions() -> dict[str, str]:
-    """Of the peers that are there."""
+    """Versions of the peers that are there."""
     asked = {WASMEDGE: (wasmedge(), 2), "crun": (crun(), 2), CONTAINERD: (containerd(), 2)}
     found = {}
     for name, (path, word) in asked.items():

@@ -34,7 +34,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What containers are made of."""
+    """The parts that containers are made of."""
 
     rootfs: Path
     args: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Task:
     stdout: str = ""
 
     def request(self) -> pb.CreateTaskRequest:
-        """What creates it."""
+        """The request that creates it."""
         return pb.CreateTaskRequest(id=self.id, bundle=str(self.bundle), stdout=self.stdout)
 
 
@@ -61,7 +61,7 @@ class Site:
 
     aot: str = "auto"
     cache: Path | None = None
-    """Of compiled modules; one of its own where not given."""
+    """Cache of compiled modules; one of its own where not given."""
     daemon: Daemon = field(init=False)
     pod: Pod = field(init=False)
     _up: bool = False

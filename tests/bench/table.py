@@ -14,7 +14,7 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What is compared, below what it is of. The first row names the columns; all columns but the first are numbers."""
+    """A comparison under its heading. The first row names the columns; all columns but the first are numbers."""
 
     title: str
     rows: list[Row]
@@ -92,7 +92,7 @@ def _quartiles(figure: Figure) -> str:
 
 
 def _ours(figures: Sequence[Figure]) -> Figure | None:
-    """What the others are compared with: us, else what has us in it."""
+    """The subject that others are compared with: us, else what has us in it."""
     named = [figure for figure in figures if OURS in figure.subject]
     return min(named, key=lambda figure: figure.subject != OURS, default=None)
 

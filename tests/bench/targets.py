@@ -1,4 +1,4 @@
-"""What was asked for, and what was measured."""
+"""Targets beside what was measured."""
 
 from __future__ import annotations
 

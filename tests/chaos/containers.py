@@ -1,4 +1,4 @@
-"""What a client does with its containers, of a bundle of its own or handed over before, in one of two dialects."""
+"""A client's acts on its containers, of a bundle of its own or prepared before, in one of two dialects."""
 
 from __future__ import annotations
 

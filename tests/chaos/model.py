@@ -1,4 +1,4 @@
-"""What must be true of a sandboxer, whatever dies: kept by its clients, compared with what it answers."""
+"""The state a sandboxer must be in, whatever dies: kept by its clients, compared with what it answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALIVE = frozenset({Phase.RUNNING, Phase.PAUSED})
 
 @dataclass
 class Process:
-    """What a client knows of one process: more than one phase where an answer was lost."""
+    """A client's knowledge of one process: more than one phase where an answer was lost."""
 
     id: str
     exec_id: str
@@ -47,7 +47,7 @@ class Process:
     terminal: bool = False
     """It hangs up when the relay dies."""
     init: Process | None = None
-    """Of an exec: the process whose end is its end, too."""
+    """For an exec: the process whose end is its end, too."""
     pid: int = 0
     started: float = 0.0
     ending: bool = False
@@ -108,7 +108,7 @@ class Pod:
 
 @dataclass
 class World:
-    """What all clients share: the gate, the counts, and what was found wrong."""
+    """The clients' common state: the gate, the counts, and what was found wrong."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     counts: Counter[str] = field(default_factory=Counter)
@@ -160,7 +160,7 @@ class World:
         return any(at >= process.started for at in self.blind)
 
     def hear_of_others(self, process: Process) -> None:
-        """What others' ends may have done to it: a relay's to those on its terminals, the first process's to execs."""
+        """Take account of others' ends: a relay's for those on its terminals, the init process's for execs."""
         first = process.init or process
         if first.terminal and any(at >= first.started for at in self.hung_up):
             first.may_end_with(128 + signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""What a client does to the processes of its containers, each from a state that is certain."""
+"""A client's acts on the processes of its containers, each from a state that is certain."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ ALLOWED_GROWTH = 12 << 20
 
 @dataclass(frozen=True)
 class Held:
-    """What the daemon's processes hold while nothing runs."""
+    """Resources the daemon's processes hold while nothing runs."""
 
     memory: int
     descriptors: int
@@ -125,7 +125,7 @@ class Chaos:
         self.world.count("supervisor")
         assert self.daemon.process is not None
         supervisor = self.daemon.process.pid
-        # Those that it adopted from a forkserver that died are nobody's now: an end just then is told to init alone.
+        # Orphans of a dead forkserver are init's children: an exit just now is reported to init alone.
         adopted = any(worker.info["ppid"] == supervisor for worker in self._workers())
         if adopted:
             self._blind()
@@ -222,7 +222,7 @@ class Chaos:
             if there <= set(pids):
                 return
             if time.monotonic() > deadline:
-                self.world.complain(f"nobody knows of the workers {sorted(there - set(pids))}")
+                self.world.complain(f"workers that no daemon knows: {sorted(there - set(pids))}")
                 return
             time.sleep(0.05)
 
@@ -235,7 +235,7 @@ class Chaos:
         return found
 
     def _leftovers(self) -> list[str]:
-        """What is there although every client has taken down all of its own."""
+        """List what is left although every client has taken down all of its own."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while (left := list(self._look_for_leftovers())) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -257,7 +257,7 @@ class Chaos:
         return left
 
     def _held(self) -> Held:
-        """What the daemon's processes hold, once that has come to rest."""
+        """Count what the daemon's processes hold, once that has come to rest."""
         before = None
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:

@@ -29,12 +29,12 @@ from ..harness.guests import guest
 from ..harness.ttrpc import Connection
 
 ALLOWED_KIB = 2048
-"""What one process may have grown in the second half: the allocator's noise."""
+"""Bytes that one process may grow in the second half: the allocator's noise."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """What the daemon holds while nothing runs."""
+    """Resources the daemon holds while nothing runs."""
 
     supervisor_kib: int
     forkserver_kib: int
@@ -47,7 +47,7 @@ class Held:
 
 
 def held(daemon: Daemon) -> Held:
-    """What the daemon holds now."""
+    """Count what the daemon holds now."""
     assert daemon.process is not None
     helpers = {name: _helper(daemon, name) for name in ("forkserver", "relay")}
     supervisor = psutil.Process(daemon.process.pid)

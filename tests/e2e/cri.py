@@ -16,7 +16,7 @@ Answer = TypeVar("Answer", bound=Message)
 Result = TypeVar("Result")
 
 SECONDS = 60.0
-"""What a call may take; a StopContainer's grace comes on top."""
+"""Seconds that a call may take; a StopContainer's grace comes on top."""
 
 NODE = pb.NamespaceOption(network=pb.NODE)
 
@@ -163,7 +163,7 @@ class Cri:
         return answer.image if answer.HasField("image") else None
 
     def image_info(self, name: str) -> dict[str, str]:
-        """What ImageStatus adds when asked to be verbose: JSON by name."""
+        """Verbose answers of ImageStatus: JSON by name."""
         request = pb.ImageStatusRequest(image=pb.ImageSpec(image=name), verbose=True)
         return dict(self._image("ImageStatus", request, pb.ImageStatusResponse).info)
 

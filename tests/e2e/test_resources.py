@@ -48,7 +48,7 @@ def test_a_pods_statistics_cover_its_containers(pod: Pod) -> None:
 
 
 def limits(node: Node, pod: Pod) -> set[str]:
-    """What the memory limits of the pod's control groups say, in bytes."""
+    """Memory limits of the pod's control groups, in bytes."""
     found = set()
     for group in cgroups(f"{node.cgroup}/pod{pod.config.metadata.uid}"):
         for name in ("memory.limit_in_bytes", "memory.max"):

@@ -38,12 +38,12 @@ WITHOUT_EMPTY_ROOT = (sys.executable, str(ROOT / "tests/harness/refusing.py"), "
 """Runs a command whose workers are refused an empty root."""
 SIGSYS = 159
 NUMBERS = {name: number for number, name in enumerate(call_names().decode().split("\n")) if name}
-"""Of system calls, by name."""
+"""Numbers of system calls, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a try, or of a guest."""
+    """Outcome of a try, or of a guest."""
 
     report: str
     """The worker's verdict, and why where it is not ready."""
@@ -189,7 +189,7 @@ class Worker:
     err: tempfile._TemporaryFileWrapper[bytes]
 
     def wait(self) -> Outcome:
-        """What became of it."""
+        """Wait for its end."""
         status, call = self.cells.ended()
         texts = []
         for file in (self.out, self.err):
@@ -206,7 +206,7 @@ def shut(broken_out: bool = True, under: Sequence[str] = ()) -> Cells:
 
 
 def refused(outcome: Outcome) -> str:
-    """What a try said that the process survived: the errno's name, or ``done``."""
+    """Return what a try said that the process survived: the errno's name, or ``done``."""
     assert (outcome.report, outcome.status, outcome.call) == ("R", 0, -1), outcome
     return outcome.stdout.strip()
 

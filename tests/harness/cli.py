@@ -43,7 +43,7 @@ class Cli:
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def out(self, *words: str | Path, **options: Any) -> str:
-        """What a command that succeeds prints."""
+        """Run a command that has to succeed, and return its output."""
         done = self.run(*words, **options)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -47,7 +47,7 @@ class Pod:
 
 
 class Builder:
-    """What a container's bundle will say."""
+    """A container's bundle to be."""
 
     def __init__(self, pod: Pod, module: str | bytes | Path) -> None:
         self.pod = pod

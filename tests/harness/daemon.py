@@ -53,7 +53,7 @@ class Daemon:
 
     @property
     def cache(self) -> Path:
-        """Of compiled modules."""
+        """Cache of compiled modules."""
         return self.folder / "cache"
 
     @property
@@ -135,7 +135,7 @@ class Daemon:
         return [each for name, status, each in self.named() if name == "wasm-worker" and status != psutil.STATUS_ZOMBIE]
 
     def zombies(self) -> list[psutil.Process]:
-        """What has ended and is not buried."""
+        """List zombies: processes that have ended and were not reaped."""
         return [each for _, status, each in self.named() if status == psutil.STATUS_ZOMBIE]
 
     def mounts(self) -> list[str]:

@@ -12,12 +12,12 @@ from .daemon import ROOT
 
 
 def command(script: str, *arguments: str) -> dict[str, Any]:
-    """What ``subprocess`` is to run, and with which environment. The script's modules are found in the checkout."""
+    """Arguments for ``subprocess``: command and environment. The script's modules are found in the checkout."""
     start, environment = interpreters.python(engine=True)
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}"
     return {"args": [*start, "-c", script, *arguments], "env": {**os.environ, **environment}}
 
 
 def output(script: str, *arguments: str) -> str:
-    """What it printed; raises ``CalledProcessError`` where it fails."""
+    """Run it and return its output. Raises ``CalledProcessError``."""
     return subprocess.run(**command(script, *arguments), check=True, capture_output=True, text=True).stdout

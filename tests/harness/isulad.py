@@ -25,7 +25,7 @@ from .ttrpc import Connection
 
 
 class Isulad:
-    """What both versions share: a channel without namespace metadata, unless one is given."""
+    """The common part of both versions: a channel without namespace metadata, unless one is given."""
 
     def __init__(self, daemon: Daemon, namespace: str = "") -> None:
         self.daemon = daemon

@@ -11,7 +11,7 @@ FETCHED = ROOT / ".cache" / "mkfs"
 
 
 def mkfs_ext4() -> str:
-    """The program's path. Raises ``CalledProcessError`` where there is none and it cannot be fetched."""
+    """The program's path. Raises ``CalledProcessError`` where there is none and fetching it fails."""
     found = shutil.which("mkfs.ext4")
     if found is None:
         subprocess.run([ROOT / "tests" / "fetch-mkfs.sh", FETCHED], check=True)

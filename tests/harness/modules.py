@@ -96,7 +96,7 @@ sys.exit(not library.WasmEdge_ResultOK(result))
 
 
 def compiled(module: bytes, folder: Path, universal: bool) -> bytes:
-    """What WasmEdge makes of a module by itself: a "universal" module, or a shared object."""
+    """Compile a module by WasmEdge itself: to a "universal" module, or a shared object."""
     source, product = folder / "source.wasm", folder / "product"
     source.write_bytes(module)
     interpreters.output(_COMPILE, str(int(universal)), str(source), str(product))

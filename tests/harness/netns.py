@@ -39,7 +39,7 @@ class NetworkNamespace:
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
 
     def read(self, port: int) -> str:
-        """What a server on this port of the loopback sends."""
+        """Read what a server on this port of the loopback sends."""
         return self.run(_READ, str(port))
 
     def __exit__(self, *exc: object) -> None:

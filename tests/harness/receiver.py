@@ -14,7 +14,7 @@ from sandbox_api.ttrpc.server import Server
 
 
 class Receiver:
-    """What containerd's events service would be."""
+    """Stand-in for containerd's events service."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

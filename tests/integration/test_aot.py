@@ -134,7 +134,7 @@ def test_workers_share_the_code(always: Node) -> None:
 
 @pytest.mark.parametrize(("mode", "listed", "runs"), [(0o644, 0, False), (0o600, 4, True)], ids=["denied", "granted"])
 def test_an_access_list_counts(always: Node, mode: int, listed: int, runs: bool) -> None:
-    """What a user may not read it may not run, compiled or not."""
+    """A user who may not read a module may not run it, compiled or not."""
     module = modules.exits(3)
     assert always.run(module) == 3
     builder = always.pod.with_wasm(module).process(user={"uid": 1234, "gid": 1234})

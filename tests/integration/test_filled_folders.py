@@ -1,4 +1,4 @@
-"""What a guest fills with files takes time to list, unmount and remove: its own container's time, nobody else's."""
+"""Folders full of files take long to list, unmount and remove: their own container's time, and no other client's."""
 
 from __future__ import annotations
 

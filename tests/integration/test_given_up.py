@@ -29,7 +29,7 @@ def pod(daemon: Daemon) -> Iterator[Pod]:
 
 
 def give_up(container: Container) -> None:
-    """What containerd does with one that it cannot reach."""
+    """Do what containerd does with a container that it cannot reach."""
     address = {"version": 3, "address": f"ttrpc+unix://{container.pod.daemon.task_socket}", "protocol": "ttrpc"}
     (container.bundle / "bootstrap.json").write_text(json.dumps(address, separators=(",", ":")))
     flags = ["-namespace", container.pod.namespace, "-address", "/run/c.sock", "-id", container.id]

@@ -18,7 +18,7 @@ from .test_systemd import UNIT
 
 
 def setting(name: str) -> str:
-    """What the unit says."""
+    """Settings of the unit."""
     return next(line.partition("=")[2] for line in UNIT.read_text().splitlines() if line.startswith(f"{name}="))
 
 

@@ -1,4 +1,4 @@
-"""What iSulad's client code relies on, row by row of docs/clients.md: the same bytes, to a real daemon."""
+"""iSulad's client code, row by row of docs/clients.md: the same bytes, to a real daemon."""
 
 from __future__ import annotations
 

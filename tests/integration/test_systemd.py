@@ -1,4 +1,4 @@
-"""What systemd is told, and what it reads of the log."""
+"""Notifications to systemd, and the fields that it reads of the log."""
 
 from __future__ import annotations
 

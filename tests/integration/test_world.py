@@ -1,4 +1,4 @@
-"""What a guest finds of its OCI spec: arguments, environment, files, mounts, user, limits."""
+"""A guest finds its OCI spec applied: arguments, environment, files, mounts, user, limits."""
 
 from __future__ import annotations
 

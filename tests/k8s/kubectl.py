@@ -29,7 +29,7 @@ class Kubectl:
         return [self._program, f"--kubeconfig={self._config}", f"--namespace={self.namespace}", *arguments]
 
     def run(self, *arguments: str, stdin: str = "", seconds: float = 120) -> str:
-        """What it prints. Raises ``KubectlFailed``."""
+        """Run it and return its output. Raises ``KubectlFailed``."""
         done = subprocess.run(
             self.command(*arguments), input=stdin, capture_output=True, text=True, check=False, timeout=seconds
         )
@@ -38,7 +38,7 @@ class Kubectl:
         return done.stdout
 
     def try_run(self, *arguments: str) -> str:
-        """What it prints, or nothing where it fails."""
+        """Run it and return its output, or nothing where it fails."""
         try:
             return self.run(*arguments)
         except KubectlFailed:

@@ -11,7 +11,7 @@ def container(image: str, *args: str, name: str = "c", **more: Any) -> dict[str,
 
 
 def pod_spec(*containers: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """What a pod runs, by the sandboxer."""
+    """A container of a pod, run by the sandboxer."""
     return {"runtimeClassName": "wasm", "terminationGracePeriodSeconds": 1, "containers": list(containers), **more}
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a Debian package on a system: ``packages.py`` runs this in one, by the package's own interpreter.
+"""Checks of a Debian package on a system: ``packages.py`` runs this in one, by the package's own interpreter.
 
 Where no systemd runs, its part is played here: the unit's ExecStart, with its EnvironmentFile, told to end by SIGTERM.
 """

@@ -53,21 +53,21 @@ class System:
         subprocess.run(self._inside(command, folder), check=True, env=environment())
 
     def output(self, *command: str) -> str:
-        """What a command in it prints. Raises ``CalledProcessError``."""
+        """Run a command in it and return its output. Raises ``CalledProcessError``."""
         done = subprocess.run(
             self._inside(command, "/"), check=True, env=environment(), stdout=subprocess.PIPE, text=True
         )
         return done.stdout
 
     def boot(self, script: str) -> str:
-        """What a script prints that runs as a service of a systemd started in it. Raises ``CalledProcessError``."""
+        """Run a script as a service of a systemd in it, and return its output. Raises ``CalledProcessError``."""
         (self._upper / "script").write_text(script)
         command = [ENTER.with_name("boot.sh"), self._base, self._upper, "/script"]
         subprocess.run(command, timeout=BOOT_SECONDS, check=False)  # systemd's own status says nothing
         return (self._upper / "script.log").read_text()
 
     def of_the_host(self) -> str:
-        """What is to stay as it is: packages, /etc with apt's sources and pins, and what the system calls itself."""
+        """Describe what has to stay as it is: packages, /etc with apt's sources and pins, and the system's name."""
         return self.output("sh", "-c", "dpkg -l; find -L /etc -type f -exec sha256sum {} + | sort -k 2")
 
     def left(self) -> list[str]:

@@ -38,6 +38,6 @@ def verdict(program: bytes, call: int, *arguments: int, arch: int = MACHINES["x8
 
 
 def numbers(machine: str) -> dict[str, int]:
-    """Of a machine's system calls, by name."""
+    """Numbers of a machine's system calls, by name."""
     names = call_names(machine).decode().split("\n")
     return {name: number for number, name in enumerate(names) if name}

@@ -20,7 +20,7 @@ def open_descriptors() -> dict[int, str]:
 
 @contextmanager
 def nothing_left_open() -> Iterator[None]:
-    """What is opened in here is closed in here, also where it fails."""
+    """Assert that what is opened in here is closed in here, also where it fails."""
     before = open_descriptors()
     try:
         yield

@@ -54,7 +54,7 @@ class Relay:
         send(self.connection, kind, pack_numbers(*numbers), fds)
 
     def said(self) -> str:
-        """What it wrote to its standard error."""
+        """Its standard error so far."""
         return self._said.read_text()
 
     def passes_a_byte(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a start runs, and what it waits for."""
+"""Choice of what a start runs, and of what it waits for."""
 
 from __future__ import annotations
 

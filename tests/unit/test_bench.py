@@ -1,4 +1,4 @@
-"""What the benchmark makes of samples: spreads, the model, tables, and the document they are written into."""
+"""The benchmark turns samples into spreads, the model, tables, and the document they are written into."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the compiler's cell does to a module before the compiler sees it."""
+"""The compiler process changes a module before the compiler sees it."""
 
 from __future__ import annotations
 

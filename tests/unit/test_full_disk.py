@@ -33,7 +33,7 @@ def prepared(parts: Parts) -> NewContainer:
 
 
 async def seen(parts: Parts) -> dict[str, Any]:
-    """What a client sees of everything there is."""
+    """Everything there is, as a client sees it."""
     sandboxes = [await parts.sandboxes.status(NS, name, True) for _, name in parts.registry.sandboxes]
     tasks = [await parts.tasks.state(NS, name, "") for _, name in parts.registry.containers]
     return {info.id: info for info in [*sandboxes, *tasks]}

@@ -18,7 +18,7 @@ def journal() -> Iterator[Journal]:
 
 
 def reopened(journal: Journal) -> dict[int, list[Pending]]:
-    """What the next supervisor finds."""
+    """Read it as the next supervisor does."""
     following = Journal(os.dup(journal.fd))
     try:
         return dict(following.pending())

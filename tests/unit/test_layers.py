@@ -1,4 +1,4 @@
-"""Who may import whom (docs/architecture.md, "Layers"); and that a fork of the forkserver stays small."""
+"""Imports run one way (docs/architecture.md, "Layers"), and a fork of the forkserver stays small."""
 
 from __future__ import annotations
 

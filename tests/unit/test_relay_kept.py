@@ -163,7 +163,7 @@ def test_it_says_when_it_has_no_room_for_inputs_and_when_it_has_again(relay: Rel
     reader = Reader(relay.connection)
 
     def told() -> list[bytes]:
-        """What it says of its room, among the answers for each input."""
+        """Messages about its room, among the answers for each input."""
         said: list[bytes] = []
         while not said:
             assert reader.receive()

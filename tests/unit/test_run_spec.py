@@ -1,4 +1,4 @@
-"""What the options of ``run`` become."""
+"""The options of ``run`` become an OCI spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a config.json is read, and as what; and what is refused, with a text that names the member."""
+"""Members of a config.json are read or passed over, or refused with a text that names the member."""
 
 from __future__ import annotations
 

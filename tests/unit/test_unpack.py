@@ -17,7 +17,7 @@ RUNS = {"Entrypoint": ["/app.wasm"]}
 
 
 def unpacked(tmp_path: Path, *layers: bytes) -> dict[str, str | bytes | None]:
-    """What lies where: a link's target, a file's bytes, None for a folder."""
+    """Contents by path: a link's target, a file's bytes, None for a folder."""
     root = tmp_path / "root"
     root.mkdir()
     unpack(oci(tmp_path / "image.tar", list(layers), **RUNS), root)

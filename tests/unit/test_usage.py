@@ -1,4 +1,4 @@
-"""What containers use where no control group counts it."""
+"""Usage of containers where no control group counts it."""
 
 from __future__ import annotations
 

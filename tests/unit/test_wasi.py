@@ -129,7 +129,7 @@ class Tree:
         readonly: bool = False,
         spoiled: Callable[[], object] | None = None,
     ) -> Iterator[WasiContext]:
-        """What is made of such a spec; nothing of it may be left afterwards."""
+        """Open what such a spec asks for; nothing of it may be left afterwards."""
         process = ProcessSpec((module,), cwd=cwd)
         spec = Spec(process, "", readonly, tuple(binds), tuple(tmpfs))
         todo = plan(spec, str(self.root), (), str(self.tmpfs_folder), str(self.root.parent / "mounting"))
@@ -158,7 +158,7 @@ class Tree:
         return str(self.where(context.module))
 
     def where(self, fd: int) -> Path:
-        """Whose descriptor it is: of a copy of a mount, a path says nothing."""
+        """Identify a descriptor by its inode: a copy of a mount has no path."""
         status = os.fstat(fd)
         (found,) = (each for each in self.root.parent.rglob("*") if os.path.samestat(each.lstat(), status))
         return found.relative_to(self.root.parent)

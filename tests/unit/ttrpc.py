@@ -19,7 +19,7 @@ SECONDS = 20
 
 
 class Methods:
-    """A service to call: ``Echo``, and two that go on until they are let go, of which ``Wait`` changes nothing."""
+    """A service to call: ``Echo``, and two that go on until they are released, of which ``Wait`` changes nothing."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Semaphore(0)

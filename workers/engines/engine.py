@@ -56,7 +56,7 @@ class Engine:
     """Its name in start requests."""
     version: str
     proc = b""
-    """What it needs before a path in proc, once primed; empty where a path relative to proc will do."""
+    """Prefix of its paths in proc, once primed; empty where paths relative to proc will do."""
     stages: range
     """The labels of its steps that can fail; no other engine's."""
     threads = False

@@ -40,7 +40,7 @@ class _Making:
         self.memory = memory
         self.result = result
         self.pids = pids
-        """Of the template and the maker, until they are reaped."""
+        """Pids of the template and the maker, until they are reaped."""
         self.said = b""
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..calls.call_list import CallList, Label
 
 NOTHING, MEMORY, PRODUCT = range(3)
-"""What a segment is mapped from: nothing (zeros), the image's memory file, the module's product."""
+"""Sources of a segment: nothing (zeros), the image's memory file, the module's product."""
 
 
 class Segment:

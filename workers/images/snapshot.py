@@ -59,7 +59,7 @@ class Snapshot:
     """The comparison of two processes' memory."""
 
     def __init__(self, zygote: int, template: int, left_out: tuple[int, int], product: tuple[int, int]) -> None:
-        """Of these pids; ``left_out`` is the range where call lists lie, ``product`` the file's device and inode.
+        """Compare these pids; ``left_out`` is the range where call lists lie, ``product`` the file's device and inode.
 
         Raises ``OSError`` and ``Unfit``.
         """

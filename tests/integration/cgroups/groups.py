@@ -71,7 +71,7 @@ class Guest:
         return False
 
     def says(self, within: float = 10) -> str:
-        """What it writes, in one piece, and ends."""
+        """Read what it writes, in one piece, until it ends."""
         self.process.wait(within)
         assert self.process.stdout is not None
         return os_read(self.process.stdout.fileno()).decode().strip()

@@ -21,7 +21,7 @@ from ...harness.guests import guest
 
 @pytest.fixture(autouse=True)
 def nothing_left(cli: Cli) -> Iterator[None]:
-    """What a test leaves is removed after it."""
+    """Remove what a test leaves."""
     yield
     for row in cli.rows("ps", "-a"):
         if row["maker"] == "run":

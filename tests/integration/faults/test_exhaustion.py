@@ -1,4 +1,4 @@
-"""What the node has no more of: the request that needs it fails and says so, all else goes on, and it comes back."""
+"""A node that runs out of something: the request that needs it fails and says so, all else goes on."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_supervisor_that_begins_with_a_full_disk_forgets_nothing(small: Daemon
         small.launch()
         assert small.process is not None
         try:
-            small.process.wait(3)  # it may refuse to begin, as systemd will see; what it must not is begin anew
+            small.process.wait(3)  # it may refuse to start, as systemd will see; it must not begin an empty state
         except subprocess.TimeoutExpired:
             small.kill()
         small.process = None

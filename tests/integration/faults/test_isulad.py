@@ -1,4 +1,4 @@
-"""What iSulad's client code relies on when the sandboxer, or more of it, has died (docs/clients.md)."""
+"""iSulad's client code after the death of the sandboxer, or of more of it (docs/clients.md)."""
 
 from __future__ import annotations
 

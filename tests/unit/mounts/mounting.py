@@ -1,4 +1,4 @@
-"""Plans of mounts, and what a process is given by them."""
+"""Plans of mounts, and the folders that a process is given by them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def planned(
 
 @contextmanager
 def seen(folder: Path, todo: MountPlan) -> Iterator[dict[str, Path]]:
-    """What a process is given of these mounts, by its names for it; none of it has a name on the host."""
+    """Give these mounts to a process, by its names for them; none of them has a name on the host."""
     before = mounts(folder)
     mount(todo)
     places = build(todo)

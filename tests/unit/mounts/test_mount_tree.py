@@ -1,4 +1,4 @@
-"""What a process sees of the mounts of its container, each in its place and with its options."""
+"""A process sees the mounts of its container, each in its place and with its options."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ class WasmEdge(Engine):
         return f" (it wants {', '.join(names[:5])})" if names else ""
 
     def _memory_beyond(self, tree: int, conf: int) -> str:
-        """What a module wants whose memory is larger from the start than the container's limit."""
+        """Say how much memory a module wants from the start, where that is more than the container's limit."""
         lib = self._lib
         limit = lib.WasmEdge_ConfigureGetMaxMemoryPage(conf)
         count = min(lib.WasmEdge_ASTModuleListExportsLength(tree), 4096)
