@@ -27,14 +27,6 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
         yield running
 
 
-@pytest.fixture
-def pod(daemon: Daemon) -> Iterator[Pod]:
-    made = Pod(daemon)
-    yield made
-    made.shutdown()
-    made.close()
-
-
 def test_start_follows_the_start_section(pod: Pod) -> None:
     assert pod.with_wasm(modules.start_section(b"\x01")).build().start().wait() == 5
 

@@ -13,20 +13,12 @@ import pytest
 
 from supervisor.seccomp.profile import NEEDED, oci_filter
 
-from ..harness.aot import product
-from ..harness.cells import NUMBERS, SIGSYS, Cells, forbidden, refused, shut
-from ..harness.container import Pod
-from ..harness.guests import guest
+from ...harness.aot import product
+from ...harness.cells import NUMBERS, SIGSYS, Cells, forbidden, refused, shut
+from ...harness.container import Pod
+from ...harness.guests import guest
 
 CONFORMANCE = ("files", "clocks", "streams", "memory")
-
-
-@pytest.fixture(scope="module")
-def cells() -> Iterator[Cells]:
-    """Around tries."""
-    made = shut()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterator
 
 import pytest
 
 from sandbox_api.proto import task_pb2 as pb
 
-from ..harness.api import Api
-from ..harness.compiled import until
-from ..harness.container import Pod
-from ..harness.daemon import Daemon
-from ..harness.helpers import relay
+from ...harness.api import Api
+from ...harness.compiled import until
+from ...harness.container import Pod
+from ...harness.daemon import Daemon
+from ...harness.helpers import relay
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # RFC 9113: and a frame of no settings
 PING = b"\0\0\x08\6\0\0\0\0\0" + b"whatever"
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as running:
-        yield running
-
-
-@pytest.fixture
-def pod(daemon: Daemon) -> Iterator[Pod]:
-    made = Pod(daemon)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
