@@ -31,6 +31,7 @@ from ..host import proc
 from ..host.counters import Counters
 from . import reports
 from .channel import HelperChannel, HelperFailed
+from .inventory import Ended, Inventory, exits_of
 
 log = logging.getLogger(__name__)
 
@@ -38,31 +39,6 @@ HELLO_SECONDS = 10.0
 """How long a forkserver may take to answer; one that is stopped or stuck is replaced."""
 ACKNOWLEDGE_SECONDS = 0.02
 """How long acknowledgements of exits gather: each message wakes the forkserver."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """An exit as the forkserver, or the kernel, tells it. ``status`` is waitpid(2)'s, ``at`` in nanoseconds."""
-
-    instance: int
-    pid: int
-    status: int
-    at: int
-    call: int = -1
-    """Number of the forbidden system call it died of; -1 where there was none, or it is not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """State of a forkserver when it was joined: instances with their pids, and exits that were not acknowledged."""
-
-    engines: dict[str, str]
-    landlock: int
-    """ABI of the kernel's Landlock; 0 is none."""
-    no_empty_root: int
-    """The errno by which workers were refused an empty root; 0 where they have one."""
-    running: dict[int, int]
-    ended: list[Ended]
 
 
 @dataclass(slots=True)
@@ -152,7 +128,7 @@ class ForkserverClient:
             )
         engines = {name.decode(): version.decode() for name, version in welcome.engines.items()}
         running = dict(zip(welcome.running[::2], welcome.running[1::2], strict=True))
-        return Inventory(engines, welcome.landlock, welcome.no_empty_root, running, _exits(welcome.exits))
+        return Inventory(engines, welcome.landlock, welcome.no_empty_root, running, exits_of(welcome.exits))
 
     async def _greet(self) -> protocol.Frame | None:
         """Join the forkserver, or start one; None where it does not answer."""
@@ -326,7 +302,7 @@ class ForkserverClient:
 
     def _frame(self, frame: protocol.Frame) -> None:
         if frame.kind == protocol.EXITED:
-            self.exited(_exits(protocol.unpack_numbers(frame.body)))
+            self.exited(exits_of(protocol.unpack_numbers(frame.body)))
         elif frame.kind == protocol.FORKED:
             instance, pid, error = protocol.unpack_numbers(frame.body)
             start = self._starts.get(instance)
@@ -386,10 +362,6 @@ class ForkserverClient:
             self._welcome.set_exception(error)
         if self._on_lost is not None:
             self._on_lost()
-
-
-def _exits(numbers: Sequence[int]) -> list[Ended]:
-    return [Ended(*numbers[i : i + 5]) for i in range(0, len(numbers), 5)]
 
 
 async def _exits_soon(start: _Start) -> bool:

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from sandbox_api.interface import Exit
 
 from ..host.counters import Counters
-from ..ipc.forkserver import Ended, ForkserverClient
+from ..ipc.forkserver import ForkserverClient
+from ..ipc.inventory import Ended
 from ..ipc.logger import LoggerClient
 from ..model.container import Container
 from ..model.process import Process, ProcessState

@@ -14,8 +14,9 @@ from ..aot.cache import CacheUnusable
 from ..aot.choice import EngineChoice
 from ..host.counters import Counters
 from ..ipc.channel import HelperFailed
-from ..ipc.forkserver import ForkserverClient, Inventory
+from ..ipc.forkserver import ForkserverClient
 from ..ipc.helper_client import HelperClient
+from ..ipc.inventory import Inventory
 from ..model.registry import Registry
 from .exits import ExitRecorder
 from .orphans import Orphans

@@ -16,7 +16,8 @@ import struct
 import time
 
 from ..host import proc
-from ..ipc.forkserver import Ended, ForkserverClient
+from ..ipc.forkserver import ForkserverClient
+from ..ipc.inventory import Ended
 from ..model.process import Process
 from ..model.registry import Registry
 

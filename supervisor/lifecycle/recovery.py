@@ -16,7 +16,7 @@ from sandbox_api.errors import NotFound
 
 from ..cgroups import Hierarchy
 from ..host import proc
-from ..ipc.forkserver import Inventory
+from ..ipc.inventory import Inventory
 from ..ipc.logger import LoggerClient
 from ..model.container import Container
 from ..model.process import ALIVE, Process, ProcessState

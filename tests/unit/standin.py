@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import astuple
 
-from supervisor.ipc.forkserver import Ended
+from supervisor.ipc.inventory import Ended
 from workers.greeting import FORKSERVER, Versions, Welcome
 from workers.protocol import ACK, EXITED, HELLO, WELCOME, encode, pack_numbers, unpack_numbers
 

@@ -17,7 +17,8 @@ from sandbox_api.events import Publisher
 from sandbox_api.interface import Exit, NewSandbox, Stdio
 from sandbox_api.proto import events_pb2
 from supervisor.host import proc
-from supervisor.ipc.forkserver import Ended, ForkserverClient
+from supervisor.ipc.forkserver import ForkserverClient
+from supervisor.ipc.inventory import Ended
 from supervisor.ipc.logger import LoggerClient
 from supervisor.lifecycle import exits, orphans
 from supervisor.lifecycle.events import TaskEvents
