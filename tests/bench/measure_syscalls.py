@@ -20,7 +20,7 @@ from pathlib import Path
 from supervisor.seccomp.allowed import allowed_calls
 
 from ..harness.aot import product
-from ..harness.cells import Cells
+from ..harness.bare_forkserver import Cells
 from ..harness.guests import guest
 
 MARK = "landlock_restrict_self("

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ..harness.cells import Cells
+from ..harness.bare_forkserver import Cells
 from ..harness.compiled import Node
 from ..harness.container import Pod
 from ..harness.daemon import Daemon

@@ -15,7 +15,7 @@ from sandbox_api.interface import PodConfig
 from supervisor.oci import mount_tree, pod_files
 from supervisor.oci.rootfs import MountPlan
 
-from ..harness.cells import NUMBERS, WITHOUT_EMPTY_ROOT, Cells, Worker, forbidden, refused, shut
+from ..harness.bare_forkserver import NUMBERS, WITHOUT_EMPTY_ROOT, Cells, Worker, forbidden, refused, shut
 from ..harness.container import Pod
 from ..harness.daemon import Daemon
 from ..harness.guests import guest

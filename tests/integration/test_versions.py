@@ -14,7 +14,7 @@ from supervisor.ipc.forkserver import ForkserverClient
 from workers import protocol
 from workers.greeting import FORKSERVER, Filters, Hello, Versions, Welcome
 
-from ..harness.cells import Cells
+from ..harness.bare_forkserver import Cells
 from ..unit.standin import StandIn
 
 LATER = Versions(FORKSERVER.highest + 1, FORKSERVER.highest + 2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ...harness.cells import (
+from ...harness.bare_forkserver import (
     WITHOUT_EMPTY_ROOT,
     Cells,
     shut,

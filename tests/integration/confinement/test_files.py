@@ -12,7 +12,7 @@ import pytest
 
 from workers.confinement import landlock
 
-from ...harness.cells import (
+from ...harness.bare_forkserver import (
     ROOT,
     Cells,
     neighbour,

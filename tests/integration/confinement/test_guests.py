@@ -14,7 +14,7 @@ import pytest
 from supervisor.seccomp.profile import NEEDED, oci_filter
 
 from ...harness.aot import product
-from ...harness.cells import NUMBERS, SIGSYS, Cells, forbidden, refused, shut
+from ...harness.bare_forkserver import NUMBERS, SIGSYS, Cells, forbidden, refused, shut
 from ...harness.container import Pod
 from ...harness.guests import guest
 

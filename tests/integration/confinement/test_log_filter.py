@@ -9,7 +9,7 @@ import pytest
 
 from supervisor.seccomp.allowed import log_filter
 
-from ...harness.cells import (
+from ...harness.bare_forkserver import (
     Cells,
     refused,
 )

@@ -10,7 +10,7 @@ import pytest
 
 from workers.confinement import landlock
 
-from ...harness.cells import (
+from ...harness.bare_forkserver import (
     NUMBERS,
     Cells,
     neighbour,

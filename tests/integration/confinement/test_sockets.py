@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from ...harness.cells import (
+from ...harness.bare_forkserver import (
     NUMBERS,
     Cells,
     forbidden,

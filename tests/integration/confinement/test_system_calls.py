@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ...harness.cells import (
+from ...harness.bare_forkserver import (
     NUMBERS,
     SIGSYS,
     Cells,

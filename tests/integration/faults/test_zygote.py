@@ -15,7 +15,7 @@ import pytest
 
 from sandbox_api.errors import InvalidArgument, Unavailable
 
-from ...harness.cells import Cells
+from ...harness.bare_forkserver import Cells
 from ...harness.compiled import until
 from ...harness.container import Pod
 from ...harness.daemon import ROOT, Daemon
