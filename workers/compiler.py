@@ -1,9 +1,9 @@
-"""The compiler's cell: one module in, one shared object out, and nothing else within reach.
+"""The compiler process: one module in, one shared object out, and nothing else within reach.
 
 The compiler reads a stranger's bytes for seconds, with a library of a hundred megabytes. So each compile has a
-fresh interpreter of its own, started by the supervisor, which forks once. The parent, the keeper, has the
-privileges and never sees a byte of the module's: it builds the cell, watches over time and end, and hands out what
-was made. The child, the inmate, loads the library, gives up everything, and only then reads the module.
+fresh interpreter of its own, started by the supervisor, which forks once. The parent has the privileges and never sees
+a byte of the module's: it makes namespaces and a folder, watches over time and end, and hands out what was made. The
+child loads the library, gives up everything, and only then reads the module.
 
 Request and answer (``compile_protocol``) are one frame each on standard input, a Unix socket. When its other end goes
 away the compile ends.
@@ -50,7 +50,7 @@ def main() -> None:
         frames = list(reader.frames())
     product: list[int] = []
     try:
-        verdict, text, product = _keep(control, Request.decode(frames[0].body), frames[0].fds[0])
+        verdict, text, product = _supervise(control, Request.decode(frames[0].body), frames[0].fds[0])
     except OSError as error:
         verdict, text = UNABLE, str(error).encode()
     try:
@@ -59,11 +59,11 @@ def main() -> None:
         pass
 
 
-# The keeper
+# The parent
 
 
-def _keep(control: _socket.socket, request: Request, module: int) -> tuple[bytes, bytes, list[int]]:
-    """Build the cell, let the compiler run in it, and say how that ended; with MADE, a descriptor of the product."""
+def _supervise(control: _socket.socket, request: Request, module: int) -> tuple[bytes, bytes, list[int]]:
+    """Run the compiler, confined, and say how that ended; with MADE, a descriptor of the product."""
     if request.idle:
         os.nice(19)
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -71,22 +71,22 @@ def _keep(control: _socket.socket, request: Request, module: int) -> tuple[bytes
     folder = _wall_off(request.workshop, request.memory // 4)
     report, theirs = os.pipe()
     words, stderr = os.pipe()
-    inmate = os.fork()
-    if inmate == 0:
+    child = os.fork()
+    if child == 0:
         control.close()
         os.dup2(stderr, 1)
         os.dup2(stderr, 2)
         for fd in (report, words, stderr):
             os.close(fd)
-        _inmate(request, module, folder, theirs)
+        _compile(request, module, folder, theirs)
     os.close(theirs)
     os.close(stderr)
-    status, said, stopped = _watch(control, inmate, words, request.milliseconds / 1000)
+    status, said, stopped = _watch(control, child, words, request.milliseconds / 1000)
     if stopped is not None:
         return *stopped, []
     verdict = os.read(report, 4096)
     if os.WIFEXITED(status) and verdict[:1] == MADE:
-        # All that ran in the cell is gone, so nobody writes to it any more.
+        # All that ran in its namespaces is gone, so nobody writes to it any more.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         return MADE, verdict[1:2], [os.open(_OUTPUT, flags, dir_fd=folder)]
     if os.WIFEXITED(status) and verdict:
@@ -106,22 +106,22 @@ def _wall_off(workshop: bytes, size: int) -> int:
     _check(_libc.unshare(spaces), "unshare")
     _mount(b"", b"/", b"", _MS_REC | _MS_PRIVATE, b"")
     flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
-    _mount(b"cell", workshop, b"tmpfs", flags, b"mode=700,uid=%d,gid=%d,size=%d" % (NOBODY, NOBODY, size))
+    _mount(b"compiler", workshop, b"tmpfs", flags, b"mode=700,uid=%d,gid=%d,size=%d" % (NOBODY, NOBODY, size))
     return os.open(workshop, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _watch(
-    control: _socket.socket, inmate: int, words: int, seconds: float
+    control: _socket.socket, child: int, words: int, seconds: float
 ) -> tuple[int, bytes, tuple[bytes, bytes] | None]:
-    """Wait for the inmate's end, or bring it about: its status, what it said last, and why it was ended.
+    """Wait for the child's end, or bring it about: its status, what it said last, and why it was ended.
 
     Processor time counts, so that a busy machine makes nobody fail; the clock only bounds what sleeps.
     """
     said = b""
     stopped: tuple[bytes, bytes] | None = None
-    clock = ~inmate << 3 | 2  # its processor time: MAKE_PROCESS_CPUCLOCK in the kernel's posix-timers.h
+    clock = ~child << 3 | 2  # its processor time: MAKE_PROCESS_CPUCLOCK in the kernel's posix-timers.h
     wall = time.monotonic() + _WALL_FACTOR * seconds + _WALL_SECONDS
-    pidfd = os.pidfd_open(inmate)
+    pidfd = os.pidfd_open(child)
     poll = select.poll()
     for fd in (control.fileno(), pidfd, words):
         poll.register(fd, select.POLLIN)
@@ -133,7 +133,7 @@ def _watch(
             elif time.monotonic() > wall:
                 stopped = UNABLE, b"it got %.3g s of processor time and did not end" % used
         if stopped is not None:
-            os.kill(inmate, _signal.SIGKILL)
+            os.kill(child, _signal.SIGKILL)
         left = seconds - used if stopped is None else 1
         ready = {fd for fd, _ in poll.poll(1000 * max(0.01, min(left / 2, 1)))}
         if control.fileno() in ready:  # nobody sends a second message: it is the end of the first one's sender
@@ -145,7 +145,7 @@ def _watch(
             if not text:
                 poll.unregister(words)
         elif pidfd in ready:
-            _, status = os.waitpid(inmate, 0)
+            _, status = os.waitpid(child, 0)
             return status, said, stopped
 
 
@@ -159,10 +159,10 @@ def _check(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-# The inmate
+# The child
 
 
-def _inmate(request: Request, module: int, folder: int, report: int) -> None:
+def _compile(request: Request, module: int, folder: int, report: int) -> None:
     """Become nobody, alone in an empty folder; then compile. Never returns."""
     try:
         compiler = load(request.engine, request.library, request.version)  # while there are files to load it from
@@ -195,7 +195,7 @@ def _confine(request: Request, folder: int) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, 64),
         (resource.RLIMIT_FSIZE, request.memory // 4),
-        (resource.RLIMIT_CPU, request.milliseconds // 1000 + 10),  # the keeper's limit comes first
+        (resource.RLIMIT_CPU, request.milliseconds // 1000 + 10),  # the parent's limit comes first
         (resource.RLIMIT_AS, mapped + request.memory),
     ):
         resource.setrlimit(kind, (limit, limit))

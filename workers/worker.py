@@ -54,7 +54,7 @@ def build(
     calls: CallList,
     request: StartRequest,
     engine: Engine,
-    cell: confinement.Confinement,
+    walls: confinement.Confinement,
     mask: bytes,
     image: Image | None = None,
 ) -> None:
@@ -78,7 +78,7 @@ def build(
         empty_root.change_root(calls, resolver, RESOLVER)
     confinement.drop_privileges(calls, request.uid, request.gid, request.groups, USER)
     _close_all_but(calls, descriptors, {report, module, resolver, *preopens})
-    cell.enter(calls, request, engine.threads, module, preopens, pid, WALLS, resolver)
+    walls.enter(calls, request, engine.threads, module, preopens, pid, WALLS, resolver)
 
     path = b"%sself/fd/%d" % (engine.proc, module)  # proc is the current directory
     _check_access(calls, path)
@@ -95,7 +95,7 @@ def build(
         guest = engine.load(calls, engines.Module(begin, length), request, preopens)
         calls.libc("munmap", At(begin), At(length))
     empty_root.leave_proc(calls, WALLS)
-    cell.forbid_new_code(calls, request, pid, WALLS)
+    walls.forbid_new_code(calls, request, pid, WALLS)
     for fd in (module, *preopens, *((resolver,) if resolver >= 0 else ())):  # the engine has opened its own
         calls.libc("close", fd)
     _say_loaded(calls, report)
@@ -113,7 +113,7 @@ def build(
 
 
 def build_template(
-    calls: CallList, request: StartRequest, engine: Engine, cell: confinement.Confinement, mask: bytes, seconds: int
+    calls: CallList, request: StartRequest, engine: Engine, walls: confinement.Confinement, mask: bytes, seconds: int
 ) -> int:
     """Add the life of a template: it loads and instantiates the module, reports so, and waits to be looked at.
 
@@ -127,11 +127,11 @@ def build_template(
     _limit(calls, request)
     confinement.drop_privileges(calls, request.uid, request.gid, [], USER)
     _close_all_but(calls, descriptors, {report, module})
-    cell.enter(calls, request, engine.threads, module, [], pid, WALLS)
+    walls.enter(calls, request, engine.threads, module, [], pid, WALLS)
     path = b"%sself/fd/%d" % (engine.proc, module)
     guest = engine.load(calls, engines.Module(product=path), request, None)
     empty_root.leave_proc(calls, WALLS)
-    cell.forbid_new_code(calls, request, pid, WALLS)
+    walls.forbid_new_code(calls, request, pid, WALLS)
     calls.libc("close", module)
     engine.instantiate(calls, guest, request)
     values = engine.values(guest)

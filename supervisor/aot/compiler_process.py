@@ -70,10 +70,10 @@ class CompilerProcess:
         try:
             with theirs:
                 protocol.send(ours, compile_protocol.COMPILE, request.encode(), [module])
-                self.pids.add(keeper := interpreters.spawn("compiler", stdin=theirs.fileno()))
+                self.pids.add(pid := interpreters.spawn("compiler", stdin=theirs.fileno()))
             loop.add_reader(ours, _hear, reader, answered)
             frame = await answered
-            self.pids.discard(keeper)  # not where this is cancelled: it still lives then
+            self.pids.discard(pid)  # not where this is cancelled: it still lives then
             return _outcome(frame)
         except OSError as error:
             return Outcome(Verdict.UNABLE, f"no compiler could be started: {error.strerror}")
@@ -100,7 +100,7 @@ def _hear(reader: protocol.Reader, answered: asyncio.Future[protocol.Frame | Non
 
 def _outcome(frame: protocol.Frame | None) -> Outcome:
     if frame is None or frame.body[:1] not in _VERDICTS:
-        return Outcome(Verdict.UNABLE, "the compiler's keeper was killed")
+        return Outcome(Verdict.UNABLE, "the compiler's parent process was killed")
     verdict, text = _VERDICTS[frame.body[:1]], frame.body[1:].decode(errors="replace")
     if verdict is Verdict.MADE and len(frame.fds) == 1:
         return Outcome(verdict, "", frame.fds.pop(), frame.body[1] if len(frame.body) > 1 else 0)

@@ -1,4 +1,4 @@
-"""From an OCI spec to a WASI world: the module, the preopens, and the request that starts a worker.
+"""From an OCI spec to a WASI context: the module, the preopens, and the request that starts a worker.
 
 ``assemble`` opens everything a worker is given, so that the worker resolves no path.
 """

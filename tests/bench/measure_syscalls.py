@@ -2,7 +2,7 @@
 
     python -m tests.bench.measure_syscalls
 
-Runs every conformance guest, interpreted and compiled, under strace in a cell of Landlock alone, and prints each
+Runs every conformance guest, interpreted and compiled, under strace, confined by Landlock alone, and prints each
 call with how often it was seen, a sample, and whether the allow list has it. Ends with 1 where it lacks one.
 Needs root, strace and libwasmedge.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from supervisor.seccomp.allowed import allowed_calls
 
 from ..harness.aot import product
-from ..harness.bare_forkserver import Cells
+from ..harness.bare_forkserver import BareForkserver
 from ..harness.guests import guest
 
 MARK = "landlock_restrict_self("
@@ -41,9 +41,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         traces = Path(folder, "traces")
         traces.mkdir()
-        cells = Cells(broken_out=False, under=("strace", "-ff", "-qq", "-s", "48", "-o", str(traces / "trace")))
-        pids = {pid: label for label, pid in _run_all(cells, Path(folder))}
-        cells.close()
+        forkserver = BareForkserver(
+            broken_out=False, under=("strace", "-ff", "-qq", "-s", "48", "-o", str(traces / "trace"))
+        )
+        pids = {pid: label for label, pid in _run_all(forkserver, Path(folder))}
+        forkserver.close()
         calls, samples, paths = _read(traces, pids)
     known = allowed_calls(network=True)
     for name, count in sorted(calls.items()):
@@ -54,16 +56,16 @@ def main() -> None:
         sys.exit(1)
 
 
-def _run_all(cells: Cells, folder: Path) -> Iterator[tuple[str, int]]:
+def _run_all(forkserver: BareForkserver, folder: Path) -> Iterator[tuple[str, int]]:
     for name, args in RUNS:
         wasm = guest(f"conformance_{name}")
         for module in (wasm, product(wasm)):
             for stdin in ("pipe", "terminal") if name == "streams" else ("",):
                 label = " ".join((module.name, *args, stdin))
-                yield label, _run(cells, folder, module, args, stdin)
+                yield label, _run(forkserver, folder, module, args, stdin)
 
 
-def _run(cells: Cells, folder: Path, module: Path, args: tuple[str, ...], stdin: str) -> int:
+def _run(forkserver: BareForkserver, folder: Path, module: Path, args: tuple[str, ...], stdin: str) -> int:
     root, readonly = folder / "root", folder / "ro"
     root.mkdir(exist_ok=True)
     readonly.mkdir(exist_ok=True)
@@ -72,7 +74,7 @@ def _run(cells: Cells, folder: Path, module: Path, args: tuple[str, ...], stdin:
     os.write(ours, b"line\n" if stdin != "terminal" else b"line\n\x04")
     if stdin != "terminal":
         os.close(ours)
-    worker = cells.start(
+    worker = forkserver.start(
         "x", *args, module=module, stdin=theirs, network=True, folders=[(root, False), (readonly, True)]
     )
     os.close(theirs)

@@ -17,7 +17,7 @@ from ..harness.api import Api
 from ..harness.daemon import Daemon
 from ..harness.isulad import Isulad216, Isulad2023
 from ..harness.ttrpc import Connection
-from .model import Pod, Process, World
+from .model import Pod, Process, Shared
 
 AWAY_SECONDS = 60.0
 T = TypeVar("T")
@@ -30,9 +30,9 @@ class Lost(Exception):
 class Caller:
     """Connections to a daemon that comes and goes."""
 
-    def __init__(self, daemon: Daemon, world: World, namespace: str, number: int, seed: int) -> None:
+    def __init__(self, daemon: Daemon, shared: Shared, namespace: str, number: int, seed: int) -> None:
         self.name = f"client{number}"
-        self.world = world
+        self.shared = shared
         self._daemon = daemon
         self._namespace = namespace
         self._number = number
@@ -52,11 +52,11 @@ class Caller:
             try:
                 answer = self._task("State", pb.StateRequest(id=process.id, exec_id=process.exec_id))
             except NotFound:
-                self.world.observe(process, None)
+                self.shared.observe(process, None)
             except Lost:
                 continue
             else:
-                self.world.observe(process, answer)  # type: ignore[arg-type]
+                self.shared.observe(process, answer)  # type: ignore[arg-type]
             return
 
     def _look_at_pod(self, pod: Pod) -> None:
@@ -73,11 +73,11 @@ class Caller:
         allowed = set(pod.phases)
         if phase == "created or notready":
             if not allowed & {"created", "notready"}:
-                self.world.complain(f"{pod.id}: not ready; it can only be {sorted(allowed)}")
+                self.shared.complain(f"{pod.id}: not ready; it can only be {sorted(allowed)}")
             pod.phases = allowed & {"created", "notready"}
             return
         if phase not in allowed:
-            self.world.complain(f"{pod.id}: {phase}; it can only be {sorted(allowed)}")
+            self.shared.complain(f"{pod.id}: {phase}; it can only be {sorted(allowed)}")
         pod.phases = {phase}
 
     def _task(self, method: str, request: Message) -> Message:
@@ -108,16 +108,16 @@ class Caller:
         return self._call(f"{method} ({dialect})", call)
 
     def _call(self, what: str, call: Callable[[], T]) -> T:
-        self.world.count("operations")
-        self.world.count(what)
+        self.shared.count("operations")
+        self.shared.count(what)
         begun = time.monotonic()
         try:
             return call()
         except TimeoutError:
-            self.world.complain(f"{self.name}: {what}: no answer after {time.monotonic() - begun:.0f} s")
+            self.shared.complain(f"{self.name}: {what}: no answer after {time.monotonic() - begun:.0f} s")
         except (EOFError, OSError, Unavailable):
             pass
-        self.world.count("answers lost")
+        self.shared.count("answers lost")
         self._hang_up()
         self._await_return()
         raise Lost(what)

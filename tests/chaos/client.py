@@ -11,14 +11,14 @@ from ..harness.daemon import Daemon
 from ..harness.guests import guest
 from .calls import Lost
 from .containers import GUESTS, Containers
-from .model import ALIVE, Container, Phase, Pod, World
+from .model import ALIVE, Container, Phase, Pod, Shared
 
 
 class Client(Containers):
     """Acts until told to stop, then takes everything down."""
 
-    def __init__(self, daemon: Daemon, world: World, namespace: str, number: int, seed: int) -> None:
-        super().__init__(daemon, world, namespace, number, seed)
+    def __init__(self, daemon: Daemon, shared: Shared, namespace: str, number: int, seed: int) -> None:
+        super().__init__(daemon, shared, namespace, number, seed)
         self.thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self.pods: dict[str, Pod] = {}
         self._guests = daemon.folder / f"guests{number}"  # links reach no other file system
@@ -28,13 +28,13 @@ class Client(Containers):
 
     def _run(self) -> None:
         try:
-            while not self.world.stop.is_set():
-                with self.world.acting():
+            while not self.shared.stop.is_set():
+                with self.shared.acting():
                     self._act()
-            with self.world.acting():
+            with self.shared.acting():
                 self.finish()
         except Exception as error:
-            self.world.complain(f"{self.name}: {type(error).__name__}: {error}")
+            self.shared.complain(f"{self.name}: {type(error).__name__}: {error}")
         finally:
             self._hang_up()
 
@@ -175,7 +175,7 @@ class Client(Containers):
             self._on_sandbox("shutdown", pod.id)
         except NotFound:
             if "absent" not in pod.phases:
-                self.world.complain(f"{pod.id}: lost; it was {sorted(pod.phases)}")
+                self.shared.complain(f"{pod.id}: lost; it was {sorted(pod.phases)}")
         except Lost:
             pod.phases |= {"notready", "absent"}
             for container in pod.containers.values():

@@ -115,7 +115,7 @@ class Containers(Processes):
             self._surely(pod, "update_tasks", list(pod.handed.values()))
         made = self._daemon.dir / "bundles" / self._namespace / name
         if not (made / "config.json").exists():
-            self.world.complain(f"{name}: prepared, and has no bundle")
+            self.shared.complain(f"{name}: prepared, and has no bundle")
         return str(made)
 
     def _take_back(self, pod: Pod, container: Container) -> None:
@@ -128,7 +128,7 @@ class Containers(Processes):
             self._surely(pod, "update_tasks", list(pod.handed.values()))
         container.handed = False
         if (self._daemon.dir / "bundles" / self._namespace / name).exists():
-            self.world.complain(f"{name}: purged, and its bundle is there")
+            self.shared.complain(f"{name}: purged, and its bundle is there")
 
     def _surely(self, pod: Pod, method: str, *arguments: object, **fields: object) -> None:
         """Again until there is an answer. It may then be done already, or be gone."""
@@ -140,7 +140,7 @@ class Containers(Processes):
                 lost = True
             except (AlreadyExists, NotFound) as error:
                 if not lost:
-                    self.world.complain(f"{pod.id}: {method} {arguments[0]}: {error}")
+                    self.shared.complain(f"{pod.id}: {method} {arguments[0]}: {error}")
                 return
             else:
                 return
@@ -154,7 +154,7 @@ class Containers(Processes):
         try:
             self._take_back(pod, container)
         except FailedPrecondition as error:
-            self.world.complain(f"{container.init.name}: {error}, and nothing of it runs")
+            self.shared.complain(f"{container.init.name}: {error}, and nothing of it runs")
         for process in container.processes.values():
             process.now(Phase.ABSENT)
         self._dispose(pod, container)
@@ -168,7 +168,7 @@ class Containers(Processes):
             for process in container.processes.values():
                 process.maybe(Phase.ABSENT, Phase.STOPPED)
             return
-        self.world.ended(container.init, answer.exit_status)  # type: ignore[attr-defined]
+        self.shared.ended(container.init, answer.exit_status)  # type: ignore[attr-defined]
         for process in container.processes.values():
             process.now(Phase.ABSENT)
         self._dispose(pod, container)

@@ -107,7 +107,7 @@ class Pod:
 
 
 @dataclass
-class World:
+class Shared:
     """The clients' common state: the gate, the counts, and what was found wrong."""
 
     stop: threading.Event = field(default_factory=threading.Event)

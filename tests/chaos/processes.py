@@ -56,7 +56,7 @@ class Processes(Caller):
         """Only because the container has ended meanwhile."""
         self.look(container.init)
         if not container.init.is_(Phase.STOPPED):
-            self.world.complain(f"{container.init.name}: {what}: {error}; it is {sorted(container.init.phases)}")
+            self.shared.complain(f"{container.init.name}: {what}: {error}; it is {sorted(container.init.phases)}")
 
     def _kill_init(self, container: Container) -> None:
         self._kill(container, container.init)
@@ -78,7 +78,7 @@ class Processes(Caller):
         except NotFound:
             self.look(process)
             if not process.is_(Phase.STOPPED):
-                self.world.complain(f"{process.name}: Kill does not find it, and it is {sorted(process.phases)}")
+                self.shared.complain(f"{process.name}: Kill does not find it, and it is {sorted(process.phases)}")
             return
         except Lost:
             for each in hit:
@@ -153,14 +153,14 @@ class Processes(Caller):
                 response = waiter.response(1)
                 answer = pb.WaitResponse.FromString(response.payload)
                 if response.status.code:
-                    self.world.complain(f"{container.init.name}: Wait: {response.status.message}")
+                    self.shared.complain(f"{container.init.name}: Wait: {response.status.message}")
                 else:
-                    self.world.ended(container.init, answer.exit_status)
-                    self.world.count("waits answered on their first connection")
+                    self.shared.ended(container.init, answer.exit_status)
+                    self.shared.count("waits answered on their first connection")
             except TimeoutError:
-                self.world.complain(f"{container.init.name}: a Wait was not answered")
+                self.shared.complain(f"{container.init.name}: a Wait was not answered")
             except (EOFError, OSError):
-                self.world.count("waits cut off")  # it had not reached the daemon when that died
+                self.shared.count("waits cut off")  # it had not reached the daemon when that died
             finally:
                 waiter.close()
         self._wait(container.init)
@@ -170,7 +170,7 @@ class Processes(Caller):
             answer = self._task("Wait", pb.WaitRequest(id=process.id, exec_id=process.exec_id))
         except Lost:
             return
-        self.world.ended(process, answer.exit_status)  # type: ignore[attr-defined]
+        self.shared.ended(process, answer.exit_status)  # type: ignore[attr-defined]
         self.look(process)
 
     def _delete_exec(self, container: Container, process: Process) -> None:
@@ -179,5 +179,5 @@ class Processes(Caller):
         except Lost:
             process.maybe(Phase.ABSENT)
             return
-        self.world.ended(process, answer.exit_status)  # type: ignore[attr-defined]
+        self.shared.ended(process, answer.exit_status)  # type: ignore[attr-defined]
         del container.processes[process.exec_id]

@@ -27,7 +27,7 @@ from ..harness.daemon import FORKED, Daemon
 from ..harness.guests import guest
 from .client import Client
 from .containers import GUESTS
-from .model import World
+from .model import Shared
 
 SETTLE_SECONDS = 10.0
 ALLOWED_GROWTH = 12 << 20
@@ -48,13 +48,13 @@ class Chaos:
 
     def __init__(self, daemon: Daemon, clients: int, seed: int) -> None:
         self.daemon = daemon
-        self.world = World()
+        self.shared = Shared()
         self._random = random.Random(seed)
         self._namespace = f"chaos{os.getpid()}"
-        self._clients = [Client(daemon, self.world, self._namespace, number, seed) for number in range(clients)]
+        self._clients = [Client(daemon, self.shared, self._namespace, number, seed) for number in range(clients)]
 
     def run(self, seconds: float) -> dict[str, int]:
-        """The figures; ``world.wrong`` has what went wrong."""
+        """The figures; ``shared.wrong`` has what went wrong."""
         for each in GUESTS:
             guest(each)
         began = self._held()
@@ -62,17 +62,17 @@ class Chaos:
         for client in self._clients:
             client.thread.start()
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not self.world.wrong:
+        while time.monotonic() < end and not self.shared.wrong:
             time.sleep(self._random.uniform(0.05, 1.0))
             self._strike()
-            with self.world.quiet():
+            with self.shared.quiet():
                 self._audit()
-            progress.show(self.world)
-        self.world.stop.set()
+            progress.show(self.shared)
+        self.shared.stop.set()
         for client in self._clients:
             client.thread.join(180)
             if client.thread.is_alive():
-                self.world.complain(f"{client.name} hangs")
+                self.shared.complain(f"{client.name} hangs")
         progress.done()
         leftovers = self._leftovers()
         self.daemon.stop()  # so that both sides of the comparison are a daemon that has just begun
@@ -82,8 +82,8 @@ class Chaos:
             before, after = getattr(began, name), getattr(ended, name)
             if after > before + (ALLOWED_GROWTH if name == "memory" else 0):
                 leftovers.append(f"{name}: {before} at the beginning, {after} at the end")
-        self.world.wrong += [f"left over: {each}" for each in leftovers]
-        counts = self.world.counts
+        self.shared.wrong += [f"left over: {each}" for each in leftovers]
+        counts = self.shared.counts
         return {
             "operations": counts["operations"],
             "answers lost in a death": counts["answers lost"],
@@ -94,7 +94,7 @@ class Chaos:
             "  of which nobody could know the status": counts["statuses nobody can know"],
             "Waits answered across deaths": counts["waits answered on their first connection"],
             "comparisons with the model": counts["audits"],
-            "losses": len(self.world.wrong) - len(leftovers),
+            "losses": len(self.shared.wrong) - len(leftovers),
             "leftovers": len(leftovers),
             "memory at the beginning, KiB": began.memory >> 10,
             "memory at the end, KiB": ended.memory >> 10,
@@ -122,7 +122,7 @@ class Chaos:
         self.daemon.start()
 
     def _end_supervisor(self, kill: bool = False) -> None:
-        self.world.count("supervisor")
+        self.shared.count("supervisor")
         assert self.daemon.process is not None
         supervisor = self.daemon.process.pid
         # Orphans of a dead forkserver are init's children: an exit just now is reported to init alone.
@@ -140,7 +140,7 @@ class Chaos:
         server = self._find("forkserver")
         if server is None:
             return
-        self.world.count("forkserver")
+        self.shared.count("forkserver")
         assert self.daemon.process is not None
         ours = server.ppid() == self.daemon.process.pid
         if not ours:  # its workers become init's: one that ends before the supervisor looks has told nobody
@@ -153,7 +153,7 @@ class Chaos:
         deadline = time.monotonic() + 10
         while self._find("forkserver") is None:
             if time.monotonic() > deadline:
-                self.world.complain("no new forkserver within 10 s")
+                self.shared.complain("no new forkserver within 10 s")
                 return
             time.sleep(0.02)
 
@@ -164,7 +164,7 @@ class Chaos:
             self._end_supervisor()
         self._blind()
         if server is not None:
-            self.world.count("forkserver")
+            self.shared.count("forkserver")
             with contextlib.suppress(psutil.NoSuchProcess):
                 server.kill()
                 server.wait(10)
@@ -187,17 +187,17 @@ class Chaos:
         """Terminals hang up, and inputs end, which no guest here reads."""
         relay = self._find("relay")
         if relay is not None:
-            self.world.count("relay")
-            self.world.hung_up.append(time.monotonic())  # clients see it at once
+            self.shared.count("relay")
+            self.shared.hung_up.append(time.monotonic())  # clients see it at once
             with contextlib.suppress(psutil.NoSuchProcess):
                 relay.kill()
                 relay.wait(10)
-            self.world.hung_up.append(time.monotonic())  # and of those that were started meanwhile
+            self.shared.hung_up.append(time.monotonic())  # and of those that were started meanwhile
         if self._random.random() < 0.3:  # before there is another
             self._supervisor()
 
     def _blind(self) -> None:
-        self.world.blind.append(time.monotonic())
+        self.shared.blind.append(time.monotonic())
 
     def _find(self, helper: str) -> psutil.Process | None:
         socket = f"{self.daemon.dir}/{helper}.sock"
@@ -209,20 +209,20 @@ class Chaos:
     # Comparisons.
 
     def _audit(self) -> None:
-        self.world.count("audits")
+        self.shared.count("audits")
         pids: list[int] = []
         for client in self._clients:
             if client.thread.is_alive():
                 pids += client.audit()
         if len(pids) != len(set(pids)):
-            self.world.complain("two processes have one pid")
+            self.shared.complain("two processes have one pid")
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             there = {process.pid for process in self._workers()}
             if there <= set(pids):
                 return
             if time.monotonic() > deadline:
-                self.world.complain(f"workers that no daemon knows: {sorted(there - set(pids))}")
+                self.shared.complain(f"workers that no daemon knows: {sorted(there - set(pids))}")
                 return
             time.sleep(0.05)
 
@@ -285,12 +285,12 @@ class Progress:
         self._seconds = seconds
         self._shown = sys.stderr.isatty()
 
-    def show(self, world: World) -> None:
+    def show(self, shared: Shared) -> None:
         if self._shown:
             part = min((time.monotonic() - self._begun) / self._seconds, 1)
-            deaths = world.counts["supervisor"] + world.counts["forkserver"]
+            deaths = shared.counts["supervisor"] + shared.counts["forkserver"]
             bar = "#" * round(part * 30)
-            print(f"\r[{bar:30}] {world.counts['operations']} operations, {deaths} deaths ", end="", file=sys.stderr)
+            print(f"\r[{bar:30}] {shared.counts['operations']} operations, {deaths} deaths ", end="", file=sys.stderr)
 
     def done(self) -> None:
         if self._shown:
@@ -319,9 +319,9 @@ def main() -> None:
             if options.keep_log:
                 options.keep_log.write_text(daemon.log_text())
     print(table({"seed": options.seed} | figures))
-    for each in chaos.world.wrong:
+    for each in chaos.shared.wrong:
         print(each)
-    sys.exit(bool(chaos.world.wrong))
+    sys.exit(bool(chaos.shared.wrong))
 
 
 if __name__ == "__main__":

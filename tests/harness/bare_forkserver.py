@@ -1,4 +1,4 @@
-"""Workers in their cells, without a supervisor: a forkserver of the test's own, with real or broken-out guests."""
+"""A bare forkserver of a test's own, with real or broken-out guests in its workers, and no supervisor."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Outcome:
     stderr: str
 
 
-class Cells:
-    """A forkserver of the test's own, whose workers' cells are as given."""
+class BareForkserver:
+    """A forkserver of the test's own, whose workers have the given filters."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class Cells:
 class Worker:
     """A started worker; one at a time may be waited for."""
 
-    cells: Cells
+    forkserver: BareForkserver
     pid: int
     report: str
     out: tempfile._TemporaryFileWrapper[bytes]
@@ -190,7 +190,7 @@ class Worker:
 
     def wait(self) -> Outcome:
         """Wait for its end."""
-        status, call = self.cells.ended()
+        status, call = self.forkserver.ended()
         texts = []
         for file in (self.out, self.err):
             file.seek(0)
@@ -200,9 +200,9 @@ class Worker:
         return Outcome(self.report, 128 - code if code < 0 else code, call, *texts)
 
 
-def shut(broken_out: bool = True, under: Sequence[str] = ()) -> Cells:
-    """Cells with both walls."""
-    return Cells(worker_filters(), broken_out, under)
+def confined(broken_out: bool = True, under: Sequence[str] = ()) -> BareForkserver:
+    """A forkserver whose workers have both walls."""
+    return BareForkserver(worker_filters(), broken_out, under)
 
 
 def refused(outcome: Outcome) -> str:
@@ -221,10 +221,10 @@ def forbidden(outcome: Outcome, name: str) -> None:
 
 
 @contextmanager
-def neighbour(cells: Cells) -> Iterator[Worker]:
+def neighbour(forkserver: BareForkserver) -> Iterator[Worker]:
     """A worker of the same user that waits."""
     read, write = os.pipe()
-    worker = cells.start("wait", stdin=read)
+    worker = forkserver.start("wait", stdin=read)
     os.close(read)
     yield worker
     os.close(write)

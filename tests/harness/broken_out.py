@@ -1,4 +1,4 @@
-"""A guest that has broken out of WebAssembly, for tests: our own code at the guest's place, in a worker's cell.
+"""A guest that has broken out of WebAssembly, for tests: our own code at the guest's place, in a confined worker.
 
 ``main`` is a forkserver with everything of the real one but the engine. Where that would run the module, it runs
 one of the tries below, with arguments, and prints ``done ...`` or the name of the errno.

@@ -55,7 +55,7 @@ class Node:
     def run(self, module: bytes, *args: str) -> int:
         return self.pod.with_wasm(module).args(*args).build().start().wait()
 
-    def cells(self) -> list[psutil.Process]:
+    def compilers(self) -> list[psutil.Process]:
         """The processes that compile."""
         assert self.daemon.process is not None
         found = []

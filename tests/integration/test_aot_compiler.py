@@ -63,23 +63,23 @@ def test_a_crash_is_remembered(start: Callable[..., Node], tmp_path: Path) -> No
 def test_a_compiler_that_is_killed_costs_nobody_anything(auto: Node) -> None:
     module = modules.laborious(1000)  # half a minute at O2
     auto.pod.with_wasm(module).build()
-    until("the better level", lambda: auto.product(module, "O0") and auto.cells())
-    for cell in auto.cells():
-        cell.kill()
+    until("the better level", lambda: auto.product(module, "O0") and auto.compilers())
+    for compiler in auto.compilers():
+        compiler.kill()
     until("given up", lambda: "unable: it was killed" in auto.daemon.log_text())
     assert auto.run(module) == 0
-    assert auto.cells() == []
+    assert auto.compilers() == []
 
 
-# The cell
+# Confinement
 
 
 def test_the_compiler_has_no_privilege_and_sees_nothing(auto: Node) -> None:
     module = modules.laborious(1000)
     auto.pod.with_wasm(module).build()
-    until("the better level", lambda: auto.product(module, "O0") and auto.cells())
-    [cell] = auto.cells()
-    proc = Path(f"/proc/{cell.pid}")
+    until("the better level", lambda: auto.product(module, "O0") and auto.compilers())
+    [compiler] = auto.compilers()
+    proc = Path(f"/proc/{compiler.pid}")
     until("confined", lambda: "Seccomp:\t2" in (proc / "status").read_text())
     status = dict(line.split(":\t", 1) for line in (proc / "status").read_text().splitlines() if ":\t" in line)
     assert status["Uid"].split() == status["Gid"].split() == [str(NOBODY)] * 4
@@ -92,7 +92,7 @@ def test_the_compiler_has_no_privilege_and_sees_nothing(auto: Node) -> None:
     for space in ("net", "mnt", "ipc", "pid", "uts"):
         assert os.readlink(proc / "ns" / space) != os.readlink(f"/proc/self/ns/{space}")
     assert (proc / "oom_score_adj").read_text() == "1000\n"
-    assert (cell.nice(), os.sched_getscheduler(cell.pid)) == (19, os.SCHED_IDLE)
+    assert (compiler.nice(), os.sched_getscheduler(compiler.pid)) == (19, os.SCHED_IDLE)
     others = [each for each in (proc / "fd").iterdir() if not each.samefile(proc / "root")]
     opened = {os.readlink(each) for each in others}
     assert all(each.startswith("pipe:") or each.endswith("(deleted)") for each in opened), opened
@@ -103,11 +103,11 @@ def test_with_the_sandboxer_its_compilers_end(start: Callable[..., Node], way: C
     node = start("--aot", "auto")
     module = modules.laborious(1000)
     node.pod.with_wasm(module).build()
-    until("the better level", lambda: node.product(module, "O0") and node.cells())
-    cells = node.cells()
-    keepers = [cell.parent() for cell in cells]
+    until("the better level", lambda: node.product(module, "O0") and node.compilers())
+    compilers = node.compilers()
+    parents = [compiler.parent() for compiler in compilers]
     way(node.daemon)
-    for process in (*cells, *keepers):
+    for process in (*compilers, *parents):
         assert process is not None
         until("its end", lambda each=process: not each.is_running() or each.status() == "zombie", 5)  # type: ignore[misc]
     assert [path.suffix for path in node.cache.glob("*/*")] == [".so"]

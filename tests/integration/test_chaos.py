@@ -10,5 +10,5 @@ def test_nothing_is_lost_whatever_dies() -> None:
     with Daemon() as daemon:
         chaos = Chaos(daemon, clients=8, seed=7)
         figures = chaos.run(seconds=12)
-        assert chaos.world.wrong == [], f"{table(figures)}\n{daemon.log_text()[-20000:]}"
+        assert chaos.shared.wrong == [], f"{table(figures)}\n{daemon.log_text()[-20000:]}"
     assert figures["deaths of the supervisor"] + figures["deaths of the forkserver"] > 3

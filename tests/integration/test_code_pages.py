@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ..harness.bare_forkserver import Cells
+from ..harness.bare_forkserver import BareForkserver
 from ..harness.compiled import Node
 from ..harness.container import Pod
 from ..harness.daemon import Daemon
@@ -51,9 +51,9 @@ def test_no_worker_from_an_image_has_code_that_it_can_write_to(auto: Node) -> No
 
 def test_forkserver_ends_well(tmp_path: Path) -> None:
     """At an interpreter's end ctypes gives its functions back, by writing to their pages."""
-    cells = Cells(broken_out=False)
+    bare = BareForkserver(broken_out=False)
     try:
-        assert cells.run("exit", "0", module=guest("exit"), folders=[(tmp_path, True)]).report == "R"
+        assert bare.run("exit", "0", module=guest("exit"), folders=[(tmp_path, True)]).report == "R"
     finally:
-        cells.close()
-    assert cells.status == 0
+        bare.close()
+    assert bare.status == 0

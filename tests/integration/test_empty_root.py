@@ -15,7 +15,7 @@ from sandbox_api.interface import PodConfig
 from supervisor.oci import mount_tree, pod_files
 from supervisor.oci.rootfs import MountPlan
 
-from ..harness.bare_forkserver import NUMBERS, WITHOUT_EMPTY_ROOT, Cells, Worker, forbidden, refused, shut
+from ..harness.bare_forkserver import NUMBERS, WITHOUT_EMPTY_ROOT, BareForkserver, Worker, confined, forbidden, refused
 from ..harness.container import Pod
 from ..harness.daemon import Daemon
 from ..harness.guests import guest
@@ -41,8 +41,8 @@ PATHS = (
 
 
 @pytest.fixture(scope="module")
-def cells() -> Iterator[Cells]:
-    made = shut()
+def forkserver() -> Iterator[BareForkserver]:
+    made = confined()
     yield made
     made.close()
 
@@ -61,13 +61,13 @@ def mine(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("uid", [0, 1000])
 @pytest.mark.parametrize("how", ["stat", "readlink", "set_times", "access", "open"])
 def test_a_path_of_the_host_leads_nowhere(
-    cells: Cells, tmp_path: Path, mine: Path, how: str, uid: int, suffix: str
+    forkserver: BareForkserver, tmp_path: Path, mine: Path, how: str, uid: int, suffix: str
 ) -> None:
     module = tmp_path / f"module.{suffix}"  # as interpreted and as compiled guests run
     module.write_bytes(b"\0asm\1\0\0\0")
     flags = (str(os.O_PATH),) if how == "open" else ()
     for path in (*PATHS, str(mine)):
-        outcome = cells.run(how, "-", path, *flags, uid=uid, gid=uid, module=module)
+        outcome = forkserver.run(how, "-", path, *flags, uid=uid, gid=uid, module=module)
         assert refused(outcome) == "ENOENT", path
     assert mine.stat().st_mtime == 1000
 
@@ -82,19 +82,19 @@ def test_a_path_of_the_host_leads_nowhere(
         ("faccessat2", ("0", "0")),
     ],
 )
-def test_the_calls_themselves(cells: Cells, name: str, last: tuple[str, ...]) -> None:
-    assert refused(cells.run("call", str(NUMBERS[name]), "-100", "@/etc/shadow", *last)) == "ENOENT"
+def test_the_calls_themselves(forkserver: BareForkserver, name: str, last: tuple[str, ...]) -> None:
+    assert refused(forkserver.run("call", str(NUMBERS[name]), "-100", "@/etc/shadow", *last)) == "ENOENT"
 
 
 @pytest.mark.parametrize("name", ["getxattr", "lgetxattr", "name_to_handle_at", "statfs", "stat", "readlink", "fchdir"])
-def test_calls_that_nothing_needs_are_forbidden(cells: Cells, name: str) -> None:
+def test_calls_that_nothing_needs_are_forbidden(forkserver: BareForkserver, name: str) -> None:
     if name not in NUMBERS:
         pytest.skip(f"{name} is no system call of this machine")
-    forbidden(cells.run("call", str(NUMBERS[name]), "@/etc/shadow", "@", "@", "4095"), name)
+    forbidden(forkserver.run("call", str(NUMBERS[name]), "@/etc/shadow", "@", "@", "4095"), name)
 
 
-def test_a_worker_stands_in_an_empty_root_and_nothing_else_is_mounted(cells: Cells) -> None:
-    worker = _waiting(cells)
+def test_a_worker_stands_in_an_empty_root_and_nothing_else_is_mounted(forkserver: BareForkserver) -> None:
+    worker = _waiting(forkserver)
     assert os.listdir(f"/proc/{worker.pid}/root") == []
     assert os.listdir(f"/proc/{worker.pid}/cwd") == []
     mounts = _mounts(worker.pid)
@@ -107,7 +107,7 @@ def test_a_worker_stands_in_an_empty_root_and_nothing_else_is_mounted(cells: Cel
 @pytest.mark.parametrize("suffix", ["wasm", "so"])
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_the_root_of_a_resolver_has_its_files_to_be_read_and_nothing_else(
-    cells: Cells, tmp_path: Path, mine: Path, uid: int, suffix: str
+    forkserver: BareForkserver, tmp_path: Path, mine: Path, uid: int, suffix: str
 ) -> None:
     files, module = tmp_path / "pod", tmp_path / f"module.{suffix}"
     module.write_bytes(b"\0asm\1\0\0\0")
@@ -118,7 +118,9 @@ def test_the_root_of_a_resolver_has_its_files_to_be_read_and_nothing_else(
     resolver = mount_tree.build_resolver(MountPlan("/nowhere", pod=str(files)))
 
     def tried(how: str, path: str, *flags: str) -> str:
-        outcome = cells.run(how, "-", path, *flags, uid=uid, gid=uid, module=module, resolver=resolver, network=True)
+        outcome = forkserver.run(
+            how, "-", path, *flags, uid=uid, gid=uid, module=module, resolver=resolver, network=True
+        )
         return refused(outcome)
 
     for path in (*(path for path in PATHS if path != "/etc"), str(mine), "/etc/link", "/etc/up", "/../mine"):
@@ -140,7 +142,7 @@ def test_mounts_of_the_host_are_neither_kept_nor_undone(tmp_path: Path) -> None:
     try:
         (place / "file").write_text("there")
         before = Path("/proc/self/mounts").read_text()
-        started = shut()
+        started = confined()
         worker = _waiting(started)
         assert Path("/proc/self/mounts").read_text() == before
         assert (place / "file").read_text() == "there"
@@ -154,7 +156,7 @@ def test_mounts_of_the_host_are_neither_kept_nor_undone(tmp_path: Path) -> None:
 
 
 def test_where_it_is_refused_workers_run_without_it(tmp_path: Path) -> None:
-    plain = shut(under=WITHOUT_EMPTY_ROOT)
+    plain = confined(under=WITHOUT_EMPTY_ROOT)
     assert plain.no_empty_root == errno.EPERM
     worker = _waiting(plain)
     assert os.stat(f"/proc/{worker.pid}/root").st_ino == os.stat("/").st_ino
@@ -162,7 +164,7 @@ def test_where_it_is_refused_workers_run_without_it(tmp_path: Path) -> None:
     os.kill(worker.pid, 9)
     worker.wait()
     plain.close()
-    guests = shut(broken_out=False, under=WITHOUT_EMPTY_ROOT)
+    guests = confined(broken_out=False, under=WITHOUT_EMPTY_ROOT)
     folders = [(tmp_path / name, name == "ro") for name in ("root", "ro")]
     for folder, _ in folders:
         folder.mkdir()
@@ -185,7 +187,9 @@ def test_the_log_says_that_it_is_refused_and_required_it_is_an_error() -> None:
 
 @pytest.mark.parametrize("uid", [0, 1000])
 @pytest.mark.parametrize("how", ["stat", "readlink", "set_times", "access", "open"])
-def test_a_preopens_descriptor_leads_no_way_up(cells: Cells, tmp_path: Path, mine: Path, how: str, uid: int) -> None:
+def test_a_preopens_descriptor_leads_no_way_up(
+    forkserver: BareForkserver, tmp_path: Path, mine: Path, how: str, uid: int
+) -> None:
     """It is a mount of its own, as the supervisor makes all of a guest's."""
     given = tmp_path / "given"
     given.mkdir()
@@ -199,7 +203,7 @@ def test_a_preopens_descriptor_leads_no_way_up(cells: Cells, tmp_path: Path, min
         "../given/../mine",
     ):
         folders = [(Path(f"/proc/self/fd/{detached}"), False)]
-        outcome = cells.run(how, "0", path, *flags, uid=uid, gid=uid, folders=folders)
+        outcome = forkserver.run(how, "0", path, *flags, uid=uid, gid=uid, folders=folders)
         assert refused(outcome) == "ENOENT", path
     for fd in (place, detached):
         os.close(fd)
@@ -216,10 +220,10 @@ def test_no_folder_of_a_real_workers_has_a_way_up(pod: Pod, tmp_path: Path) -> N
         assert os.path.samestat(os.stat(f"{folder}/.."), os.stat(folder))
 
 
-def _waiting(cells: Cells) -> Worker:
+def _waiting(forkserver: BareForkserver) -> Worker:
     """A worker that waits for the end of its input, which never comes."""
     read, write = os.pipe()
-    worker = cells.start("wait", stdin=read)
+    worker = forkserver.start("wait", stdin=read)
     os.close(read)
     os.set_inheritable(write, False)
     _held.append(write)

@@ -14,23 +14,23 @@ from supervisor.ipc.forkserver import ForkserverClient
 from workers import protocol
 from workers.greeting import FORKSERVER, Filters, Hello, Versions, Welcome
 
-from ..harness.bare_forkserver import Cells
+from ..harness.bare_forkserver import BareForkserver
 from ..unit.standin import StandIn
 
 LATER = Versions(FORKSERVER.highest + 1, FORKSERVER.highest + 2)
 
 
 @pytest.fixture
-def cells() -> Iterator[Cells]:
-    made = Cells()
+def forkserver() -> Iterator[BareForkserver]:
+    made = BareForkserver()
     yield made
     made.close()
 
 
-def greet(cells: Cells, versions: Versions) -> tuple[Welcome, bool]:
+def greet(forkserver: BareForkserver, versions: Versions) -> tuple[Welcome, bool]:
     """The answer to a supervisor of these versions, and whether the forkserver stays connected to it."""
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(cells.address)
+        sock.connect(forkserver.address)
         reader = protocol.Reader(sock)
         protocol.send(sock, protocol.HELLO, Hello(versions).encode())
         assert reader.receive()
@@ -43,13 +43,13 @@ def greet(cells: Cells, versions: Versions) -> tuple[Welcome, bool]:
             return Welcome.decode(frame.body), False
 
 
-def test_forkserver_says_its_versions_to_one_that_speaks_none_of_them(cells: Cells) -> None:
-    welcome, stays = greet(cells, LATER)
+def test_forkserver_says_its_versions_to_one_that_speaks_none_of_them(forkserver: BareForkserver) -> None:
+    welcome, stays = greet(forkserver, LATER)
     assert (str(welcome.versions), welcome.engines, stays) == (str(FORKSERVER), {}, False)
 
 
-def test_forkserver_stays_with_one_that_speaks_more(cells: Cells) -> None:
-    welcome, stays = greet(cells, Versions(1, LATER.highest))
+def test_forkserver_stays_with_one_that_speaks_more(forkserver: BareForkserver) -> None:
+    welcome, stays = greet(forkserver, Versions(1, LATER.highest))
     assert str(welcome.versions) == str(FORKSERVER)
     assert welcome.engines
     assert stays

@@ -29,7 +29,7 @@ for file in /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt; do
         mount --bind "$file" "$root$file"
     fi
 done
-# Not by chroot alone: what changes its own root in turn (the compiler's cell) would have the machine's around it.
+# Not by chroot alone: what changes its own root in turn (the compiler process) would have the machine's around it.
 cd "$root"
 pivot_root . .
 umount -l .

@@ -1,4 +1,4 @@
-"""From a spec to a WASI world: the module, the preopens, and where relative paths start."""
+"""From a spec to a WASI context: the module, the preopens, and where relative paths start."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_pwd(cwd: str, env: tuple[str, ...], wanted: list[bytes]) -> None:
     assert start_request(ProcessSpec(("a",), env, cwd)).env == wanted
 
 
-# The world
+# The context
 
 
 class Tree:

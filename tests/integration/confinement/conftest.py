@@ -9,32 +9,32 @@ import pytest
 
 from ...harness.bare_forkserver import (
     WITHOUT_EMPTY_ROOT,
-    Cells,
-    shut,
+    BareForkserver,
+    confined,
 )
 
 
 @pytest.fixture(scope="module")
-def cells() -> Iterator[Cells]:
+def forkserver() -> Iterator[BareForkserver]:
     """Both walls."""
-    made = shut()
+    made = confined()
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def landlocked() -> Iterator[Cells]:
+def landlocked() -> Iterator[BareForkserver]:
     """Landlock alone, in the host's root."""
-    made = Cells(under=WITHOUT_EMPTY_ROOT)
+    made = BareForkserver(under=WITHOUT_EMPTY_ROOT)
     assert made.no_empty_root
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def without_seccomp() -> Iterator[Cells]:
+def without_seccomp() -> Iterator[BareForkserver]:
     """Landlock in an empty root."""
-    made = Cells()
+    made = BareForkserver()
     yield made
     made.close()
 

@@ -14,7 +14,7 @@ from workers.confinement import landlock
 
 from ...harness.bare_forkserver import (
     ROOT,
-    Cells,
+    BareForkserver,
     neighbour,
     refused,
 )
@@ -39,48 +39,55 @@ from ...harness.bare_forkserver import (
     ],
 )
 def test_files_of_the_host_are_out_of_reach(
-    cells: Cells, landlocked: Cells, folders: list[tuple[Path, bool]], path: str, flags: int
+    forkserver: BareForkserver, landlocked: BareForkserver, folders: list[tuple[Path, bool]], path: str, flags: int
 ) -> None:
     there = os.path.exists(path) or flags & os.O_CREAT
-    for made, error in ((cells, "EACCES" if path == "/" else "ENOENT"), (landlocked, "EACCES" if there else "ENOENT")):
+    for made, error in (
+        (forkserver, "EACCES" if path == "/" else "ENOENT"),
+        (landlocked, "EACCES" if there else "ENOENT"),
+    ):
         assert refused(made.run("open", "-", path, str(flags), folders=folders)) == error
 
 
-def test_a_preopen_has_no_way_up(cells: Cells, landlocked: Cells, folders: list[tuple[Path, bool]]) -> None:
+def test_a_preopen_has_no_way_up(
+    forkserver: BareForkserver, landlocked: BareForkserver, folders: list[tuple[Path, bool]]
+) -> None:
     (folders[0][0] / "link").symlink_to("/etc/passwd")
     for path in ("../outside", "link", os.path.relpath("/etc/passwd", folders[0][0])):
-        for made in (cells, landlocked):
+        for made in (forkserver, landlocked):
             outcome = refused(made.run("open", "0", path, str(os.O_RDWR | os.O_CREAT), folders=folders))
-            assert outcome == ("ENOENT" if (made, path) == (cells, "link") else "EACCES")
+            assert outcome == ("ENOENT" if (made, path) == (forkserver, "link") else "EACCES")
 
 
-def test_the_preopens_are_usable_as_their_mounts_say(cells: Cells, folders: list[tuple[Path, bool]]) -> None:
+def test_the_preopens_are_usable_as_their_mounts_say(
+    forkserver: BareForkserver, folders: list[tuple[Path, bool]]
+) -> None:
     read, write, create = str(os.O_RDONLY), str(os.O_WRONLY), str(os.O_CREAT | os.O_WRONLY)
-    assert refused(cells.run("open", "0", "file", read, folders=folders)) == "done 1"
-    assert refused(cells.run("open", "0", "sub/new", create, folders=folders)) == "done"
-    assert refused(cells.run("truncate", "0", "file", folders=folders)) == "done 3"
-    assert refused(cells.run("rename", "0", "sub/new", "0", "new", folders=folders)) == "done"
-    assert refused(cells.run("link", "0", "new", "0", "sub/new", folders=folders)) == "done"
-    assert refused(cells.run("open", "1", "file", read, folders=folders)) == "done 1"
-    assert refused(cells.run("open", "1", "file", write, folders=folders)) == "EACCES"
-    assert refused(cells.run("open", "1", "new", create, folders=folders)) == "EACCES"
-    assert refused(cells.run("truncate", "1", "file", folders=folders)) == "EACCES"
-    assert refused(cells.run("rename", "1", "file", "1", "other", folders=folders)) == "EACCES"
-    assert refused(cells.run("rename", "1", "file", "0", "taken", folders=folders)) == "EACCES"
-    assert refused(cells.run("rename", "0", "file", "1", "given", folders=folders)) == "EACCES"
+    assert refused(forkserver.run("open", "0", "file", read, folders=folders)) == "done 1"
+    assert refused(forkserver.run("open", "0", "sub/new", create, folders=folders)) == "done"
+    assert refused(forkserver.run("truncate", "0", "file", folders=folders)) == "done 3"
+    assert refused(forkserver.run("rename", "0", "sub/new", "0", "new", folders=folders)) == "done"
+    assert refused(forkserver.run("link", "0", "new", "0", "sub/new", folders=folders)) == "done"
+    assert refused(forkserver.run("open", "1", "file", read, folders=folders)) == "done 1"
+    assert refused(forkserver.run("open", "1", "file", write, folders=folders)) == "EACCES"
+    assert refused(forkserver.run("open", "1", "new", create, folders=folders)) == "EACCES"
+    assert refused(forkserver.run("truncate", "1", "file", folders=folders)) == "EACCES"
+    assert refused(forkserver.run("rename", "1", "file", "1", "other", folders=folders)) == "EACCES"
+    assert refused(forkserver.run("rename", "1", "file", "0", "taken", folders=folders)) == "EACCES"
+    assert refused(forkserver.run("rename", "0", "file", "1", "given", folders=folders)) == "EACCES"
     # What may not be written there must not become writable by a second name here.
-    assert refused(cells.run("link", "1", "file", "0", "second", folders=folders)) == "EXDEV"
+    assert refused(forkserver.run("link", "1", "file", "0", "second", folders=folders)) == "EXDEV"
 
 
-def test_only_its_own_descriptors_are_left(cells: Cells, folders: list[tuple[Path, bool]]) -> None:
+def test_only_its_own_descriptors_are_left(forkserver: BareForkserver, folders: list[tuple[Path, bool]]) -> None:
     # Streams, and the two folders that the engine opened.
-    assert refused(cells.run("own_fds", folders=folders)) == "done 5"
+    assert refused(forkserver.run("own_fds", folders=folders)) == "done 5"
 
 
-def test_a_module_that_is_on_no_mount(cells: Cells) -> None:
+def test_a_module_that_is_on_no_mount(forkserver: BareForkserver) -> None:
     memory = os.memfd_create("module")
     os.write(memory, b"\0asm\1\0\0\0")
-    outcome = cells.run("own_fds", module=Path(f"/proc/self/fd/{memory}"))
+    outcome = forkserver.run("own_fds", module=Path(f"/proc/self/fd/{memory}"))
     os.close(memory)
     assert refused(outcome) == "done 3"
 
@@ -120,8 +127,8 @@ def test_rules_for_older_kernels(folders: list[tuple[Path, bool]], abi: int) -> 
 
 
 @pytest.mark.parametrize("what", ["environ", "mem", "fd/1", "root/etc/passwd", "maps"])
-def test_a_neighbour_is_out_of_reach(cells: Cells, landlocked: Cells, what: str) -> None:
-    for made, error in ((cells, "ENOENT"), (landlocked, "EACCES")):
+def test_a_neighbour_is_out_of_reach(forkserver: BareForkserver, landlocked: BareForkserver, what: str) -> None:
+    for made, error in ((forkserver, "ENOENT"), (landlocked, "EACCES")):
         with neighbour(made) as other:
             assert refused(made.run("open", "-", f"/proc/{other.pid}/{what}", str(os.O_RDONLY))) == error
         other.wait()

@@ -1,4 +1,4 @@
-"""Guests in a cell lack nothing that is theirs: every kind of call, stream and trap, and the engine's own profile."""
+"""Confined guests lack nothing that is theirs: every kind of call, stream and trap, and the engine's own profile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from supervisor.seccomp.profile import NEEDED, oci_filter
 
 from ...harness.aot import product
-from ...harness.bare_forkserver import NUMBERS, SIGSYS, Cells, forbidden, refused, shut
+from ...harness.bare_forkserver import NUMBERS, SIGSYS, BareForkserver, confined, forbidden, refused
 from ...harness.container import Pod
 from ...harness.guests import guest
 
@@ -22,9 +22,9 @@ CONFORMANCE = ("files", "clocks", "streams", "memory")
 
 
 @pytest.fixture(scope="module")
-def guests() -> Iterator[Cells]:
+def guests() -> Iterator[BareForkserver]:
     """Around real guests."""
-    made = shut(broken_out=False)
+    made = confined(broken_out=False)
     yield made
     made.close()
 
@@ -41,7 +41,7 @@ KINDS = pytest.mark.parametrize("kind", ["interpreted", "compiled"])
 @KINDS
 @pytest.mark.parametrize("uid", [0, 65534])
 @pytest.mark.parametrize("name", CONFORMANCE)
-def test_guests_lack_nothing_in_it(guests: Cells, tmp_path: Path, name: str, kind: str, uid: int) -> None:
+def test_guests_lack_nothing_in_it(guests: BareForkserver, tmp_path: Path, name: str, kind: str, uid: int) -> None:
     root, readonly = tmp_path / "root", tmp_path / "ro"
     root.mkdir()
     os.chown(root, uid, uid)
@@ -53,7 +53,7 @@ def test_guests_lack_nothing_in_it(guests: Cells, tmp_path: Path, name: str, kin
     assert (outcome.report, outcome.status) == ("R", 0), outcome
 
 
-def test_an_overlay_is_a_root_like_any_other(guests: Cells, tmp_path: Path) -> None:
+def test_an_overlay_is_a_root_like_any_other(guests: BareForkserver, tmp_path: Path) -> None:
     layers = [tmp_path / name for name in ("lower", "upper", "work", "ro", "root")]
     for layer in layers:
         layer.mkdir()
@@ -72,7 +72,7 @@ def test_an_overlay_is_a_root_like_any_other(guests: Cells, tmp_path: Path) -> N
 
 @KINDS
 @pytest.mark.parametrize("stdin", ["pipe", "file", "terminal", "socket", "closed pipe"])
-def test_streams_of_every_kind_work_in_it(guests: Cells, tmp_path: Path, kind: str, stdin: str) -> None:
+def test_streams_of_every_kind_work_in_it(guests: BareForkserver, tmp_path: Path, kind: str, stdin: str) -> None:
     ends = {"pipe": os.pipe, "closed pipe": os.pipe, "terminal": os.openpty, "socket": _socketpair}.get(stdin)
     if ends is None:
         (tmp_path / "file").write_text("line\n")
@@ -101,20 +101,20 @@ def _socketpair() -> tuple[int, int]:
     ("trap", "status"),
     [("unreachable", 134), ("divide", 134), ("bounds", 134), ("stack", 134), ("raise", 134), ("none", 7)],
 )
-def test_traps_end_as_ever(guests: Cells, kind: str, trap: str, status: int) -> None:
+def test_traps_end_as_ever(guests: BareForkserver, kind: str, trap: str, status: int) -> None:
     outcome = guests.run("x", trap, module=module("traps", kind))
     assert (outcome.report, outcome.status) == ("R", status), outcome
 
 
 @KINDS
-def test_a_guest_without_a_network_that_asks_for_a_socket(guests: Cells, kind: str) -> None:
+def test_a_guest_without_a_network_that_asks_for_a_socket(guests: BareForkserver, kind: str) -> None:
     """The forbidden call comes from the middle of native code."""
     outcome = guests.run("x", module=module("sockets", kind))
     forbidden(outcome, "socket")
 
 
 @KINDS
-def test_a_guest_with_a_network(guests: Cells, kind: str) -> None:
+def test_a_guest_with_a_network(guests: BareForkserver, kind: str) -> None:
     outcome = guests.run("x", module=module("sockets", kind), network=True)
     assert (outcome.report, outcome.status) == ("R", 0), outcome
 
@@ -122,7 +122,7 @@ def test_a_guest_with_a_network(guests: Cells, kind: str) -> None:
 # --- an engine's own profile -----------------------------------------------------------------------------------
 
 
-def test_a_profile_narrows_the_cell(cells: Cells, tmp_path: Path) -> None:
+def test_a_profile_narrows_the_workers_filter(forkserver: BareForkserver, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     profile = oci_filter(
         {
@@ -130,21 +130,21 @@ def test_a_profile_narrows_the_cell(cells: Cells, tmp_path: Path) -> None:
             "syscalls": [{"names": ["renameat"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOTSUP}],
         }
     )
-    outcome = cells.run("rename", "0", "file", "0", "other", folders=[(tmp_path, False)], seccomp=[profile])
+    outcome = forkserver.run("rename", "0", "file", "0", "other", folders=[(tmp_path, False)], seccomp=[profile])
     assert refused(outcome) in ("EOPNOTSUPP", "ENOTSUP")
 
 
-def test_a_profile_does_not_widen_it(cells: Cells) -> None:
+def test_a_profile_does_not_widen_it(forkserver: BareForkserver) -> None:
     profile = oci_filter({"defaultAction": "SCMP_ACT_ALLOW"})
-    forbidden(cells.run("exec", "/bin/true", seccomp=[profile]), "execve")
-    forbidden(cells.run("call", str(NUMBERS["seccomp"]), "1", "0", "@", seccomp=[profile]), "seccomp")
+    forbidden(forkserver.run("exec", "/bin/true", seccomp=[profile]), "execve")
+    forbidden(forkserver.run("call", str(NUMBERS["seccomp"]), "1", "0", "@", seccomp=[profile]), "seccomp")
     refusing = {"names": ["execve"], "action": "SCMP_ACT_ERRNO"}
     profile = oci_filter({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refusing]})
-    forbidden(cells.run("exec", "/bin/true", seccomp=[profile]), "execve")
+    forbidden(forkserver.run("exec", "/bin/true", seccomp=[profile]), "execve")
 
 
 @KINDS
-def test_guests_run_with_a_profile_that_denies_by_default(guests: Cells, tmp_path: Path, kind: str) -> None:
+def test_guests_run_with_a_profile_that_denies_by_default(guests: BareForkserver, tmp_path: Path, kind: str) -> None:
     profile = oci_filter(
         {
             "defaultAction": "SCMP_ACT_ERRNO",

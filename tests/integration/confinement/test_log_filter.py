@@ -10,7 +10,7 @@ import pytest
 from supervisor.seccomp.allowed import log_filter
 
 from ...harness.bare_forkserver import (
-    Cells,
+    BareForkserver,
     refused,
 )
 from ...harness.container import Container, Pod
@@ -19,13 +19,13 @@ SPOILING = ["truncate", "punch", "date", "overwrite", "duplicate", "duplicate on
 
 
 @pytest.mark.parametrize("how", SPOILING)
-def test_what_is_in_a_log_stays(cells: Cells, tmp_path: Path, how: str) -> None:
+def test_what_is_in_a_log_stays(forkserver: BareForkserver, tmp_path: Path, how: str) -> None:
     """Containers' outputs may go to files; what is not a file is no business of this filter's."""
     log = tmp_path / "log"
     log.write_text("said before\n")
     os.utime(log, (1000, 1000))
     fd = os.open(log, os.O_WRONLY | os.O_APPEND)
-    outcome = cells.run("spoil_log", how, stdout=fd, seccomp=[log_filter()])
+    outcome = forkserver.run("spoil_log", how, stdout=fd, seccomp=[log_filter()])
     os.close(fd)
     assert (outcome.report, outcome.status) == ("R", 0), outcome
     said = {"place": "overdone"}.get(how, "EPERM")
@@ -33,8 +33,8 @@ def test_what_is_in_a_log_stays(cells: Cells, tmp_path: Path, how: str) -> None:
     assert log.stat().st_mtime > 1000
 
 
-def test_a_file_of_the_guests_own_is_not_a_log(cells: Cells, folders: list[tuple[Path, bool]]) -> None:
-    assert refused(cells.run("truncate", "0", "file", folders=folders, seccomp=[log_filter()])) == "done 3"
+def test_a_file_of_the_guests_own_is_not_a_log(forkserver: BareForkserver, folders: list[tuple[Path, bool]]) -> None:
+    assert refused(forkserver.run("truncate", "0", "file", folders=folders, seccomp=[log_filter()])) == "done 3"
 
 
 def test_a_container_with_a_log_has_that_filter(pod: Pod) -> None:

@@ -12,14 +12,14 @@ from workers.confinement import landlock
 
 from ...harness.bare_forkserver import (
     NUMBERS,
-    Cells,
+    BareForkserver,
     neighbour,
     refused,
 )
 
 
 @pytest.mark.skipif(landlock.abi() < 4, reason="Landlock has no TCP rules here")
-def test_landlock_alone_stops_tcp_without_a_network(landlocked: Cells) -> None:
+def test_landlock_alone_stops_tcp_without_a_network(landlocked: BareForkserver) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         assert refused(landlocked.run("connect", "2", "1", port)) == "EACCES"
@@ -28,7 +28,7 @@ def test_landlock_alone_stops_tcp_without_a_network(landlocked: Cells) -> None:
 
 
 @pytest.mark.skipif(landlock.abi() < 6, reason="Landlock has no scopes here")
-def test_landlock_alone_stops_signals_and_abstract_sockets(landlocked: Cells) -> None:
+def test_landlock_alone_stops_signals_and_abstract_sockets(landlocked: BareForkserver) -> None:
     for pid in (os.getpid(), landlocked.pid):
         assert refused(landlocked.run("signal", str(pid), "0")) == "EPERM"
     with neighbour(landlocked) as other:
@@ -40,7 +40,7 @@ def test_landlock_alone_stops_signals_and_abstract_sockets(landlocked: Cells) ->
         assert refused(landlocked.run("connect", "1", "1", "@wasm-sandboxer-test")) == "EPERM"
 
 
-def test_landlock_alone_stops_files_and_exec(landlocked: Cells, folders: list[tuple[Path, bool]]) -> None:
+def test_landlock_alone_stops_files_and_exec(landlocked: BareForkserver, folders: list[tuple[Path, bool]]) -> None:
     assert refused(landlocked.run("open", "-", "/etc/shadow", "0", folders=folders)) == "EACCES"
     assert refused(landlocked.run("exec", "/bin/true")) == "EACCES"
     program = folders[0][0] / "program"
@@ -49,7 +49,7 @@ def test_landlock_alone_stops_files_and_exec(landlocked: Cells, folders: list[tu
     assert refused(landlocked.run("exec", str(program), folders=folders)) == "EACCES"
 
 
-def test_without_seccomp_a_neighbour_is_still_out_of_reach(landlocked: Cells) -> None:
+def test_without_seccomp_a_neighbour_is_still_out_of_reach(landlocked: BareForkserver) -> None:
     with neighbour(landlocked) as other:
         attach = ("16", str(other.pid), "0", "0")  # PTRACE_ATTACH
         assert refused(landlocked.run("call", str(NUMBERS["ptrace"]), *attach)) == "EPERM"
@@ -80,7 +80,7 @@ def test_without_seccomp_a_neighbour_is_still_out_of_reach(landlocked: Cells) ->
     ],
 )
 def test_without_seccomp_it_has_no_privilege(
-    without_seccomp: Cells, name: str, arguments: tuple[str, ...], error: str
+    without_seccomp: BareForkserver, name: str, arguments: tuple[str, ...], error: str
 ) -> None:
     if name not in NUMBERS:
         pytest.skip(f"{name} is no system call of this machine")

@@ -8,30 +8,30 @@ import pytest
 
 from ...harness.bare_forkserver import (
     NUMBERS,
-    Cells,
+    BareForkserver,
     forbidden,
     refused,
 )
 
 
 @pytest.mark.parametrize("family", ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK", "AF_PACKET", "AF_VSOCK", "AF_ALG"])
-def test_without_a_network_there_are_no_sockets(cells: Cells, family: str) -> None:
-    forbidden(cells.run("connect", str(int(getattr(socket, family))), "1", ""), "socket")
+def test_without_a_network_there_are_no_sockets(forkserver: BareForkserver, family: str) -> None:
+    forbidden(forkserver.run("connect", str(int(getattr(socket, family))), "1", ""), "socket")
 
 
-def test_with_a_network_there_is_tcp_and_udp(cells: Cells) -> None:
+def test_with_a_network_there_is_tcp_and_udp(forkserver: BareForkserver) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
             for family, where in ((socket.AF_INET, port), (socket.AF_INET6, "")):
-                outcome = cells.run("connect", str(int(family)), str(int(kind)), where, network=True)
+                outcome = forkserver.run("connect", str(int(family)), str(int(kind)), where, network=True)
                 assert refused(outcome) == "done"
-    assert refused(cells.run("bind", "2", "1", network=True)) == "done"
+    assert refused(forkserver.run("bind", "2", "1", network=True)) == "done"
 
 
 @pytest.mark.parametrize("where", ["", "@/tmp/.X11-unix/X0", "/run/containerd/containerd.sock"])
-def test_a_network_is_no_way_to_the_hosts_services(cells: Cells, where: str) -> None:
-    outcome = cells.run("connect", str(int(socket.AF_UNIX)), "1", where, network=True)
+def test_a_network_is_no_way_to_the_hosts_services(forkserver: BareForkserver, where: str) -> None:
+    outcome = forkserver.run("connect", str(int(socket.AF_UNIX)), "1", where, network=True)
     assert refused(outcome) == "EAFNOSUPPORT"
 
 
@@ -39,9 +39,9 @@ def test_a_network_is_no_way_to_the_hosts_services(cells: Cells, where: str) -> 
     ("family", "kind"),
     [("AF_INET", "SOCK_RAW"), ("AF_INET6", "SOCK_RAW"), ("AF_PACKET", "SOCK_RAW"), ("AF_VSOCK", "SOCK_STREAM")],
 )
-def test_other_sockets_are_forbidden_with_a_network_too(cells: Cells, family: str, kind: str) -> None:
+def test_other_sockets_are_forbidden_with_a_network_too(forkserver: BareForkserver, family: str, kind: str) -> None:
     numbers = (str(int(getattr(socket, name))) for name in (family, kind))
-    forbidden(cells.run("connect", *numbers, "", network=True), "socket")
+    forbidden(forkserver.run("connect", *numbers, "", network=True), "socket")
 
 
 @pytest.mark.parametrize("family", ["AF_INET", "AF_INET6"])
@@ -56,18 +56,20 @@ def test_other_sockets_are_forbidden_with_a_network_too(cells: Cells, family: st
         ("SOCK_DCCP", 33),
     ],
 )
-def test_protocols_beside_tcp_and_udp_are_forbidden(cells: Cells, family: str, kind: str, protocol: int) -> None:
+def test_protocols_beside_tcp_and_udp_are_forbidden(
+    forkserver: BareForkserver, family: str, kind: str, protocol: int
+) -> None:
     kinds = {"SOCK_DCCP": 6, **{name: int(value) for name, value in vars(socket).items() if name.startswith("SOCK_")}}
     numbers = (int(getattr(socket, family)), kinds[kind], protocol)
-    forbidden(cells.run("call", str(NUMBERS["socket"]), *map(str, numbers), network=True), "socket")
+    forbidden(forkserver.run("call", str(NUMBERS["socket"]), *map(str, numbers), network=True), "socket")
 
 
 @pytest.mark.parametrize(("kind", "protocol"), [(1, 6), (2, 17)])
-def test_tcp_and_udp_may_be_asked_for_by_name(cells: Cells, kind: int, protocol: int) -> None:
+def test_tcp_and_udp_may_be_asked_for_by_name(forkserver: BareForkserver, kind: int, protocol: int) -> None:
     call = ("call", str(NUMBERS["socket"]), "2", str(kind), str(protocol))
-    assert refused(cells.run(*call, network=True)).startswith("done")
+    assert refused(forkserver.run(*call, network=True)).startswith("done")
 
 
-def test_netlink_is_refused(cells: Cells) -> None:
-    outcome = cells.run("connect", str(int(socket.AF_NETLINK)), "3", "", network=True)
+def test_netlink_is_refused(forkserver: BareForkserver) -> None:
+    outcome = forkserver.run("connect", str(int(socket.AF_NETLINK)), "3", "", network=True)
     assert refused(outcome) == "EAFNOSUPPORT"

@@ -15,7 +15,7 @@ import pytest
 from ...harness.bare_forkserver import (
     NUMBERS,
     SIGSYS,
-    Cells,
+    BareForkserver,
     forbidden,
     neighbour,
     refused,
@@ -45,28 +45,28 @@ PLAIN_TRIES = """
 
 
 @pytest.mark.parametrize("name", [name for name in PLAIN_TRIES if name in NUMBERS])
-def test_a_forbidden_call_ends_the_guest_and_is_named(cells: Cells, name: str) -> None:
-    forbidden(cells.run("call", str(NUMBERS[name]), "0", "0", "0", "0", "0", "0"), name)
+def test_a_forbidden_call_ends_the_guest_and_is_named(forkserver: BareForkserver, name: str) -> None:
+    forbidden(forkserver.run("call", str(NUMBERS[name]), "0", "0", "0", "0", "0", "0"), name)
 
 
 @pytest.mark.parametrize("name", ["socketpair", "setns", "execve", "ptrace", "mount", "kill", "rt_sigreturn"])
-def test_a_network_opens_nothing_else(cells: Cells, name: str) -> None:
-    forbidden(cells.run("call", str(NUMBERS[name]), "0", "0", "0", "0", network=True), name)
+def test_a_network_opens_nothing_else(forkserver: BareForkserver, name: str) -> None:
+    forbidden(forkserver.run("call", str(NUMBERS[name]), "0", "0", "0", "0", network=True), name)
 
 
-def test_as_the_library_makes_them(cells: Cells, folders: list[tuple[Path, bool]]) -> None:
-    forbidden(cells.run("exec", "/bin/true"), "execve")
-    forbidden(cells.run("signal", str(os.getpid()), "9"), "kill")
-    forbidden(cells.run("grow_limit", str(resource.RLIMIT_NOFILE)), "prlimit64")
-    forbidden(cells.run("bind", "2", "1"), "socket")
-    forbidden(cells.run("fork"), "clone")
+def test_as_the_library_makes_them(forkserver: BareForkserver, folders: list[tuple[Path, bool]]) -> None:
+    forbidden(forkserver.run("exec", "/bin/true"), "execve")
+    forbidden(forkserver.run("signal", str(os.getpid()), "9"), "kill")
+    forbidden(forkserver.run("grow_limit", str(resource.RLIMIT_NOFILE)), "prlimit64")
+    forbidden(forkserver.run("bind", "2", "1"), "socket")
+    forbidden(forkserver.run("fork"), "clone")
 
 
-def test_arguments_are_looked_at(cells: Cells) -> None:
+def test_arguments_are_looked_at(forkserver: BareForkserver) -> None:
     pid, high = str(os.getpid()), 1 << 32  # the kernel looks at the low half only, and so must the filter
 
     def call(name: str, *arguments: int | str) -> None:
-        forbidden(cells.run("call", str(NUMBERS[name]), *map(str, arguments)), name)
+        forbidden(forkserver.run("call", str(NUMBERS[name]), *map(str, arguments)), name)
 
     call("tgkill", pid, pid, 0)
     call("prctl", 1, 9)  # PR_SET_PDEATHSIG
@@ -81,69 +81,73 @@ def test_arguments_are_looked_at(cells: Cells) -> None:
     call("mmap", 0, 4096, 7, 0x2, 0, 0)
 
 
-def test_no_machine_code_is_made_in_memory(cells: Cells) -> None:
-    forbidden(cells.run("make_code"), "mmap")
-    forbidden(cells.run("turn_into_code"), "mprotect")
+def test_no_machine_code_is_made_in_memory(forkserver: BareForkserver) -> None:
+    forbidden(forkserver.run("make_code"), "mmap")
+    forbidden(forkserver.run("turn_into_code"), "mprotect")
 
 
 @pytest.mark.parametrize("suffix", ["wasm", "so"])
-def test_no_machine_code_is_mapped_from_a_file(cells: Cells, folders: list[tuple[Path, bool]], suffix: str) -> None:
+def test_no_machine_code_is_mapped_from_a_file(
+    forkserver: BareForkserver, folders: list[tuple[Path, bool]], suffix: str
+) -> None:
     """A compiled guest's filter allows it while its module is loaded, and no longer."""
     module = folders[0][0] / f"module.{suffix}"
     module.write_bytes(b"\0asm\1\0\0\0")
-    forbidden(cells.run("map_code", "code", module=module, folders=folders), "mmap")
+    forbidden(forkserver.run("map_code", "code", module=module, folders=folders), "mmap")
     call = ("call", str(NUMBERS["seccomp"]), "1", "0", "@")
-    forbidden(cells.run(*call, module=module, folders=folders), "seccomp")
+    forbidden(forkserver.run(*call, module=module, folders=folders), "seccomp")
 
 
-def test_another_abi_of_the_machine_is_forbidden(cells: Cells) -> None:
+def test_another_abi_of_the_machine_is_forbidden(forkserver: BareForkserver) -> None:
     if os.uname().machine != "x86_64":
         pytest.skip("x32 is an ABI of x86_64")
-    outcome = cells.run("call", str(0x40000000 + NUMBERS["getpid"]))
+    outcome = forkserver.run("call", str(0x40000000 + NUMBERS["getpid"]))
     assert outcome.status == SIGSYS
     assert outcome.stderr == f"wasm-sandboxer: forbidden system call unknown ({0x40000000 + NUMBERS['getpid']})\n"
 
 
-def test_the_handler_cannot_be_replaced(cells: Cells) -> None:
-    forbidden(cells.run("set_handler", str(int(signal.SIGSYS)), "1"), "rt_sigaction")
-    forbidden(cells.run("set_handler", str(int(signal.SIGSYS)), "0"), "rt_sigaction")
+def test_the_handler_cannot_be_replaced(forkserver: BareForkserver) -> None:
+    forbidden(forkserver.run("set_handler", str(int(signal.SIGSYS)), "1"), "rt_sigaction")
+    forbidden(forkserver.run("set_handler", str(int(signal.SIGSYS)), "0"), "rt_sigaction")
 
 
-def test_blocking_the_signal_does_not_help(cells: Cells) -> None:
-    forbidden(cells.run("blocked", str(NUMBERS["unshare"])), "unshare")
+def test_blocking_the_signal_does_not_help(forkserver: BareForkserver) -> None:
+    forbidden(forkserver.run("blocked", str(NUMBERS["unshare"])), "unshare")
 
 
-def test_a_handler_overwritten_in_memory_does_not_help(cells: Cells) -> None:
-    outcome = cells.run("neutered", str(NUMBERS["unshare"]))
+def test_a_handler_overwritten_in_memory_does_not_help(forkserver: BareForkserver) -> None:
+    outcome = forkserver.run("neutered", str(NUMBERS["unshare"]))
     assert (outcome.status, outcome.stdout) == (SIGSYS, "")
 
 
-def test_a_full_or_closed_stderr_does_not_help(cells: Cells) -> None:
+def test_a_full_or_closed_stderr_does_not_help(forkserver: BareForkserver) -> None:
     ours, theirs = os.pipe()
-    outcome = cells.run("stderr_full", str(NUMBERS["unshare"]), stderr=theirs)
+    outcome = forkserver.run("stderr_full", str(NUMBERS["unshare"]), stderr=theirs)
     os.close(ours)
     os.close(theirs)
     assert (outcome.status, outcome.call) == (SIGSYS, NUMBERS["unshare"])
-    assert cells.run("stderr_closed", str(NUMBERS["unshare"])).status == SIGSYS
+    assert forkserver.run("stderr_closed", str(NUMBERS["unshare"])).status == SIGSYS
 
 
-def test_a_sigsys_sent_from_outside_names_no_call(cells: Cells) -> None:
-    with neighbour(cells) as worker:
+def test_a_sigsys_sent_from_outside_names_no_call(forkserver: BareForkserver) -> None:
+    with neighbour(forkserver) as worker:
         os.kill(worker.pid, signal.SIGSYS)
         outcome = worker.wait()
     assert (outcome.status, outcome.stderr, outcome.call) == (SIGSYS, "", -1)
 
 
-def test_memory_descriptors_and_files_end_at_their_limits(cells: Cells, folders: list[tuple[Path, bool]]) -> None:
+def test_memory_descriptors_and_files_end_at_their_limits(
+    forkserver: BareForkserver, folders: list[tuple[Path, bool]]
+) -> None:
     limit = [(int(resource.RLIMIT_AS), 1 << 30, 1 << 30)]
-    assert refused(cells.run("eat_memory", "4096", rlimits=limit)) in ("ENOMEM", "MemoryError")
+    assert refused(forkserver.run("eat_memory", "4096", rlimits=limit)) in ("ENOMEM", "MemoryError")
     limit = [(int(resource.RLIMIT_NOFILE), 64, 64)]
-    assert refused(cells.run("eat_descriptors", "4096", rlimits=limit)) == "EMFILE"
+    assert refused(forkserver.run("eat_descriptors", "4096", rlimits=limit)) == "EMFILE"
     limit = [(int(resource.RLIMIT_FSIZE), 1 << 20, 1 << 20)]
-    outcome = cells.run("eat_disk", "64", rlimits=limit, folders=folders)
+    outcome = forkserver.run("eat_disk", "64", rlimits=limit, folders=folders)
     assert outcome.status == 128 + signal.SIGXFSZ
     assert (folders[0][0] / "flood").stat().st_size == 1 << 20
 
 
-def test_processes_cannot_be_made_at_all(cells: Cells) -> None:
-    assert cells.run("fork").status == SIGSYS
+def test_processes_cannot_be_made_at_all(forkserver: BareForkserver) -> None:
+    assert forkserver.run("fork").status == SIGSYS

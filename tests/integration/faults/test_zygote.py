@@ -15,7 +15,7 @@ import pytest
 
 from sandbox_api.errors import InvalidArgument, Unavailable
 
-from ...harness.bare_forkserver import Cells
+from ...harness.bare_forkserver import BareForkserver
 from ...harness.compiled import until
 from ...harness.container import Pod
 from ...harness.daemon import ROOT, Daemon
@@ -142,15 +142,15 @@ def test_where_no_machine_code_can_be_had_python_does_it(tmp_path: Path) -> None
         "from workers import forkserver\nfrom workers.calls import machine\n"
         "def main(): machine.run_code = lambda: b''; forkserver.main()\n"
     )
-    cells = Cells(broken_out=False, program="pythonic", path=tmp_path)
+    bare = BareForkserver(broken_out=False, program="pythonic", path=tmp_path)
     try:
         for module, args, status in (("hello", (), 0), ("exit", ("7",), 7), ("trap", (), 134)):
-            outcome = cells.run(module, *args, module=guest(module), folders=[(tmp_path, True)])
+            outcome = bare.run(module, *args, module=guest(module), folders=[(tmp_path, True)])
             assert (outcome.report, outcome.status) == ("R", status), outcome
-        refused = cells.run("nonsense", module=Path(__file__))
+        refused = bare.run("nonsense", module=Path(__file__))
         assert refused.report == "Xnot a WebAssembly module: it does not begin with \\0asm"
     finally:
-        cells.close()
+        bare.close()
 
 
 def test_the_forkserver_needs_no_more_than_the_standard_library() -> None:
