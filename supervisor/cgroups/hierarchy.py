@@ -10,9 +10,9 @@ from ..host import errors
 from .group import Cgroup
 from .layout import Layout
 from .parents import Parents, Place
-from .path import parse_path
+from .path import GroupPath, parse_path
 from .resources import Resources
-from .tree import apply
+from .tree import apply, persist
 
 
 class Hierarchy:
@@ -42,6 +42,14 @@ class Hierarchy:
         """
         path = parse_path(cgroups_path)
         self.layout.require(resources)
+        try:
+            return persist(lambda: self._create(path, resources))
+        except OSError as error:
+            raise errors.for_errno(error, FailedPrecondition)(
+                f"control group {cgroups_path}: cannot be made: {error}"
+            ) from error
+
+    def _create(self, path: GroupPath, resources: Resources) -> Cgroup:
         own: set[str] = set()
         held: list[Place] = []
         try:
@@ -58,14 +66,10 @@ class Hierarchy:
                 held += self._parents.hold(tree, above, made)
                 self.layout.prepare(tree, group, resources)
             apply(self.layout.settings(path, leaves, resources))
-        except BaseException as error:
+        except BaseException:
             for tree in own:
                 self.layout.trees[tree].remove(path)
             self._parents.release(held)
-            if isinstance(error, OSError):
-                raise errors.for_errno(error, FailedPrecondition)(
-                    f"control group {cgroups_path}: cannot be made: {error}"
-                ) from error
             raise
         return Cgroup(self.layout, self._parents, path, leaves, held, self.layout.counts(leaves))
 

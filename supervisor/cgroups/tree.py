@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument, SandboxerError
 
@@ -16,8 +17,11 @@ log = logging.getLogger(__name__)
 
 PROCS = "cgroup.procs"
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+T = TypeVar("T")
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_VANISHED = (errno.ENOENT, errno.ENODEV)  # cgroup_mkdir() of kernel/cgroup/cgroup.c: the parent is being removed
+_TRIES = 100  # to make a group whose empty parents another sandboxer removes
 
 _OWNER = "trusted.wasm-sandboxer"
 
@@ -41,6 +45,9 @@ class Tree:
 
         Where it fails, what it made is gone again.
         """
+        return persist(lambda: self._make(group))
+
+    def _make(self, group: GroupPath) -> list[GroupPath]:
         made: list[GroupPath] = []
         fd = os.open(self.root, _FOLDER)
         try:
@@ -137,6 +144,17 @@ class Tree:
                 self.write(group, PROCS, str(pid))
             except ProcessLookupError:
                 pass
+
+
+def persist(make: Callable[[], T]) -> T:
+    """Make groups, and again if one above vanished meanwhile: another sandboxer removes parents that seem empty."""
+    for _ in range(_TRIES - 1):
+        try:
+            return make()
+        except OSError as error:
+            if error.errno not in _VANISHED:
+                raise
+    return make()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,19 @@ def test_parents_of_others_stay(v1: Hierarchy) -> None:
     group = v1.create(f"/{NAME}/pod/abc", Resources(pids_limit=3))
     assert group.delete()
     assert leftovers() == [ROOT / "pids" / NAME]
+
+
+@needs_v1
+def test_two_sandboxers_make_and_remove_the_same_parent(v1: Hierarchy) -> None:
+    def live(name: str) -> None:
+        own = detect()
+        for number in range(300):
+            group = own.create(f"/{NAME}/pod/{name}{number}", Resources(pids_limit=3))
+            assert group.delete()
+
+    with ThreadPoolExecutor(3) as sandboxers:
+        for done in [sandboxers.submit(live, name) for name in "abc"]:
+            done.result()
 
 
 @needs_v1
