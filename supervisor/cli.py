@@ -9,9 +9,8 @@ from pathlib import Path
 
 import click
 
-from .aot.choice import EngineMode
 from .aot.options import Size, aot_options
-from .aot.terms import Settings
+from .aot.terms import EngineMode, Settings
 from .commands.group import LazyGroup, Sections
 from .host import interpreters
 

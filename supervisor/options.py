@@ -7,8 +7,7 @@ from pathlib import Path
 
 from workers import relay_protocol
 
-from .aot.choice import EngineMode
-from .aot.terms import Settings
+from .aot.terms import EngineMode, Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from enum import StrEnum
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from workers.start_request import WASMEDGE, WASMTIME
 
 from ..host import interpreters
 from .policy import Aot, Product
-from .terms import EngineLibrary, Failure, Level, Verdict
+from .terms import EngineLibrary, EngineMode, Failure, Level, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +23,6 @@ ANNOTATION = "run.wasm-sandboxer/engine"
 """A container's own choice."""
 _COMPONENT = b"\0asm\x0d\0\1\0"
 _MISSING = "Wasmtime is not here: install wasm-sandboxer[wasmtime] and restart the sandboxer"
-
-
-class EngineMode(StrEnum):
-    """The engine asked for."""
-
-    AUTO = "auto"
-    """WasmEdge; Wasmtime for components and for modules that WasmEdge refuses or cannot compile."""
-    WASMEDGE = "wasmedge"
-    WASMTIME = "wasmtime"
 
 
 class EngineChoice:

@@ -46,6 +46,15 @@ class EngineLibrary:
     """The library's, where it is not found by itself."""
 
 
+class EngineMode(StrEnum):
+    """The engine asked for."""
+
+    AUTO = "auto"
+    """WasmEdge; Wasmtime for components and for modules that WasmEdge refuses or cannot compile."""
+    WASMEDGE = "wasmedge"
+    WASMTIME = "wasmtime"
+
+
 class Mode(StrEnum):
     """How starts use compiled modules."""
 

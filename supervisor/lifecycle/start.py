@@ -21,8 +21,9 @@ from workers.start_request import (
     StartRequest,
 )
 
-from ..aot.choice import EngineChoice, EngineMode
+from ..aot.choice import EngineChoice
 from ..aot.policy import Product
+from ..aot.terms import EngineMode
 from ..cgroups import Resources
 from ..host import errors
 from ..ipc.forkserver import ForkserverClient

@@ -8,7 +8,7 @@ from ctypes import byref, c_char_p, c_size_t, c_void_p
 from ...compile_protocol import COMPONENT, MADE, REFUSED, STARTS
 from .. import compiler, sections
 from . import capi
-from .engine import configure
+from .engine import cause_first, configure
 
 _NEW, _SERIALIZE = (c_void_p, c_char_p, c_size_t, c_void_p), (c_void_p, c_void_p)
 _FUNCTIONS = {
@@ -40,7 +40,8 @@ class Compiler(compiler.Compiler):
         if error:
             text = capi.Vector()
             lib.wasmtime_error_message(error, byref(text))
-            return REFUSED + capi.text(text).encode()[: compiler.MOST_TEXT]
+            line = " ".join(cause_first(capi.text(text)).split())
+            return REFUSED + line.encode()[: compiler.MOST_TEXT]
         with open(output, "wb") as file:
             file.write((ctypes.c_char * product.size).from_address(product.data))
         starts = not component and sections.has_start(code)

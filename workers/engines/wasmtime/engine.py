@@ -161,15 +161,15 @@ class Wasmtime(Engine):
         if step.stage in (TRAP, START_TRAP):
             error = step.stage == TRAP and len(step.arguments) == 2  # then its exit status was asked for
             message = self._message(step.arguments[0]) if error else self._trap_message(step.arguments[0])
-            return End(TRAPPED, _cause_first(message))
+            return End(TRAPPED, cause_first(message))
         if step.stage == WASI:
             return End(REFUSED, _WHAT[WASI])
         if step.stage == INSTANTIATE and (status := self._exit_status(result)) is not None:  # in the start section
             return End(EXITED, status=status & 0xFF)
         message = self._message(result)
         if step.stage == INSTANTIATE and "wasm backtrace" in message:
-            return End(TRAPPED, _cause_first(message))
-        return End(REFUSED, f"{_WHAT[step.stage]}: {_cause_first(message)}")
+            return End(TRAPPED, cause_first(message))
+        return End(REFUSED, f"{_WHAT[step.stage]}: {cause_first(message)}")
 
     def _instantiate_module(self, calls: CallList, guest: Guest, function: bytes) -> None:
         context, found = At(guest.context), calls.data(bytes(capi.EXTERN_BYTES))
@@ -302,7 +302,7 @@ def configure(library: ctypes.PyDLL, config: int) -> None:
     library.wasmtime_config_parallel_compilation_set(config, False)
 
 
-def _cause_first(message: str) -> str:
+def cause_first(message: str) -> str:
     """Wasmtime's text with its cause in front: it begins with the backtrace and ends with why."""
     context, found, cause = message.partition("\n\nCaused by:\n")
     if not found:
