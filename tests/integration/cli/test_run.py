@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from supervisor.commands.pack import Reference, pack_image
@@ -329,5 +329,5 @@ class TestWithoutADaemon:
 
 def processes_of(folder: Path) -> list[str]:
     """Command lines with this folder in them, but for the test's own."""
-    found = subprocess.run(["pgrep", "-f", "-a", f"{folder}/tmp/wasm-run"], capture_output=True, text=True, check=False)
-    return found.stdout.splitlines()
+    lines = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if f"{folder}/tmp/wasm-run" in line]
