@@ -89,7 +89,7 @@ def scraped(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield node, prometheus
 
 
-def test_it_sees_pods_start_run_and_end(scraped: tuple[Node, Prometheus]) -> None:
+def test_prometheus_sees_pods_start_run_and_end(scraped: tuple[Node, Prometheus]) -> None:
     node, prometheus = scraped
     prometheus.until('up{job="wasm-sandboxer"}', 1)
     with node.pod() as pod:

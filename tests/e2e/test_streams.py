@@ -79,7 +79,7 @@ def test_exec_sync_gives_output_and_status(pod: Pod) -> None:
     assert pod.node.cri.status(container.id).state == pb.CONTAINER_RUNNING
 
 
-def test_what_an_exec_writes_is_not_in_the_containers_log(pod: Pod) -> None:
+def test_output_of_an_exec_is_not_in_the_containers_log(pod: Pod) -> None:
     container = pod.run("sleep", "3600")
     container.wait_for_line("up")
     assert pod.node.cri.exec_sync(container.id, "/sleep.wasm", "0").stdout == b"up\n"

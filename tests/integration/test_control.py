@@ -73,7 +73,7 @@ def test_a_paused_container_ends_with_its_sandbox(pod: Pod) -> None:
     assert container.wait() == 137
 
 
-def test_what_cannot_be_paused_or_resumed(pod: Pod) -> None:
+def test_pause_and_resume_are_refused_in_other_states(pod: Pod) -> None:
     container = pod.with_wasm("sleep").build()
     with pytest.raises(FailedPrecondition, match="it is created"):
         pause(container)

@@ -29,7 +29,7 @@ def test_sockets_and_folder_are_for_their_owner_only(daemon: Daemon) -> None:
     assert stat.S_IMODE(daemon.dir.stat().st_mode) == 0o700
 
 
-def test_it_refuses_to_start_beside_a_live_one(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_second_daemon_is_refused(daemon: Daemon, tmp_path: Path) -> None:
     same_socket = run("--listen", str(daemon.listen), "--dir", str(tmp_path / "dir"))
     assert same_socket.returncode == 1
     assert "another process serves there" in same_socket.stderr
@@ -39,7 +39,7 @@ def test_it_refuses_to_start_beside_a_live_one(daemon: Daemon, tmp_path: Path) -
     assert len(same_folder.stderr.splitlines()) == 1
 
 
-def test_it_removes_a_dead_socket(tmp_path: Path) -> None:
+def test_a_dead_socket_is_removed(tmp_path: Path) -> None:
     daemon = Daemon()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(daemon.listen))
@@ -47,7 +47,7 @@ def test_it_removes_a_dead_socket(tmp_path: Path) -> None:
         Pod(daemon).close()
 
 
-def test_it_does_not_remove_a_file_that_is_no_socket(tmp_path: Path) -> None:
+def test_a_file_that_is_no_socket_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     refused = run("--listen", str(tmp_path / "file"), "--dir", str(tmp_path / "dir"))
     assert refused.returncode == 1
@@ -115,7 +115,7 @@ def test_version_and_help() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_in_order_and_leaves_nothing_where_nothing_runs(number: signal.Signals) -> None:
+def test_sigterm_leaves_nothing_where_nothing_runs(number: signal.Signals) -> None:
     with Daemon() as daemon:
         pod = Pod(daemon)
         container = pod.with_wasm("cat").fifos("stdin").mount("/scratch", kind="tmpfs").build().start()

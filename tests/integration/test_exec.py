@@ -91,7 +91,7 @@ def test_kill_with_all_reaches_execs(running: Container) -> None:
     assert waiter.result().exit_status in (128 + signal.SIGUSR1, 137)
 
 
-def test_what_an_exec_cannot_be(running: Container) -> None:
+def test_invalid_execs_are_refused(running: Container) -> None:
     running.add_exec("x", "/exit.wasm")
     with pytest.raises(AlreadyExists, match="x"):
         running.add_exec("x", "/exit.wasm")

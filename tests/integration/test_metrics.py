@@ -67,7 +67,7 @@ def pod(node: Node) -> Iterator[Pod]:
     made.close()
 
 
-def test_what_exists_is_counted_by_state(node: Node, pod: Pod) -> None:
+def test_containers_and_sandboxes_are_counted_by_state(node: Node, pod: Pod) -> None:
     before = node.value("containers", state="running")
     pod.with_wasm("sleep").args("1000").build().start()
     pod.with_wasm("sleep").build()
@@ -162,7 +162,7 @@ def test_transactions_and_recovery_are_timed(node: Node, pod: Pod) -> None:
     assert node.value("recovery_seconds") > 0
 
 
-def test_it_serves_over_tcp_and_nothing_but_metrics() -> None:
+def test_the_listener_serves_nothing_but_metrics() -> None:
     with Daemon("--metrics", "127.0.0.1:19473"):
         connection = http.client.HTTPConnection("127.0.0.1", 19473, timeout=SECONDS)
         connection.request("GET", "/metrics")

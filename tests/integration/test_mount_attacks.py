@@ -152,7 +152,7 @@ def test_a_root_that_its_engine_mounted_is_as_its_spec_says(pod: Pod, tmp_path: 
     assert list((tmp_path / "upper").iterdir()) == []
 
 
-def test_what_a_source_s_mount_forbids_stays_forbidden(pod: Pod, tmp_path: Path) -> None:
+def test_options_of_the_sources_mount_are_kept(pod: Pod, tmp_path: Path) -> None:
     """A mount that is read-only on the host is so for the guest, with or without options of its own."""
     volume = tmp_path / "volume"
     volume.mkdir()

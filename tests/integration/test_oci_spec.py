@@ -165,7 +165,7 @@ def test_a_private_mount_sees_no_later_mount_of_the_hosts(pod: Pod, tmp_path: Pa
         subprocess.run(["umount", "-l", str(volume)], check=True)
 
 
-def test_what_means_nothing_to_wasi_is_passed_over(pod: Pod) -> None:
+def test_mounts_that_mean_nothing_to_wasi_are_passed_over(pod: Pod) -> None:
     builder = pod.with_wasm("hello")
     for destination, kind in [
         ("/proc", "proc"),
@@ -346,7 +346,7 @@ def test_a_refused_control_group_fails_the_create_and_leaves_nothing(pod: Pod) -
     assert pod.daemon.mounts() == []
 
 
-def test_what_an_unlimited_container_uses_is_told_too(pod: Pod) -> None:
+def test_stats_of_a_container_without_limits(pod: Pod) -> None:
     container = pod.with_wasm("sleep").build().start()
     assert usage_of(container.connection.call("Stats", pb.StatsRequest(id=container.id)).stats) > 0
 

@@ -45,7 +45,7 @@ def read(fd: int | None) -> bytes | None:
         return file.read()
 
 
-def test_what_is_put_in_comes_out(cache: Cache) -> None:
+def test_products_are_found_again(cache: Cache) -> None:
     path = install(cache, ONE)
     content = read(cache.open(ONE, Level.O0))
     assert content is not None
@@ -57,7 +57,7 @@ def test_what_is_put_in_comes_out(cache: Cache) -> None:
     assert [each.name for each in cache.folder.iterdir()] == [path.name]
 
 
-def test_what_is_there_is_read_before_it_is_used(cache: Cache) -> None:
+def test_existing_products_are_read_before_use(cache: Cache) -> None:
     install(cache, ONE)
     after = again(cache)
     with pytest.raises(Unverified):
@@ -139,7 +139,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_what_is_not_as_it_was_made_is_removed(cache: Cache, damage: Callable[[Path], None]) -> None:
+def test_changed_products_are_removed(cache: Cache, damage: Callable[[Path], None]) -> None:
     path = install(cache, ONE)
     path.chmod(0o644)
     damage(path)
@@ -214,7 +214,7 @@ def test_other_engines_products_count_and_go(tmp_path: Path) -> None:
     assert not old.exists()
 
 
-def test_what_a_killed_sandboxer_left_goes(cache: Cache) -> None:
+def test_leftovers_of_a_killed_sandboxer_are_removed(cache: Cache) -> None:
     left = cache.folder / f"{ONE}.O0.so.1.part"
     left.write_bytes(b"half")
     young = cache.folder / f"{ONE}.O0.so.2.part"
@@ -224,7 +224,7 @@ def test_what_a_killed_sandboxer_left_goes(cache: Cache) -> None:
     assert (left.exists(), young.exists()) == (False, True)
 
 
-def test_what_never_fits_is_no_product(tmp_path: Path) -> None:
+def test_products_larger_than_the_cache_are_refused(tmp_path: Path) -> None:
     cache = Cache(tmp_path, len(PRODUCT) - 1, ENGINE)
     with pytest.raises(ValueError, match="do not fit into the cache"):
         install(cache, ONE)
@@ -256,7 +256,7 @@ def test_a_failure_for_lack_counts_until_more_is_allowed(
     assert after.failure(ONE, Level.O2, Limits(9, 1 << 29)) is not None
 
 
-def test_what_was_nobodys_fault_is_tried_again(cache: Cache) -> None:
+def test_failures_for_lack_of_resources_are_tried_again(cache: Cache) -> None:
     cache.fail(ONE, Level.O2, Failure(Verdict.UNABLE, "", LIMITS))
     assert cache.failure(ONE, Level.O2, LIMITS) is not None
     assert again(cache).failure(ONE, Level.O2, LIMITS) is None

@@ -130,7 +130,7 @@ def test_a_failure_at_one_level_is_not_tried_again_and_leaves_the_other(tmp_path
     run(tmp_path, check)
 
 
-def test_what_fails_at_the_first_level_gets_its_chance_at_the_other(tmp_path: Path) -> None:
+def test_a_module_that_fails_at_the_first_level_is_tried_at_the_other(tmp_path: Path) -> None:
     async def check(bench: Bench) -> None:
         bench.compiler.outcomes[Level.O0] = Outcome(Verdict.CRASHED)
         fast, better = await bench.done(bench.want(b"one"))
@@ -180,7 +180,7 @@ def test_a_module_that_changes_while_it_waits_is_compiled_as_it_was(tmp_path: Pa
     run(tmp_path, check)
 
 
-def test_what_is_too_much_is_passed_over_unless_it_is_urgent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_takes_urgent_modules_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling_module, "MOST_JOBS", 2)
 
     async def check(bench: Bench) -> None:

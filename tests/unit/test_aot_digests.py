@@ -123,13 +123,13 @@ def test_a_file_written_just_now_is_not_trusted_to_stay(tmp_path: Path, reads: R
 
 
 @pytest.mark.parametrize("content", [b"", b"\0asm", b"\x7fELF" + bytes(100), b"\0asm\x0d\0\2\0" + bytes(100)])
-def test_what_is_no_module_has_no_digest(tmp_path: Path, reads: Reads, content: bytes) -> None:
+def test_other_files_than_modules_have_no_digest(tmp_path: Path, reads: Reads, content: bytes) -> None:
     path = settled(tmp_path / "a.wasm", content)
     assert asyncio.run(reads.of(path)) is None
     assert reads.count == 0
 
 
-def test_what_is_too_large_is_not_read(tmp_path: Path, reads: Reads) -> None:
+def test_modules_that_are_too_large_are_not_read(tmp_path: Path, reads: Reads) -> None:
     path = tmp_path / "a.wasm"
     path.write_bytes(SMALL)
     os.truncate(path, 1 << 40)  # a hole

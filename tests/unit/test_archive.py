@@ -99,7 +99,7 @@ def test_whiteouts_cost_what_they_hide(image: Path, whiteout: str) -> None:
     assert time.process_time() - began < 10
 
 
-def test_what_hides_and_comes_again(image: Path) -> None:
+def test_whiteouts_and_files_that_come_again(image: Path) -> None:
     layers = [
         layer(("a/b/one", b"1"), ("a/b/two", b"2"), ("a/c", b"3")),
         layer(("a/.wh.b", b"")),
@@ -167,7 +167,7 @@ def test_links_are_followed_inside_the_image(image: Path, entries: tuple[Entry, 
     assert found(oci(image, [layer(*entries)], Entrypoint=["/app.wasm"])) == [("/app.wasm", b"app")]
 
 
-def test_what_an_upper_layer_removed_is_gone(image: Path) -> None:
+def test_removals_of_upper_layers(image: Path) -> None:
     lower = layer(("a/app.wasm", b"app"), ("b/app.wasm", b"app"), ("c/app.wasm", b"app"))
     upper = layer(("a/.wh.app.wasm", b""), (".wh.b", b""), ("c/.wh..wh..opq", b""), ("c/new.wasm", b"new"))
     for name in ("/a/app.wasm", "/b/app.wasm", "/c/app.wasm"):

@@ -64,7 +64,7 @@ def test_rows_are_compared_with_ours_and_say_why_one_is_missing(results: Results
     ]
 
 
-def test_what_is_measured_at_several_numbers_has_a_row_for_each(results: Results) -> None:
+def test_measurements_by_number_have_a_row_each(results: Results) -> None:
     results.figures.append(Figure(density.SECTION, density.MEMORY, "other", KIB, (604.0,), 1000))
     results.figures.append(Figure(density.SECTION, density.MEMORY, "other", KIB, (), 2000, "left out"))
     (table,) = tables(results, density.SECTION)

@@ -72,13 +72,13 @@ def test_calls_take_eight_arguments_and_leave_results(runner: Runner) -> None:
         (NONZERO, "labs", -(1 << 40), True),
     ],
 )
-def test_what_is_a_failure(runner: Runner, fails: int, name: str, argument: int | bytes, good: bool) -> None:
+def test_kinds_of_failure(runner: Runner, fails: int, name: str, argument: int | bytes, good: bool) -> None:
     calls = CallList()
     calls.libc(name, argument, fails=fails, stage=3)
     assert (carry_out(runner, calls).stage == LAST) is good
 
 
-def test_a_failure_has_its_errno_and_ends_the_plan_or_leads_elsewhere(runner: Runner) -> None:
+def test_a_failure_has_its_errno_and_ends_the_list_or_leads_elsewhere(runner: Runner) -> None:
     calls = CallList()
     elsewhere = Label()
     calls.libc("close", 1 << 20, fails=NEGATIVE, orelse=elsewhere)

@@ -127,7 +127,7 @@ def test_damage_that_shows_later_ends_the_store(path: Path) -> None:
     store.close()
 
 
-def test_what_was_deleted_is_no_damage(path: Path) -> None:
+def test_deleted_rows_are_no_damage(path: Path) -> None:
     from sandbox_api.errors import NotFound
 
     store = Store(str(path))

@@ -40,7 +40,7 @@ async def seen(parts: Parts) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_what_cannot_be_recorded_does_not_happen(tmp_path: Path, name: str) -> None:
+def test_unrecorded_changes_do_not_happen(tmp_path: Path, name: str) -> None:
     async def test() -> None:
         with disk(tmp_path / "disk") as small:
             parts = Parts(tmp_path, state=small.folder)

@@ -22,7 +22,7 @@ def test_the_highest_version_that_both_speak(ours: tuple[int, int], theirs: tupl
 
 
 @pytest.mark.parametrize("numbers", [(), (6,), (6, 5), (0, 6), (6, 6, 6)])
-def test_what_is_no_pair_of_versions(numbers: tuple[int, ...]) -> None:
+def test_invalid_versions_are_refused(numbers: tuple[int, ...]) -> None:
     with pytest.raises(ProtocolError):
         Hello.decode(pack_tagged({VERSIONS: pack_numbers(*numbers)}))
 

@@ -117,7 +117,7 @@ def test_too_many_clients_are_turned_away(tmp_path: Path, monkeypatch: pytest.Mo
     asyncio.run(scenario())
 
 
-def test_it_serves_tcp_as_well() -> None:
+def test_http_over_tcp() -> None:
     async def scenario() -> None:
         async def answer(where: str, query: dict[str, str]) -> http.Answer:
             return http.Answer(b"fine")

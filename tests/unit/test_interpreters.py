@@ -51,7 +51,7 @@ def test_a_folder_without_a_loader_is_searched_by_the_hosts(folder: Path, monkey
     assert (command, environment["LD_LIBRARY_PATH"]) == (BARE, f"{library}:/own")
 
 
-def test_what_needs_no_engine_stays_with_the_host(folder: Path) -> None:
+def test_helpers_without_an_engine_use_the_hosts_libraries(folder: Path) -> None:
     fill(folder, loader=True)
     assert interpreters.python(engine=False) == (BARE, {})
     assert interpreters.helper("relay", "socket")[0][:3] == BARE

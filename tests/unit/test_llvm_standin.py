@@ -50,7 +50,7 @@ def test_its_functions_return_zero(library: bytes, tmp_path: Path) -> None:
     assert interpreters.output(script, str(path)) == "0\n"
 
 
-def test_what_needs_no_libllvm_gets_none(library: bytes) -> None:
+def test_libraries_without_libllvm_get_no_standin(library: bytes) -> None:
     libc = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libc.so" in line)
     for content in (Path(libc).read_bytes(), library.replace(b"libLLVM", b"libMVLL"), b"\x7fELF" + bytes(200)):
         with pytest.raises(llvm_standin.Unfit):

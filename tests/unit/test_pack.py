@@ -172,7 +172,7 @@ def test_a_module_named_through_a_link_is_packed_itself(module: Path, tmp_path: 
         (b"\0asm\x0d\0\x01\0", "component"),
     ],
 )
-def test_what_is_no_module_is_refused_with_a_remedy(tmp_path: Path, content: bytes, says: str) -> None:
+def test_other_files_than_modules_are_refused_with_a_remedy(tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "app.wasm").write_bytes(content)
     result = run(tmp_path / "app.wasm", "-t", "app", "-o", tmp_path / "image.tar")
 
@@ -266,7 +266,7 @@ def test_names_are_read_as_docker_reads_them(text: str, full: str, familiar: str
 @pytest.mark.parametrize(
     "text", ["", "App", "app:", "app@sha256:00", "a b", "-x", "app:-1", "/app", "r.io/", "a//b", "é"]
 )
-def test_what_is_no_name_is_refused(text: str) -> None:
+def test_invalid_names_are_refused(text: str) -> None:
     with pytest.raises(click.UsageError, match="no image name"):
         Reference.parse(text)
 

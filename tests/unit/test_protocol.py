@@ -251,7 +251,7 @@ def test_lengths_that_do_not_add_up(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("size", "fds"), [(MAX_BODY + 1, 0), (0, MAX_FDS + 1)])
-def test_what_the_peer_would_refuse_is_not_sent(size: int, fds: int) -> None:
+def test_oversized_frames_are_not_sent(size: int, fds: int) -> None:
     with pytest.raises(ProtocolError):
         encode(1, bytes(size), [0] * fds)
 

@@ -58,7 +58,7 @@ def registry() -> Registry:
     return made
 
 
-def test_what_is_there_is_found(registry: Registry) -> None:
+def test_registered_objects_are_found(registry: Registry) -> None:
     container = registry.container("ns", "c")
     assert registry.sandbox("ns", "pod").containers == {"c": container}
     assert registry.process("ns", "c", "") == (container, container.init)
@@ -66,7 +66,7 @@ def test_what_is_there_is_found(registry: Registry) -> None:
     assert {number: process.name for number, (_, process) in registry.processes.items()} == {1: "c", 2: "c/e"}
 
 
-def test_what_is_not_there_is_named(registry: Registry) -> None:
+def test_not_found_names_the_object(registry: Registry) -> None:
     with pytest.raises(NotFound, match="sandbox 'c'"):
         registry.sandbox("ns", "c")
     with pytest.raises(NotFound, match="container 'pod'"):
@@ -93,13 +93,13 @@ def test_an_id_is_given_once(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize(("namespace", "value"), [("..", "a"), ("ns", "../a"), ("", "a"), ("ns", "")])
-def test_what_is_new_needs_good_ids(registry: Registry, namespace: str, value: str) -> None:
+def test_new_objects_need_valid_ids(registry: Registry, namespace: str, value: str) -> None:
     for new in (registry.new_sandbox, registry.new_container):
         with pytest.raises(InvalidArgument):
             new(namespace, value)
 
 
-def test_what_is_removed_is_gone_with_all_of_its(registry: Registry) -> None:
+def test_removal_takes_what_belongs_to_it(registry: Registry) -> None:
     container, process = registry.process("ns", "c", "e")
     registry.remove_exec(container, process)
     with pytest.raises(NotFound):

@@ -158,7 +158,7 @@ def test_an_instance_that_is_started_again(relay: Relay) -> None:
     guest.close()
 
 
-def test_it_rests_once_all_is_read(relay: Relay) -> None:
+def test_relay_is_idle_once_all_is_read(relay: Relay) -> None:
     guest = Guest(relay, 1)
     client = guest.client()
     left = len(write_until_full(relay, client))
@@ -174,7 +174,7 @@ def test_it_rests_once_all_is_read(relay: Relay) -> None:
 # Supervisors
 
 
-def test_it_goes_on_without_a_supervisor_and_obeys_the_next(relay: Relay) -> None:
+def test_relay_outlives_a_supervisor_and_obeys_the_next(relay: Relay) -> None:
     guest = Guest(relay, 1)
     client = guest.client()
     relay.connection.close()
@@ -188,7 +188,7 @@ def test_it_goes_on_without_a_supervisor_and_obeys_the_next(relay: Relay) -> Non
     guest.close()
 
 
-def test_it_ends_when_told(relay: Relay) -> None:
+def test_end_closes_the_relay(relay: Relay) -> None:
     guest = Guest(relay, 1)
     relay.tell(END)
     assert relay.process.wait(SECONDS) == 0
@@ -197,7 +197,7 @@ def test_it_ends_when_told(relay: Relay) -> None:
     guest.close()
 
 
-def test_it_ends_by_itself_when_it_has_nothing_to_do_for_long(tmp_path: Path) -> None:
+def test_an_idle_relay_ends_by_itself(tmp_path: Path) -> None:
     relay = Relay(tmp_path, idle_seconds=0.5)
     guest = Guest(relay, 1)
     relay.connection.close()

@@ -151,7 +151,7 @@ def test_the_last_descriptor_of_a_number_is_held(relay: Relay, tmp_path: Path) -
     held.close()
 
 
-def test_it_says_when_it_has_no_room_for_inputs_and_when_it_has_again(relay: Relay) -> None:
+def test_relay_reports_when_inputs_have_no_room(relay: Relay) -> None:
     inputs = []
     for number in range(OPEN_FILES // 4):  # two descriptors each
         source, client = os.pipe()

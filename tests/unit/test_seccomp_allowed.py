@@ -24,7 +24,7 @@ def programs(filters: Filters) -> dict[str, bytes]:
     return {name: getattr(filters, name) for name in names}
 
 
-def test_what_is_on_the_list_is_allowed_and_nothing_else(machine: str) -> None:
+def test_listed_calls_are_allowed_and_no_others(machine: str) -> None:
     calls = numbers(machine)
     assert len(calls) > 300
     for which, program in programs(worker_filters(machine)).items():

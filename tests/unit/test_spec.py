@@ -49,7 +49,7 @@ def test_every_member() -> None:
     )
 
 
-def test_what_is_left_out() -> None:
+def test_defaults_of_absent_members() -> None:
     assert parse(text(LEAST)) == Spec(process=ProcessSpec(args=("/app.wasm",)), root="rootfs")
 
 

@@ -110,7 +110,7 @@ def test_any_bytes(data: bytes) -> None:
 
 @given(LIKELY_CONFIGS)
 @settings(max_examples=1000)
-def test_what_is_accepted_can_be_sent_to_a_worker(data: bytes) -> None:
+def test_accepted_specs_can_be_sent_to_a_worker(data: bytes) -> None:
     spec = parsed(data)
     if spec is not None:
         request(spec)
@@ -118,7 +118,7 @@ def test_what_is_accepted_can_be_sent_to_a_worker(data: bytes) -> None:
 
 @given(LIKELY_CONFIGS)
 @settings(max_examples=1000)
-def test_what_is_accepted_can_be_planned(data: bytes) -> None:
+def test_accepted_specs_can_be_planned(data: bytes) -> None:
     spec = parsed(data)
     if spec is not None:
         root = bundle.root("/nowhere", spec.root)
@@ -129,6 +129,6 @@ def test_what_is_accepted_can_be_planned(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("config-*.json")), ids=lambda path: path.stem)
-def test_what_once_did_harm_is_refused(path: Path) -> None:
+def test_specs_that_once_did_harm_are_refused(path: Path) -> None:
     with pytest.raises(InvalidArgument):
         parse(path.read_bytes())

@@ -43,7 +43,7 @@ def test_a_kind_of_a_kind_has_its_code() -> None:
     assert status.of(Gone("what and why"), "Method") == status.of(errors.NotFound("what and why"), "Method")
 
 
-def test_what_nobody_foresaw_is_internal_and_says_where() -> None:
+def test_unforeseen_errors_are_internal_and_say_where() -> None:
     assert status.of(KeyError("x"), "Create") == (13, "Create: KeyError: 'x'")
 
 

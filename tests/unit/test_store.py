@@ -126,7 +126,7 @@ def test_everything_survives_the_writer_s_death(path: str) -> None:
     store.close()
 
 
-def test_what_is_removed_is_gone(path: str) -> None:
+def test_removed_records_are_gone(path: str) -> None:
     store = Store(path)
     fill(store)
     ((made, _, _),) = store.containers()

@@ -152,26 +152,26 @@ def test_a_terminal_for_all_three_between_the_client_s_fifos(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "where", ["relative", "file://relative", "binary:///bin/logger", "file:/x", "/a\0b", "file://"]
 )
-def test_what_is_no_path(name: str, where: str) -> None:
+def test_invalid_stream_paths_are_refused(name: str, where: str) -> None:
     stdio = Stdio(**{name: where})
     for refuse in (check, open_streams):
         with pytest.raises(InvalidArgument, match=f"^{name} .* is neither an absolute path nor file:///PATH"):
             refuse(stdio)
 
 
-def test_what_is_not_there_yet_may_be_there_at_the_start() -> None:
+def test_missing_fifos_are_allowed_before_the_start() -> None:
     check(Stdio("/not/yet", "/not/yet", "file:///not/yet"))
 
 
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("name", ["stdin", "stdout"])
-def test_what_is_not_there_at_the_start(fifo: Path, tmp_path: Path, name: str, terminal: bool) -> None:
+def test_missing_fifos_at_the_start_are_refused(fifo: Path, tmp_path: Path, name: str, terminal: bool) -> None:
     where = {"stdin": str(fifo), "stdout": str(fifo)} | {name: f"{tmp_path}/gone"}
     with nothing_left_open(), pytest.raises(InvalidArgument, match=f"{name}: {tmp_path}/gone: No such file"):
         open_streams(Stdio(**where, terminal=terminal))
 
 
-def test_what_cannot_be_opened(fifo: Path, tmp_path: Path) -> None:
+def test_streams_that_do_not_open_are_refused(fifo: Path, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(f"{tmp_path}/socket")
         for name in ("socket", "."):

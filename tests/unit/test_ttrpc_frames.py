@@ -55,7 +55,7 @@ def test_any_chunking_gives_the_same_frames(frames: list[Frame], cuts: list[int]
 
 
 @given(ANY_BYTES)
-def test_what_is_decoded_is_what_came(data: bytes) -> None:
+def test_decoding_keeps_every_byte(data: bytes) -> None:
     frames, broken = decode([data])
     read = b"".join(map(to_bytes, frames))
     assert data.startswith(read)

@@ -31,7 +31,7 @@ pytestmark = needs_root
 
 
 @needs_v1
-def test_what_this_host_has(v1: Hierarchy) -> None:
+def test_hierarchy_of_this_host(v1: Hierarchy) -> None:
     assert v1.version == 1
     assert v1.controllers >= {"memory", "cpu", "cpuacct", "cpuset", "pids", "freezer"}
 

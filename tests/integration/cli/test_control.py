@@ -73,7 +73,7 @@ def test_one_failure_does_not_keep_others(cli: Cli, running: str) -> None:
     assert "container 'nobody'" in done.stderr
 
 
-def test_what_engines_made_is_not_removed_without_force(cli: Cli, pod: Pod) -> None:
+def test_containers_of_engines_are_not_removed_without_force(cli: Cli, pod: Pod) -> None:
     builder = pod.with_wasm("sleep").args("1000")
     builder.config["annotations"]["io.kubernetes.cri.container-type"] = "container"
     container = builder.build().start()

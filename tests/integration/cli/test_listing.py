@@ -110,7 +110,7 @@ def test_a_name_may_be_short_but_not_of_two(cli: Cli, pod: Pod) -> None:
     assert "write more of it" in done.stderr
 
 
-def test_what_is_not_there_is_said_in_one_line(cli: Cli, tmp_path: Path) -> None:
+def test_missing_containers_are_an_error_of_one_line(cli: Cli, tmp_path: Path) -> None:
     done = cli.run("inspect", "nobody")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "Error: container 'nobody': there is none (wasm-sandboxer ps -a lists them all)\n"

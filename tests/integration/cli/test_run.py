@@ -154,7 +154,7 @@ def test_an_image_is_unpacked_and_run(cli: Cli, daemon: Daemon, tmp_path: Path) 
     assert not list((daemon.dir / "bundles/default").glob("*"))
 
 
-def test_what_cannot_run_has_dockers_statuses(cli: Cli, tmp_path: Path) -> None:
+def test_failures_to_run_have_dockers_statuses(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "bad.wasm").write_bytes(b"\0asm\1\0\0\0garbage")
     (tmp_path / "text").write_text("no module")
     for path, status, text in (
@@ -308,7 +308,7 @@ class TestWithoutADaemon:
         assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
         assert not processes_of(tmp_path)
 
-    def test_it_ends_with_a_client_that_is_killed(self, alone: Cli, tmp_path: Path) -> None:
+    def test_a_private_daemon_ends_with_its_killed_client(self, alone: Cli, tmp_path: Path) -> None:
         process = alone.start("--cache-dir", tmp_path / "cache", "run", guest("sleep"), "1000")
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"

@@ -19,7 +19,7 @@ SPOILING = ["truncate", "punch", "date", "overwrite", "duplicate", "duplicate on
 
 
 @pytest.mark.parametrize("how", SPOILING)
-def test_what_is_in_a_log_stays(forkserver: BareForkserver, tmp_path: Path, how: str) -> None:
+def test_a_log_is_append_only(forkserver: BareForkserver, tmp_path: Path, how: str) -> None:
     """Containers' outputs may go to files; what is not a file is no business of this filter's."""
     log = tmp_path / "log"
     log.write_text("said before\n")

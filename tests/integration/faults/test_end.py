@@ -55,7 +55,7 @@ def test_waits_end_with_unavailable_at_once(daemon: Daemon, pod: Pod) -> None:
     assert again().exit_status == 0
 
 
-def test_what_changes_something_is_answered(daemon: Daemon, pod: Pod) -> None:
+def test_changes_under_way_are_answered(daemon: Daemon, pod: Pod) -> None:
     container = pod.with_wasm("sleep").build().start()
     container.connection.call("Pause", pb.PauseRequest(id=container.id))  # so that SIGTERM does not end it yet
     other = pod.with_wasm("hello").build()

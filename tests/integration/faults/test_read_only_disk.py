@@ -71,7 +71,7 @@ def changes_fail_and_the_rest_goes_on(daemon: Daemon, pod: Pod, runs: Container,
     assert (runs.status(), pod.api.status(pod.id).state) == ("RUNNING", "SANDBOX_READY")
 
 
-def test_it_becomes_read_only_as_after_an_error(daemon: Daemon) -> None:
+def test_a_disk_that_becomes_read_only(daemon: Daemon) -> None:
     pod = Pod(daemon)
     runs, ends = (pod.with_wasm("sleep").build().start() for _ in range(2))
     subprocess.run(["mount", "-o", "remount,abort", str(daemon.dir)], check=True)
@@ -80,7 +80,7 @@ def test_it_becomes_read_only_as_after_an_error(daemon: Daemon) -> None:
     pod.close()
 
 
-def test_it_cannot_be_written_for_a_while(daemon: Daemon) -> None:
+def test_a_disk_that_is_read_only_for_a_while(daemon: Daemon) -> None:
     pod = Pod(daemon)
     runs, ends = (pod.with_wasm("sleep").build().start() for _ in range(2))
     waiter = ends.wait_later().arrived()

@@ -121,7 +121,7 @@ def test_a_masked_path_in_a_folder_that_is_bound(folder: Path) -> None:
         assert (places["/data"] / "file").read_text() == ""
 
 
-def test_what_was_mounted_before_a_failure_is_undone(folder: Path) -> None:
+def test_mounts_before_a_failure_are_undone(folder: Path) -> None:
     binds = (Bind("/a", str(folder / "host/file")), Bind("/etc", str(folder / "host/file")))
     with pytest.raises(FailedPrecondition, match=r"on /etc: "):
         build(planned(folder, *binds))
@@ -130,7 +130,7 @@ def test_what_was_mounted_before_a_failure_is_undone(folder: Path) -> None:
     assert mounts(folder) == []
 
 
-def test_what_a_supervisor_left_on_its_bench_is_cleared(folder: Path) -> None:
+def test_leftovers_of_a_supervisor_are_cleared(folder: Path) -> None:
     left = folder / "mounting/bench/left"
     left.mkdir()
     linux.mount("tmpfs", str(left), "tmpfs", 0)

@@ -63,7 +63,7 @@ def test_the_root_may_be_named_in_many_ways(folder: Path, path: str, root: str) 
     assert bundle.root(str(folder), path.format(folder=folder, name=folder.name)) == str(folder / root)
 
 
-def test_what_cannot_be_is_not_planned(folder: Path) -> None:
+def test_invalid_mounts_are_not_planned(folder: Path) -> None:
     spec = Spec(ProcessSpec(("a",)), "rootfs")
     with pytest.raises(InvalidArgument, match="the host's root file system"):
         plan(spec, "/", (), "", "")
@@ -135,7 +135,7 @@ def test_a_root_file_system_that_cannot_be_mounted(
     assert mounts(folder) == []
 
 
-def test_what_the_client_mounted_stays(folder: Path) -> None:
+def test_mounts_of_the_client_stay(folder: Path) -> None:
     """A failed Create unmounts twice: in ``mount``, and in its caller."""
     linux.mount("tmpfs", str(folder / "rootfs"), "tmpfs", 0)
     try:
