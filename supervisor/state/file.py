@@ -18,12 +18,16 @@ class Foreign(Exception):
     """The file is of a version that this sandboxer does not know."""
 
 
+class _EarlierBoot(Exception):
+    """The machine was restarted since the file was written."""
+
+
 class _Unfit(Exception):
     """The file is damaged."""
 
 
 def open_or_begin(path: str) -> tuple[sqlite3.Connection, bool]:
-    """Open the file; whether it is a new one, because there was none or it was damaged.
+    """Open the file; whether it is a new one, because there was none, or it was damaged or of an earlier boot.
 
     Raises ``Foreign``, and ``OSError`` or ``sqlite3.Error`` where the disk refuses.
     """
@@ -31,6 +35,10 @@ def open_or_begin(path: str) -> tuple[sqlite3.Connection, bool]:
         return _open(path)
     except _Unfit as error:
         set_aside(path, str(error))
+    except _EarlierBoot:
+        log.warning("%s is of before the machine was restarted: nothing of it runs, and the state begins empty", path)
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
     return _open(path)
 
 
@@ -59,6 +67,8 @@ def _open(path: str) -> tuple[sqlite3.Connection, bool]:
         version = schema.version(db)
         if version != schema.VERSION:
             raise Foreign(f"{path} is of version {version}, and this sandboxer reads {schema.VERSION}")
+        if not schema.of_this_boot(db):
+            raise _EarlierBoot
     except BaseException as error:
         db.close()
         if isinstance(error, sqlite3.Error) and schema.is_damage(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 from sandbox_api.interface import Mount, NewContainer, NewExec, Preparation, Stdio
@@ -12,9 +13,10 @@ from ..model.prepared import Prepared
 from ..oci.rootfs import MountPlan
 from ..oci.spec import Bind, Tmpfs
 
-VERSION = 6
+VERSION = 7
 
 _TABLES = """
+CREATE TABLE boot (id TEXT NOT NULL);       -- of the kernel under which all that is recorded ran
 CREATE TABLE sandboxes (
     namespace TEXT NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL, netns TEXT NOT NULL,
     config BLOB NOT NULL,       -- CRI's PodSandboxConfig, encoded
@@ -70,8 +72,21 @@ def prepare(db: sqlite3.Connection) -> bool:
     """Make the tables where there are none; whether that was so. Raises ``sqlite3.Error``."""
     if version(db):
         return False
-    db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+    db.executescript(
+        f"BEGIN; {_TABLES} INSERT INTO boot VALUES ('{_boot_id()}'); PRAGMA user_version = {VERSION}; COMMIT;"
+    )
     return True
+
+
+def of_this_boot(db: sqlite3.Connection) -> bool:
+    """Whether the machine has not been restarted since the file was begun. Raises ``sqlite3.Error``."""
+    (boot,) = db.execute("SELECT id FROM boot").fetchone()
+    return bool(boot == _boot_id())
+
+
+def _boot_id() -> str:
+    """The kernel's name for this boot (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def version(db: sqlite3.Connection) -> int:

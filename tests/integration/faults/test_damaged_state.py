@@ -133,6 +133,17 @@ def test_damage_found_at_start_leaves_an_empty_node(daemon: Daemon, damage: Call
     node.check_begun_empty()
 
 
+def test_state_of_an_earlier_boot_leaves_an_empty_node(daemon: Daemon) -> None:
+    node = Node(daemon)
+    daemon.kill()
+    with contextlib.closing(sqlite3.connect(daemon.dir / "state.db", isolation_level=None)) as db:
+        db.execute("UPDATE boot SET id = 'another'")
+    daemon.start()
+    assert "of before the machine was restarted" in daemon.log_text()
+    assert not list(daemon.dir.glob("state.db.unfit-*"))
+    node.check_begun_empty()
+
+
 def test_workers_of_a_dead_forkserver_are_ended_too(daemon: Daemon) -> None:
     node = Node(daemon)
     assert daemon.process is not None
