@@ -259,7 +259,7 @@ class Daemon:
         if options.metrics:
             await self._serve_metrics(cleanup, parts, [methods, sandbox_methods])
         log.info(
-            "wasm-sandboxer %s serves on %s, tasks on %s, WasmEdge %s",
+            "wasm-sandboxer %s serves on %s, tasks on %s, with %s",
             __version__,
             options.listen,
             options.task_socket,

@@ -40,7 +40,7 @@ from .protocol import (
     unpack_numbers,
 )
 from .start_request import MODULE, NATIVE, REPORT, STDERR, STDIN, STDOUT, Descriptors, StartRequest
-from .zygote import RootReplaced, Zygote, ZygoteDied
+from .zygote import RootReplaced, ZygoteDied, zygotes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ RECHECK_SECONDS = 1
 """How long after the last exit it looks for any whose signal was lost (RLIMIT_SIGPENDING)."""
 NOBODY = 65534
 """User and group of a template."""
+NO_ENGINE = 79  # ELIBACC
 _ENDS = (_signal.SIGCHLD, linux.EXIT_SIGNAL)
 
 
@@ -63,7 +64,7 @@ class Forkserver:
     def __init__(self, listener: boot.ControlListener, loaded: dict[bytes, Engine]) -> None:
         self._listener = listener
         self._engines = loaded
-        self._zygote = Zygote(loaded)
+        self._zygotes = zygotes(loaded)
         self._confinement = confinement.Confinement(Filters())
         self._reporter = seccomp.Reporter()
         code_pages.seal()
@@ -177,14 +178,18 @@ class Forkserver:
         self._reporter.names = hello.filters.names
         self._images.limit(hello.image_memory)
         self._lists.clear()
-        try:
-            self._zygote.prepare()
-        except OSError as error:  # it is tried again when it is needed
-            print(f"forkserver: no zygote yet: {error.strerror}", file=sys.stderr)
+        for zygote in set(self._zygotes.values()):
+            try:
+                zygote.prepare()
+            except OSError as error:  # it is tried again when it is needed
+                print(f"forkserver: no zygote yet: {error.strerror}", file=sys.stderr)
+            except EngineMissing as error:
+                print(f"forkserver: {error}", file=sys.stderr)
         running = [number for pair in self._pids.items() for number in pair]
         exits = [number for instance, ended in self._exits.items() for number in (instance, *ended)]
         versions = {name: engine.version.encode() for name, engine in self._engines.items() if engine.ready}
-        landlock, refused = self._confinement.landlock_abi, self._zygote.no_empty_root
+        landlock = self._confinement.landlock_abi
+        refused = max(zygote.no_empty_root for zygote in self._zygotes.values())
         self._send(WELCOME, Welcome(FORKSERVER, versions, landlock, running, exits, refused).encode())
 
     def _start(self, frame: Frame) -> None:
@@ -194,12 +199,16 @@ class Forkserver:
             return
         if len(frame.fds) != len(request.descriptors.fds):
             raise ProtocolError(f"instance {request.instance}: {len(frame.fds)} descriptors do not fit it")
-        if request.engine not in self._engines or not self._engines[request.engine].ready:
+        if request.engine not in self._engines:
             raise ProtocolError(f"instance {request.instance}: there is no engine {request.engine!r}")
         try:
             pid = self._fork(request, frame)
         except OSError as error:
             self._send(FORKED, pack_numbers(request.instance, 0, error.errno or 0))
+            return
+        except EngineMissing as error:
+            print(f"forkserver: {error}", file=sys.stderr)
+            self._send(FORKED, pack_numbers(request.instance, 0, NO_ENGINE))
             return
         except ZygoteDied:
             self._send(FORKED, pack_numbers(request.instance, 0, 0))
@@ -211,20 +220,23 @@ class Forkserver:
 
     def _fork(self, request: StartRequest, frame: Frame) -> int:
         """Fork a worker, from an image of its module where there is one: its pid. Raises as ``Zygote.fork``."""
+        zygote, engine = self._zygotes[request.engine], self._engines[request.engine]
         key = image = None
-        if request.imageable and request.module_kind == NATIVE and self._engines[request.engine].images:
+        if request.imageable and request.module_kind == NATIVE and engine.images:
             product = frame.fds[request.descriptors.one(MODULE) - worker.FIRST_FD]
             status = posix.fstat(product)
             file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-            key = (file, request.engine, request.function, request.max_pages, self._zygote.roots)
+            key = (file, request.engine, request.function, request.max_pages, zygote.roots)
             image = self._images.find(key)
         if image is not None:
             try:
                 code = self._build(request, frame.body, image)
-                return self._zygote.fork(code, [*frame.fds, image.fileno()], self._zygote.roots)
+                return zygote.fork(code, [*frame.fds, image.fileno()], zygote.roots)
             except RootReplaced:
                 self._images.clear()
-        pid = self._zygote.fork(self._build(request, frame.body), frame.fds)
+        if engine.apart:
+            return zygote.fork_built(lambda: self._build(request, frame.body), frame.fds)
+        pid = zygote.fork(self._build(request, frame.body), frame.fds)
         if key is not None and self._images.wanted(key):
             try:
                 self._make_image(key, request, product)
@@ -245,19 +257,20 @@ class Forkserver:
             gid=NOBODY,
             max_pages=request.max_pages,
         )
-        calls, engine = self._zygote.calls(), self._engines[request.engine]
+        zygote, engine = self._zygotes[request.engine], self._engines[request.engine]
+        calls = zygote.calls()
         values = worker.build_template(calls, template, engine, self._confinement, bytes(self._mask), MAKE_SECONDS)
         null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
         report, theirs = posix.pipe2(posix.O_CLOEXEC)
         try:
-            pid = self._zygote.fork(self._zygote.finish(calls).complete((), ()), [theirs, product, null, null, null])
+            pid = zygote.fork(zygote.finish(calls).complete((), ()), [theirs, product, null, null, null])
         except BaseException:
             posix.close(report)
             raise
         finally:
             posix.close(theirs)
             posix.close(null)
-        self._images.make(key, pid, report, self._zygote.pid, self._zygote.call_lists, product, values)
+        self._images.make(key, pid, report, zygote.pid, zygote.call_lists, product, values)
         self._poll.register(self._images.fileno(), select.POLLIN)
 
     def _receive_image(self, fd: int) -> None:
@@ -271,12 +284,13 @@ class Forkserver:
 
         Replicas and probes are alike but for number, arguments and environment.
         """
-        likeness = request.likeness(body) + (b"%d" % image.serial if image else b"")
+        zygote = self._zygotes[request.engine]
+        likeness = request.likeness(body) + b"%d %d" % (zygote.roots, image.serial if image else 0)
         built = self._lists.pop(likeness, None)
         if built is None:
-            calls = self._zygote.calls()
+            calls = zygote.calls()
             worker.build(calls, request, self._engines[request.engine], self._confinement, bytes(self._mask), image)
-            built = self._zygote.finish(calls)
+            built = zygote.finish(calls)
             if len(self._lists) >= LISTS:
                 del self._lists[next(iter(self._lists))]
         if len(built) <= LONGEST_LIST:

@@ -24,6 +24,8 @@ from .engines.engine import EngineMissing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .engines.engine import Engine
 
 _CLONE_PARENT, _SIGCHLD = 0x8000, 17  # clone(2)
@@ -45,6 +47,8 @@ _CONTROL_BYTES = 16 + 4 * 256
 _LIST = _CONTROL + _CONTROL_BYTES
 """The worker's list."""
 _BYTES = 4 << 20
+_ROOTS = 3
+"""How many root zygotes may be replaced during one start."""
 
 _FLAGS = 48
 """Where in a struct msghdr (recvmsg(2)) the byte is that says, with MSG_CTRUNC, that descriptors found no room."""
@@ -68,6 +72,7 @@ class Zygote:
     """
 
     def __init__(self, engines: dict[bytes, Engine]) -> None:
+        """``engines`` are those of its workers: such as are primed, or one that is ``apart``."""
         self._engines = engines
         self._base = linux.map_memory(_BYTES)
         self._runner = Runner(self._base + _RESULT)
@@ -83,7 +88,7 @@ class Zygote:
         """The errno by which an empty root was refused: workers then have the host's."""
 
     def prepare(self) -> None:
-        """Fork the root zygote, if there is none. Raises ``OSError``."""
+        """Fork the root zygote, if there is none. Raises ``OSError``, and ``EngineMissing`` where it has no engine."""
         if self._root is not None:
             return
         if not self.no_empty_root:
@@ -96,7 +101,7 @@ class Zygote:
             self._fork_root(isolate=False)
 
     def _fork_root(self, isolate: bool) -> int:
-        """Fork the root zygote: 0, or the errno by which an empty root was refused. Raises ``OSError``."""
+        """Fork the root zygote: 0, or the errno by which an empty root was refused. Raises as ``prepare``."""
         ours, theirs = _pair()
         try:
             if linux.fork() == 0:
@@ -111,7 +116,11 @@ class Zygote:
         if refusal:
             ours.close()
             return refusal
-        for name, state in marshal.loads(said[8:]).items():
+        states, missing = marshal.loads(said[8:])
+        if missing:
+            ours.close()
+            raise EngineMissing(missing)
+        for name, state in states.items():
             self._engines[name].adopt(state)
         self._root = ours
         self.roots += 1
@@ -140,7 +149,7 @@ class Zygote:
 
         The descriptors become the worker's, from ``worker.FIRST_FD`` on. With ``root`` it is a fork of that one of
         ``roots``. Raises ``OSError`` where there can be no process, or no room for them in it, or the list is too long,
-        ``RootReplaced`` and ``ZygoteDied``.
+        ``RootReplaced``, ``ZygoteDied`` and ``EngineMissing``.
         """
         if _LIST + len(code) > _BYTES:
             raise OSError(errno.E2BIG, posix.strerror(errno.E2BIG))
@@ -155,6 +164,19 @@ class Zygote:
             if attempt:
                 self._drop_root()
         raise OSError(number, posix.strerror(number))
+
+    def fork_built(self, build: Callable[[], bytes], fds: list[int]) -> int:
+        """Fork a worker whose list, as ``build`` makes it, has addresses of the root zygote's: its pid.
+
+        Raises as ``fork``.
+        """
+        for _ in range(_ROOTS):
+            self.prepare()
+            try:
+                return self.fork(build(), fds, self.roots)
+            except RootReplaced:  # build again, for the new one
+                pass
+        raise ZygoteDied
 
     def _fork(self, code: bytes, fds: list[int], root: int) -> tuple[int, int]:
         """The worker's pid, or -1 and errno."""
@@ -174,7 +196,7 @@ class Zygote:
         return answer or (-1, errno.ESRCH)
 
     def _fork_worker_zygote(self) -> _socket.socket:
-        """Have the root zygote fork a worker zygote. Raises ``OSError``."""
+        """Have the root zygote fork a worker zygote. Raises as ``prepare``."""
         calls = self.calls()
         calls.libc("dup2", worker.FIRST_FD, _SOCKET)
         calls.libc("close_range", _SOCKET + 1, linux.LAST_FD, 0)
@@ -197,7 +219,7 @@ class Zygote:
                 print("forkserver: the root zygote died: the next one knows the requests so far", file=sys.stderr)
                 self._drop_root()
             raise OSError(errno.ESRCH, posix.strerror(errno.ESRCH))
-        except OSError:
+        except (OSError, EngineMissing):
             ours.close()
             raise
         finally:
@@ -221,17 +243,20 @@ class Zygote:
             posix.dup2(sock, _SOCKET)
             linux.close_range(_SOCKET + 1, linux.LAST_FD)
             linux.prctl(linux.PR_SET_NAME, b"zygote-root")
-            refusal = 0
+            refusal, missing = 0, ""
             try:
-                self._prime()  # while there are files to load them from
+                for engine in self._apart():
+                    engine.prime()  # while there are files to load it from
                 if isolate:
                     empty_root.enter(keep_proc=any(engine.proc for engine in self._engines.values()))
                 else:
                     posix.chdir(empty_root.PROC)
+            except EngineMissing as error:
+                missing = str(error)
             except OSError as error:
                 refusal = error.errno or errno.EIO
-            states = marshal.dumps({name: engine.state() for name, engine in self._engines.items() if engine.apart})
-            posix.write(_SOCKET, refusal.to_bytes(8, sys.byteorder) + states)
+            states = {engine.name: engine.state() for engine in self._apart()}
+            posix.write(_SOCKET, refusal.to_bytes(8, sys.byteorder) + marshal.dumps((states, missing)))
             _fill_holes()
             ctypes.memmove(self._base + _LOOP, self._loop, len(self._loop))
             step = self._runner.run(self._base + _LOOP)
@@ -239,14 +264,8 @@ class Zygote:
         finally:
             posix._exit(worker.SETUP_FAILED)
 
-    def _prime(self) -> None:
-        """Load the engines that are ``apart``; one that is missing has no state."""
-        for engine in self._engines.values():
-            if engine.apart:
-                try:
-                    engine.prime()
-                except EngineMissing as error:
-                    print(f"forkserver: {error}", file=sys.stderr, flush=True)
+    def _apart(self) -> list[Engine]:
+        return [engine for engine in self._engines.values() if engine.apart]
 
     def _build(self) -> tuple[bytes, int]:
         """Build the zygote's own list: its bytes, and the address at which it goes on after a fork."""
@@ -282,6 +301,13 @@ class Zygote:
         code = calls.finish(base + _LOOP)
         assert _LOOP + len(code) <= _CONTROL, len(code)
         return code, base + _LOOP + forked.offset
+
+
+def zygotes(engines: dict[bytes, Engine]) -> dict[bytes, Zygote]:
+    """The zygote of each engine: one for all that are primed here, and one for each that is ``apart``."""
+    primed = {name: engine for name, engine in engines.items() if not engine.apart}
+    together = Zygote(primed)
+    return {name: together if name in primed else Zygote({name: engine}) for name, engine in engines.items()}
 
 
 def _pair() -> tuple[_socket.socket, _socket.socket]:

@@ -197,6 +197,10 @@ class Cache:
         except OSError as error:
             log.warning("%s: not on record: %s", name, error)
 
+    def remove(self, digest: str, level: Level) -> None:
+        """Remove a product, if there is one."""
+        self._unlink(_name(digest, level))
+
     def _open(self, digest: str, level: Level) -> int | None:
         # Non-blocking: whatever lies there, nobody is held up.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

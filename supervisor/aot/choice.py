@@ -23,6 +23,8 @@ ANNOTATION = "run.wasm-sandboxer/engine"
 """A container's own choice."""
 _COMPONENT = b"\0asm\x0d\0\1\0"
 _MISSING = "Wasmtime is not here: install wasm-sandboxer[wasmtime] and restart the sandboxer"
+_BROKEN = "Wasmtime does not load, as the log says: see wasm-sandboxer doctor, and restart the sandboxer"
+_NEVER = "Wasmtime runs what is compiled alone, and --aot is never"
 
 
 class EngineChoice:
@@ -32,6 +34,8 @@ class EngineChoice:
         self._wasmedge = wasmedge
         self._wasmtime = wasmtime
         self._mode = mode
+        self._without = _NEVER
+        """Why Wasmtime runs nothing, where it is not active."""
 
     async def start(self, versions: Mapping[str, str]) -> None:
         """Begin with products for the engines of these versions. Raises ``CacheUnusable``."""
@@ -39,6 +43,9 @@ class EngineChoice:
         found = interpreters.wasmtime()
         if found and versions.get(WASMTIME.decode()) == found[0]:
             await self._wasmtime.start(EngineLibrary(WASMTIME, *found))
+        elif self._wasmedge.active:
+            self._without = _BROKEN if found else _MISSING
+            await self._wasmtime.stop()
 
     @property
     def pids(self) -> set[int]:
@@ -99,7 +106,15 @@ class EngineChoice:
 
     def condemn(self, product: Product, why: str) -> None:
         """This cannot be loaded, though its module can: it is not to be used again."""
-        (self._wasmtime if product.engine == WASMTIME else self._wasmedge).condemn(product, why)
+        if product.engine == WASMTIME:  # the library is at fault, and may be replaced
+            self._wasmtime.condemn(product, why, Verdict.UNABLE)
+        else:
+            self._wasmedge.condemn(product, why)
+
+    async def again(self, module: int, product: Product, why: str) -> Product:
+        """Wasmtime's product, made again: this one does not load, being another build's. Raises as ``best``."""
+        self._wasmtime.discard(product, why)
+        return await self._by_wasmtime(module)
 
     async def close(self) -> None:
         """End what compiles."""
@@ -115,7 +130,7 @@ class EngineChoice:
     async def _by_wasmtime(self, module: int) -> Product:
         """Wasmtime's product, which is waited for: it has no interpreter."""
         if not self._wasmtime.active:
-            raise FailedPrecondition(_MISSING)
+            raise FailedPrecondition(self._without)
         product = await self._wasmtime.best(module, wait=True)
         if product is not None:
             return product

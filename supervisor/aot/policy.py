@@ -79,7 +79,7 @@ class Aot:
         """
         if self._settings.mode is Mode.NEVER or (self._works and self._works.library == library):
             return
-        await self._stop()
+        await self.stop()
         cache = Cache(self._settings.cache_dir, self._settings.cache_size, library.version, library.name.decode())
         compiler = CompilerProcess(library, self._settings.limits, cache.workshop, _filter(), self.pids)
         compiling = Compiling(cache, compiler, self._threads, self._eager, self._counters, self._levels)
@@ -139,13 +139,19 @@ class Aot:
             found = await self._find(works, digest)
         return found
 
-    def condemn(self, product: Product, why: str) -> None:
+    def condemn(self, product: Product, why: str, verdict: Verdict = Verdict.CRASHED) -> None:
         """Never use this product again: it does not load, though its module does."""
         if self._works is not None:
             digest, level = product.digest, product.level
             log.error("%.12s: what was compiled at %s does not load, and is removed: %s", digest, level.name, why)
-            failure = Failure(Verdict.CRASHED, f"does not load: {why}", self._settings.limits)
-            self._works.cache.fail(digest, level, failure)
+            self._works.cache.remove(digest, level)
+            self._works.cache.fail(digest, level, Failure(verdict, f"does not load: {why}", self._settings.limits))
+
+    def discard(self, product: Product, why: str) -> None:
+        """Have this product made again: it does not load."""
+        if self._works is not None:
+            log.warning("%.12s: does not load, and is compiled again: %s", product.digest, why)
+            self._works.cache.remove(product.digest, product.level)
 
     async def compile(self, module: int) -> AsyncIterator[tuple[Level, Failure | None]]:
         """Compile an opened module at every level: as each is done, it and why there is no product, if there is none.
@@ -167,10 +173,11 @@ class Aot:
         """End what compiles."""
         for task in list(self._seeing):
             task.cancel()
-        await self._stop()
+        await self.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _stop(self) -> None:
+    async def stop(self) -> None:
+        """End what compiles, and have no engine until the next start."""
         works, self._works = self._works, None
         if works is not None:
             await works.compiling.close()

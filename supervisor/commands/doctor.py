@@ -53,6 +53,7 @@ class Host:
     proc: Path = Path("/proc")
     cgroup: Path = Path("/sys/fs/cgroup")
     engine: Callable[[], tuple[bool, str]] = lambda: engine_version()
+    second_engine: Callable[[], tuple[bool, str]] = lambda: _run("engines.wasmtime.version")
     landlock_abi: Callable[[], int] = landlock.abi
     empty_root: Callable[[], tuple[bool, str]] = lambda: empty_root()
     filters: Callable[[], object] = worker_filters
@@ -88,6 +89,7 @@ def examine(host: Host) -> list[Finding]:
     """All findings, in the order of the table."""
     return [
         _libwasmedge(host),
+        _libwasmtime(host),
         _landlock(host),
         _empty_root(host),
         _seccomp(host),
@@ -188,6 +190,13 @@ def _libwasmedge(host: Host) -> Finding:
     script = installed if installed.exists() else "packaging/install-wasmedge.sh"
     remedy = f"sh {script} {interpreters.OUR_FOLDER} {sys.executable}"
     return Finding("libwasmedge", state, said, "runs the guests", remedy, required=True)
+
+
+def _libwasmtime(host: Host) -> Finding:
+    fine, said = host.second_engine()
+    state = State.OK if fine else State.SHORT
+    purpose = "runs components, and modules that libwasmedge refuses or cannot compile"
+    return Finding("libwasmtime", state, said, purpose, f"{sys.executable} -m pip install 'wasm-sandboxer[wasmtime]'")
 
 
 def _landlock(host: Host) -> Finding:

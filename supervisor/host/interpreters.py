@@ -27,7 +27,7 @@ OUR_FOLDER = Path(sys.prefix) / "wasmedge"
 WASMTIME_VARIABLE = "WASM_SANDBOXER_LIBWASMTIME"
 """Tells helpers libwasmtime's version and path, with a colon between; set only where the package is installed."""
 
-_WITH_ENGINE = ("forkserver", "compiler", "engines.wasmedge.version")
+_WITH_ENGINE = ("forkserver", "compiler", "engines.wasmedge.version", "engines.wasmtime.version")
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); import workers.{module} as helper; helper.main()"
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from sandbox_api import calls
 from sandbox_api.errors import (
+    FailedPrecondition,
     Internal,
     InvalidArgument,
     NotFound,
@@ -202,7 +203,7 @@ class ForkserverClient:
                 return pid  # it ended in its start section
             self.acknowledge([name])
             ended, start.ended = start.ended, None
-            raise reports.refusal(verdict, ended.status, start.killed)
+            raise reports.refusal(verdict, ended.status, start.killed, loaded)
         finally:
             os.close(report)
             del self._starts[name]
@@ -310,6 +311,8 @@ class ForkserverClient:
                 return
             if error == errno.E2BIG:
                 start.forked.set_exception(InvalidArgument("the arguments and the environment are too long together"))
+            elif error == errno.ELIBACC:
+                start.forked.set_exception(FailedPrecondition("its engine does not load: the log says why"))
             elif error:
                 limits = "the forkserver's open-file limit" if error == errno.EMFILE else "pid_max, pids.max or memory"
                 kind = OutOfDescriptors if error == errno.EMFILE else OutOfProcesses

@@ -16,6 +16,9 @@ START_SECTION_SECONDS = 0.5
 class ModuleRefused(InvalidArgument):
     """A worker refuses the module; the text says why, and does not name it."""
 
+    loaded = False
+    """Whether it was loaded, and could not be linked then."""
+
 
 async def read(pipe: int) -> tuple[bytes, bool]:
     """Read a worker's report up to its end; once its module is loaded, for ``START_SECTION_SECONDS`` at most.
@@ -74,11 +77,13 @@ def _wake(readable: asyncio.Future[None]) -> None:
         readable.set_result(None)
 
 
-def refusal(verdict: bytes, status: int, killed: bool) -> SandboxerError:
+def refusal(verdict: bytes, status: int, killed: bool, loaded: bool = False) -> SandboxerError:
     """The error for a start whose worker gave this verdict and exited with this wait status."""
     text = verdict[1:].decode(errors="replace")
     if verdict[:1] == protocol.REFUSED:
-        return ModuleRefused(text)
+        refused = ModuleRefused(text)
+        refused.loaded = loaded
+        return refused
     if verdict[:1] == protocol.FAILED:
         return Internal(text)
     if status == signal.SIGKILL and not killed:

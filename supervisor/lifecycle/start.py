@@ -152,8 +152,10 @@ class Starter:
 
         Raises as ``ForkserverClient.start``.
         """
-        if self._aot is None or (product is not None and product.engine == WASMTIME):
+        if self._aot is None:
             raise error
+        if product is not None and product.engine == WASMTIME:
+            return await self._run_made_again(request, process, context, product, error)
         if product is not None:  # the product may be at fault, and so our compiler: the module has the last word
             context.run_guest()
             _hand_over(request, context)
@@ -170,6 +172,31 @@ class Starter:
         context.run_product(other.fd, other.component)
         _hand_over(request, context)
         return await self._run(request, process, other)
+
+    async def _run_made_again(
+        self,
+        request: StartRequest,
+        process: Process,
+        context: wasi.WasiContext,
+        product: Product,
+        error: ModuleRefused,
+    ) -> int:
+        """Run a module whose product of Wasmtime did not load, compiled again; the pid. Raises as ``_run``."""
+        if self._aot is None or error.loaded:  # the module itself is at fault
+            raise error
+        context.run_guest()
+        product = await self._aot.again(context.module, product, str(error))
+        context.run_product(product.fd, product.component)
+        _hand_over(request, context)
+        try:
+            return await self._run(request, process, product)
+        except ModuleRefused as refused:
+            if refused.loaded:
+                raise
+            self._aot.condemn(product, str(refused))
+            raise FailedPrecondition(
+                f"what Wasmtime compiled it into does not load: {refused}: restart the sandboxer if Wasmtime is another"
+            ) from None
 
     async def _open_log(self, container: Container, process: Process, spec: oci.Spec) -> tuple[int, int] | None:
         """Begin the log that a container's annotations ask for, where no engine reads its output."""

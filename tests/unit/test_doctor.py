@@ -41,6 +41,7 @@ def host(tmp_path: Path) -> Host:
         proc=tmp_path / "proc",
         cgroup=tmp_path / "cgroup",
         engine=lambda: (True, "0.14.1"),
+        second_engine=lambda: (True, "50.0.1"),
         landlock_abi=lambda: 7,
         empty_root=lambda: (True, "in a mount namespace"),
         filters=lambda: None,
@@ -68,6 +69,12 @@ def test_no_engine(host: Host) -> None:
     found = finding(replace(host, engine=lambda: (False, "libwasmedge.so.0 does not load")), "libwasmedge")
     assert (found.state, found.required) == (State.MISSING, True)
     assert found.remedy.split()[1:3] == ["packaging/install-wasmedge.sh", str(Path(sys.prefix, "wasmedge"))]
+
+
+def test_no_second_engine(host: Host) -> None:
+    found = finding(replace(host, second_engine=lambda: (False, "not installed")), "libwasmtime")
+    assert (found.state, found.found, found.required) == (State.SHORT, "not installed", False)
+    assert "wasm-sandboxer[wasmtime]" in found.remedy
 
 
 @pytest.mark.parametrize(
@@ -213,7 +220,16 @@ def test_colours_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_on_this_host() -> None:
     result = CliRunner().invoke(doctor)
-    for what in ("libwasmedge", "Landlock", "empty root", "seccomp", "cgroups", "open files", "capabilities"):
+    for what in (
+        "libwasmedge",
+        "libwasmtime",
+        "Landlock",
+        "empty root",
+        "seccomp",
+        "cgroups",
+        "open files",
+        "capabilities",
+    ):
         assert f"\n{what} " in result.output
 
 

@@ -1,0 +1,118 @@
+"""Wasmtime gone wrong: its zygotes, its products, its library."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sandbox_api.errors import FailedPrecondition
+from supervisor.aot.cache import Cache
+from supervisor.aot.terms import Level
+from supervisor.host import interpreters
+
+from ...harness import modules
+from ...harness.compiled import Node
+from ...harness.components import component
+from ...harness.container import Pod
+from ...harness.daemon import Daemon
+from ...harness.guests import guest
+
+
+@pytest.fixture
+def wasmtime(start: Callable[..., Node]) -> Node:
+    return start("--engine", "wasmtime")
+
+
+Making = Callable[[str], Daemon]
+
+
+@pytest.fixture
+def having(tmp_path: Path) -> Iterator[Making]:
+    """A sandboxer on a machine whose Wasmtime has this in place of its library, or nothing."""
+    with ExitStack() as stack:
+
+        def make(library: str) -> Daemon:
+            package = tmp_path / "wasmtime"
+            (folder := package / f"linux-{platform.machine()}").mkdir(parents=True)
+            (package / "__init__.py").touch()
+            if library:
+                (folder / "_libwasmtime.so").write_text(library)
+            daemon = Daemon("--aot", "auto")
+            daemon.environment["PYTHONPATH"] = str(tmp_path)
+            return stack.enter_context(daemon)
+
+        yield make
+
+
+def maps(process: psutil.Process) -> str:
+    return Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def zygotes(daemon: Daemon, name: str) -> list[psutil.Process]:
+    """Those that have Wasmtime."""
+    return [each for kind, _, each in daemon.named() if kind == name and "libwasmtime" in maps(each)]
+
+
+def test_each_engines_workers_have_no_other_engine(auto: Node) -> None:
+    ours = auto.pod.with_wasm("sleep").build().start()
+    assert "libwasmtime" not in maps(psutil.Process(ours.pid))
+    assert len(zygotes(auto.daemon, "zygote-root")) == 1
+    by_wasmtime = auto.pod.with_wasm(modules.final_exceptions(7)).build().start()
+    assert by_wasmtime.wait() == 7
+    assert len(zygotes(auto.daemon, "zygote-worker")) == 1
+    assert len([name for name, _, _ in auto.daemon.named() if name == "zygote-worker"]) == 2
+
+
+@pytest.mark.parametrize("names", [["zygote-worker"], ["zygote-root"], ["zygote-root", "zygote-worker"]])
+def test_zygotes_that_died_are_replaced(wasmtime: Node, names: list[str]) -> None:
+    running = wasmtime.pod.with_wasm("sleep").build().start()
+    assert wasmtime.pod.with_wasm("exit").args("3").build().start().wait() == 3
+    for name in names:
+        (zygote,) = zygotes(wasmtime.daemon, name)
+        zygote.kill()
+        zygote.wait(10)
+    assert [wasmtime.pod.with_wasm("exit").args(str(n)).build().start().wait() for n in (4, 5)] == [4, 5]
+    assert running.status() == "RUNNING"
+
+
+def test_a_product_that_does_not_load_is_made_again(wasmtime: Node) -> None:
+    container = wasmtime.pod.with_wasm("exit").args("5").build()
+    digest = hashlib.sha256(guest("exit").read_bytes()).hexdigest()
+    wasmtime.wait_compiled(guest("exit").read_bytes())
+    found = interpreters.wasmtime()
+    assert found
+    cache = Cache(wasmtime.cache, 1 << 30, found[0], "wasmtime")
+    foreign = os.open("/bin/true", os.O_RDONLY)
+    cache.install(digest, Level.O2, foreign)
+    os.close(foreign)
+    cache.close()
+    assert container.start().wait() == 5
+    assert "does not load, and is compiled again" in wasmtime.daemon.log_text()
+    assert wasmtime.pod.with_wasm("exit").args("6").build().start().wait() == 6
+    assert wasmtime.compiled("O2") == 2
+
+
+def test_without_the_package_all_else_works(having: Making) -> None:
+    pod = Pod(having(""))
+    assert pod.with_wasm("exit").args("3").build().start().wait() == 3
+    with pytest.raises(FailedPrecondition, match=r"install wasm-sandboxer\[wasmtime\]"):
+        pod.with_wasm(component("hello")).build().start()
+    pod.close()
+
+
+def test_a_library_that_does_not_load_is_no_engine(having: Making) -> None:
+    daemon = having("no library")
+    pod = Pod(daemon)
+    assert pod.with_wasm("exit").args("3").build().start().wait() == 3
+    with pytest.raises(FailedPrecondition, match="Wasmtime does not load"):
+        pod.with_wasm(component("hello")).build().start()
+    assert "_libwasmtime.so does not load" in daemon.log_text()
+    assert len([name for name, _, _ in daemon.named() if name == "zygote-root"]) == 1
+    pod.close()
