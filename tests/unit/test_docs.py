@@ -53,3 +53,13 @@ def test_readme_lists_the_folders() -> None:
     ignored = {line.strip("/\n") for line in (ROOT / ".gitignore").read_text().splitlines()}
     there = {name for name in OURS if not name.startswith(".") and not name.endswith(".egg-info")}
     assert listed == there - ignored
+
+
+def test_commands_of_contributing_find_tests() -> None:
+    commands = re.findall(r"(tests/[\w./]*) -k (\w+)", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(commands) > 2
+    for where, word in commands:
+        path = ROOT / where
+        files = [path] if path.is_file() else path.rglob("test_*.py")
+        names = [name for file in files for name in (file.name, *re.findall(r"def (test_\w+)", file.read_text()))]
+        assert any(word in name for name in names), f"{where} -k {word}"
