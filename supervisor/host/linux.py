@@ -17,6 +17,7 @@ MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOSYMFOLLOW = 0x80, 0x200000
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8  # umount2(2)
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x02, 0x04, 0x10  # openat2(2)
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+CLONE_NEWNET = 0x40000000  # setns(2)
 
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429  # the same on every architecture
 _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 437, 442
@@ -155,6 +156,11 @@ def open_regular(place: int) -> int:
     if not stat.S_ISREG(os.fstat(place).st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
     return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+
+
+def enter_network(namespace: int) -> None:
+    """Move this thread into a network namespace, by its descriptor (setns(2)). Raises ``OSError``."""
+    _check(_libc.setns(ctypes.c_int(namespace), CLONE_NEWNET), "setns")
 
 
 def become_subreaper() -> None:

@@ -12,7 +12,6 @@ from sandbox_api.errors import InvalidArgument
 from ..host import errors, linux
 
 _NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
-_CLONE_NEWNET = 0x40000000
 _OF_PROCESS = re.compile(r"/proc/([1-9][0-9]*)/ns/net")
 
 
@@ -40,7 +39,7 @@ def open_netns(path: str) -> int:
         kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
     except OSError:
         kind = 0
-    if kind != _CLONE_NEWNET:
+    if kind != linux.CLONE_NEWNET:
         os.close(fd)
         raise InvalidArgument(f"network namespace {path} is not a network namespace")
     return fd

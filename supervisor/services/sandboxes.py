@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sandbox_api.errors import NotFound
-from sandbox_api.interface import Exit, NewSandbox, Platform, Preparation, SandboxInfo, Usage
+from sandbox_api.errors import InvalidArgument, NotFound
+from sandbox_api.interface import Exit, NewSandbox, Platform, PodConfig, Preparation, SandboxInfo, Usage
 
 from .. import __version__
 from ..lifecycle import usage
@@ -18,7 +19,7 @@ from ..lifecycle.preparations import Preparations
 from ..lifecycle.signals import Signals
 from ..model.registry import Registry
 from ..model.sandbox import Sandbox, SandboxState
-from ..oci import pod_files
+from ..oci import pod_files, sysctls
 from ..oci.netns import open_netns
 from ..state.store import Store, StoreFailed
 from .tasks import TaskService
@@ -58,8 +59,15 @@ class SandboxService:
     async def create(self, namespace: str, new: NewSandbox) -> None:
         """Record a sandbox."""
         self._registry.new_sandbox(namespace, new.id)
+        pod = new.pod or PodConfig()
+        if pod.user_namespace:
+            raise InvalidArgument(
+                f"sandbox {new.id}: user namespaces are not supported (hostUsers: false): guests have no privilege"
+            )
+        settings = sysctls.check(pod.sysctls, new.netns)
         if new.netns:
-            os.close(open_netns(new.netns))
+            await _prepare_network(new.netns, settings)
+            self._registry.new_sandbox(namespace, new.id)  # another Create may have come in between
         sandbox = Sandbox(namespace, new.id, new.netns, dict(new.labels), created_at=time.time_ns())
         files = pod_files.place(self._folder, namespace, new.id)
         try:
@@ -210,6 +218,15 @@ class SandboxService:
             task_socket=self._task_socket,
             info=info,
         )
+
+
+async def _prepare_network(path: str, settings: dict[str, str]) -> None:
+    """Make a pod's settings in its network namespace. Raises a ``SandboxerError``."""
+    namespace = open_netns(path)
+    try:
+        await asyncio.to_thread(sysctls.apply, namespace, settings)
+    finally:
+        os.close(namespace)
 
 
 def _with_ours(pids: list[int]) -> list[int]:
