@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import deque
 
 from google.protobuf.any_pb2 import Any
@@ -26,8 +27,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 class Publisher:
     """Forwards events one after the other to the ttrpc socket at ``address``."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, optional: bool = False) -> None:
+        """With ``optional`` events are dropped until there is such a socket: its owner may never come."""
         self._address = address
+        self._expected = not optional
         self._waiting: deque[bytes] = deque()
         self._more = asyncio.Event()
         self._client: Client | None = None
@@ -37,6 +40,11 @@ class Publisher:
 
     def publish(self, namespace: str, topic: str, event: Message, at: int) -> None:
         """Queue an event that happened at ``at`` (nanoseconds)."""
+        if not self._expected:
+            self._expected = os.path.exists(self._address)
+            if not self._expected:
+                return
+            log.info("events go to %s", self._address)
         envelope = pb.Envelope(
             timestamp=timestamp(at),
             namespace=namespace,

@@ -102,10 +102,11 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
 )
 @click.option(
     "--events",
-    type=click.Path(),
-    default="",
-    metavar="SOCKET",
-    help="Forward task events to containerd's ttrpc socket (/run/containerd/containerd.sock.ttrpc).",
+    default="auto",
+    show_default=True,
+    metavar="SOCKET|auto|off",
+    help="Forward task events, such as OOM kills, to containerd's ttrpc socket; 'auto' is "
+    "/run/containerd/containerd.sock.ttrpc as soon as that is there.",
 )
 @click.option(
     "--socket-group",

@@ -97,7 +97,7 @@ class Daemon:
         self._background: set[asyncio.Task[None]] = set()
         self._grpc: list[grpc_server.Server] = []
         self._registry = Registry()
-        self._publisher = Publisher(options.events) if options.events else None
+        self._publisher = _publisher(options)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises ``CannotStart``."""
@@ -358,6 +358,15 @@ class Daemon:
         if all(sandbox.state is SandboxState.NOTREADY for sandbox in self._registry.sandboxes.values()):
             parts.relay.unlink()
             parts.relay.shut_down()
+
+
+def _publisher(options: Options) -> Publisher | None:
+    """What forwards events: to containerd, where the socket named or else containerd's usual one is there."""
+    if options.events == "off" or (options.events == "auto" and options.private):
+        return None
+    if options.events == "auto":
+        return Publisher(sockets.CONTAINERD_EVENTS, optional=True)
+    return Publisher(options.events)
 
 
 def _filters(required: bool) -> Filters:

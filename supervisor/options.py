@@ -19,8 +19,8 @@ class Options:
     folder: Path
     """State, mounts, the helpers' sockets, and the Task API's."""
     aot: Settings
-    events: str = ""
-    """Socket to forward events to; "" is none."""
+    events: str = "off"
+    """Socket to forward events to; "auto" is containerd's, once it is there, and "off" none."""
     socket_group: int | None = None
     """Group that may use the APIs beside root."""
     require_confinement: bool = False

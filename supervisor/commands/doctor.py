@@ -17,7 +17,7 @@ import click
 from workers.confinement import landlock
 
 from .. import cgroups
-from ..host import interpreters, linux
+from ..host import interpreters, linux, sockets
 from ..seccomp.allowed import worker_filters
 from ..seccomp.library import LIBRARY, SeccompMissing
 from .tables import format_option
@@ -58,6 +58,7 @@ class Host:
     empty_root: Callable[[], tuple[bool, str]] = lambda: empty_root()
     filters: Callable[[], object] = worker_filters
     mounts: Callable[[], bool] = linux.has_mount_setattr
+    events: str = sockets.CONTAINERD_EVENTS
     open_files: Callable[[], int] = lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
     def read(self, path: str) -> str:
@@ -116,6 +117,7 @@ def examine(host: Host) -> list[Finding]:
         _overlay(host),
         _namespaces(host),
         _capabilities(host),
+        _events(host),
     ]
 
 
@@ -270,6 +272,12 @@ def _overlay(host: Host) -> Finding:
     there = "overlay" in host.read("filesystems").split()
     state, found = (State.OK, "in the kernel") if there else (State.MISSING, "not loaded")
     return Finding("overlay", state, found, "root file systems of images", "modprobe overlay")
+
+
+def _events(host: Host) -> Finding:
+    there = os.path.exists(host.events)
+    found = f"go to {host.events}" if there else f"go nowhere: no {host.events} (another one: --events)"
+    return Finding("events", State.OK, found, "containerd hears of OOM kills; iSulad asks for none")
 
 
 def _namespaces(host: Host) -> Finding:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 _LONGEST = 107  # bytes of a path that fit into sockaddr_un (unix(7))
 
+CONTAINERD_EVENTS = "/run/containerd/containerd.sock.ttrpc"
+"""Where containerd takes events, unless it is configured otherwise."""
+
 
 class SocketTaken(Exception):
     """Another program has the socket; the text says which and why."""

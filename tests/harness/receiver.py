@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from sandbox_api.calls import Kind, Method
 from sandbox_api.proto import events_pb2, events_ttrpc_pb2
 from sandbox_api.ttrpc.server import Server
 
@@ -30,7 +31,8 @@ class Receiver:
         sock.bind(str(self._path))
         sock.listen()
         sock.setblocking(False)
-        self._server = Server({("containerd.services.events.ttrpc.v1.Events", "Forward"): self._forward})
+        forward = Method("Forward", self._forward, Kind.CHANGE)
+        self._server = Server({("containerd.services.events.ttrpc.v1.Events", "Forward"): forward})
         await self._server.start(sock)
 
     async def _forward(self, namespace: str, payload: bytes) -> bytes:

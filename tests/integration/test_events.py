@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from sandbox_api.events import Publisher
 from sandbox_api.proto import task_pb2 as pb
+from sandbox_api.proto.events_pb2 import TaskOOM
 
 from ..harness.container import Pod
 from ..harness.daemon import Daemon
@@ -90,3 +93,22 @@ def test_a_receiver_that_is_away_holds_nothing_up_and_loses_nothing(publishing: 
         pod.close()
     finally:
         receiver.close()
+
+
+def test_events_that_may_be_wanted_are_kept_from_when_the_socket_is_there(path: Path) -> None:
+    """As with ``--events auto``, whose socket is containerd's."""
+
+    async def run() -> list[str]:
+        publisher = Publisher(str(path), optional=True)
+        forwarding = asyncio.ensure_future(publisher.run())
+        publisher.publish("ns", "/before", TaskOOM(container_id="c"), 1)
+        receiver = Receiver(path)
+        try:
+            publisher.publish("ns", "/first", TaskOOM(container_id="c"), 2)
+            told = await asyncio.to_thread(receiver.take, 1)
+        finally:
+            receiver.close()
+            forwarding.cancel()
+        return [topic for _, topic, _ in told]
+
+    assert asyncio.run(run()) == ["/first"]

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from supervisor.commands.pack import Reference, pack_image
+from supervisor.host.sockets import CONTAINERD_EVENTS
 from tests.e2e.cgroups import remove_cgroups
 from tests.e2e.containerd import Containerd, mounts_below
 from tests.harness.daemon import Daemon
@@ -27,6 +28,7 @@ from .kubectl import Kubectl
 
 API, ETCD, NODE_ADDRESS, DNS_ADDRESS = "https://127.0.0.1:6443", "http://127.0.0.1:2379", "10.88.0.1", "10.88.0.1"
 NODE = "node"
+EVENTS = f'[ttrpc]\n  address = "{CONTAINERD_EVENTS}"\n'
 START_SECONDS = 90
 
 KUBECONFIG = {
@@ -60,7 +62,7 @@ class Cluster:
             self._control_plane()
             self.sandboxer = parts.enter_context(Daemon())
             self.containerd = parts.enter_context(
-                Containerd(self.folder / "c", self.sandboxer.listen, programs=self.programs)
+                Containerd(self.folder / "c", self.sandboxer.listen, programs=self.programs, extra=EVENTS)
             )
             self.start_kubelet()
             self._wait_for(lambda: "True" in self._node_ready(), "the node is ready")
