@@ -31,7 +31,7 @@ class ResourceExhausted(SandboxerError):
 
 
 class TooManyCalls(ResourceExhausted):
-    """As many calls, starts, Waits or connections are under way as there may be."""
+    """The bound on calls, starts, Waits or connections under way is reached."""
 
     reason = "calls"
 
@@ -55,7 +55,7 @@ class OutOfProcesses(ResourceExhausted):
 
 
 class OutOfDisk(ResourceExhausted):
-    """There is no room on a disk."""
+    """A disk is full."""
 
     reason = "disk"
 

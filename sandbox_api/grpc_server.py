@@ -20,7 +20,7 @@ NAMESPACE_KEY = "containerd-namespace"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 STOP_SECONDS = 20.0
-"""How long calls under way may take to be answered once the server stops; less than systemd waits for us."""
+"""Seconds that calls under way may take to be answered once the server stops; less than systemd waits for us."""
 
 SENT_SECONDS = 0.05
 """Time for gRPC to send its last answers: it does not tell when they are sent."""
@@ -58,7 +58,7 @@ class Server:
                 answering.cancel()
 
     def behaviour(self, method: calls.Method) -> Any:
-        """How this method is served: by one coroutine in gRPC's own task, since a pending Wait keeps all there is."""
+        """Make the method's handler: one coroutine in gRPC's own task, since a pending Wait keeps all there is."""
 
         async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             ourselves = asyncio.current_task()

@@ -23,7 +23,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Stdio:
-    """Where a process's streams are: FIFO paths or ``file://`` URLs.
+    """Paths of a process's streams: FIFOs or ``file://`` URLs.
 
     "" is an input at its end, or an output that nobody wants.
     """
@@ -36,7 +36,7 @@ class Stdio:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended: 0 to 255 (128 + n after signal n), and when."""
+    """The end of a process: its status, 0 to 255 (128 + n after signal n), and when."""
 
     status: int
     at: int
@@ -52,7 +52,7 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class PodConfig:
-    """What CRI's PodSandboxConfig says of a pod's names and network."""
+    """A pod's names and network, as CRI's PodSandboxConfig has them."""
 
     hostname: str = ""
     servers: tuple[str, ...] = ()

@@ -63,7 +63,7 @@ from .state.store import Store
 log = logging.getLogger(__name__)
 
 START_SECONDS = 1.0
-"""How long a daemon that ends waits for starts that are under way. Then they are undone."""
+"""Seconds that a daemon that ends waits for starts that are under way. Then they are undone."""
 
 
 class CannotStart(Exception):

@@ -32,7 +32,7 @@ class Options:
     image_memory: int = 0
     """Bytes that images of loaded modules may take; 0 makes none."""
     metrics: str = ""
-    """Where Prometheus may scrape: host:port, or unix:PATH; "" is nowhere."""
+    """Address of the metrics: host:port, or unix:PATH; "" is none."""
     private: bool = False
     """A command's own: it ends when its standard input does, with all that it runs, and removes its folder."""
 

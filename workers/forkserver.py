@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from .images.image import Image
 
 IDLE_SECONDS = 30
-"""How long it stays with no supervisor, no instance and no exit to tell."""
+"""Seconds that it stays with no supervisor, no instance and no exit to tell."""
 LISTS, LONGEST_LIST = 32, 64 << 10
 """How many call lists are kept, and of how many bytes at most each."""
 RECHECK_SECONDS = 1
-"""How long after the last exit it looks for any whose signal was lost (RLIMIT_SIGPENDING)."""
+"""Seconds after the last exit until it looks for any whose signal was lost (RLIMIT_SIGPENDING)."""
 NOBODY = 65534
 """User and group of a template."""
 NO_ENGINE = 79  # ELIBACC

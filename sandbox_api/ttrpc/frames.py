@@ -36,7 +36,7 @@ def encode(stream: int, kind: int, message: bytes) -> bytes:
 
 
 def whole(data: bytes) -> int:
-    """How many of the first bytes are whole frames; all, where they cannot be frames."""
+    """Count the first bytes that are whole frames; all, where they are no frames."""
     at = 0
     while len(data) - at >= _HEADER.size:
         length, _, kind, _ = _HEADER.unpack_from(data, at)

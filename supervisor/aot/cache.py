@@ -33,7 +33,7 @@ STARTS, COMPONENT = 1, 2
 FORMAT = 3
 """Version of the files, and of the options the compiler is given. Another number is another cache."""
 TOUCH_SECONDS = 600
-"""How exact a file remembers when it was last used."""
+"""Seconds of precision with which a file's last use is noted."""
 REMEMBERED = 8192
 """Most entries of a map in memory."""
 
@@ -95,7 +95,7 @@ class Cache:
 
     @property
     def folder(self) -> Path:
-        """Where this engine's files are."""
+        """The folder of this engine's files."""
         return Path(os.readlink(f"/proc/self/fd/{self._fd}"))
 
     def open(self, digest: str, level: Level) -> int | None:

@@ -1,4 +1,4 @@
-"""Which engine runs a module: WasmEdge, but for what only Wasmtime can.
+"""Choice of a module's engine: WasmEdge, but for what only Wasmtime can run.
 
 The choice is made by what is known of the module's digest: that WasmEdge's compiler refused it or ran out of time or
 memory is on record (``cache``), and so it is made once.
@@ -105,7 +105,7 @@ class EngineChoice:
         return await self._second_opinion(module, f"WasmEdge: {error}")
 
     def condemn(self, product: Product, why: str) -> None:
-        """This cannot be loaded, though its module can: it is not to be used again."""
+        """Never use this product again: it does not load, though its module does."""
         if product.engine == WASMTIME:  # the library is at fault, and may be replaced
             self._wasmtime.condemn(product, why, Verdict.UNABLE)
         else:

@@ -25,7 +25,7 @@ _VERDICTS = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a compile ended. With ``Verdict.MADE`` the caller owns ``product``, a descriptor of the shared object."""
+    """The end of a compile. With ``Verdict.MADE`` the caller owns ``product``, a descriptor of the shared object."""
 
     verdict: Verdict
     text: str = ""

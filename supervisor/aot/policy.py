@@ -23,7 +23,7 @@ from .terms import BEST_FIRST, EngineLibrary, Failure, Level, Mode, Settings, Ve
 log = logging.getLogger(__name__)
 
 HASH_SECONDS = 0.2
-"""How long a start looks for what it might run better. It is enough for a few hundred megabytes."""
+"""Seconds that a start waits for a module's digest: enough for a few hundred megabytes."""
 _THREADS = 3
 
 

@@ -56,12 +56,12 @@ class EngineMode(StrEnum):
 
 
 class Mode(StrEnum):
-    """How starts use compiled modules."""
+    """Use of compiled modules by starts."""
 
     AUTO = "auto"
-    """It runs the best that is there, and never waits."""
+    """Run the best that is there, and never wait."""
     ALWAYS = "always"
-    """It waits for the first level."""
+    """Wait for the first level."""
     NEVER = "never"
     """Nothing is compiled, and nothing compiled is run."""
 
@@ -78,7 +78,7 @@ class Settings:
 
 
 class Verdict(StrEnum):
-    """How a compile ended."""
+    """Ends of a compile."""
 
     MADE = "made"
     REFUSED = "refused"

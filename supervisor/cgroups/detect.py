@@ -1,4 +1,4 @@
-"""Which version of control groups a host has, and which controllers."""
+"""Detection of a host's version of control groups and its controllers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def detect(root: str = "/sys/fs/cgroup", mounts: str = "/proc/self/mountinfo", o
 
 
 def v1_mounts(mountinfo: str, root: str) -> dict[str, str]:
-    """Where in the folder ``root`` each controller of version 1 is mounted (proc_pid_mountinfo(5))."""
+    """Find where in the folder ``root`` each controller of version 1 is mounted (proc_pid_mountinfo(5))."""
     found: dict[str, str] = {}
     for line in mountinfo.splitlines():
         mount, _, filesystem = line.partition(" - ")

@@ -20,7 +20,7 @@ from .tree import PROCS, apply
 
 
 class Cgroup:
-    """Where a container's processes are counted and limited: a group of its own, or one that it shares.
+    """The control group that counts and limits a container's processes: its own, or one that it shares.
 
     ``Hierarchy`` makes and reattaches these. Every call is a few short reads and writes, in the caller's thread;
     one thread for all of a hierarchy. Methods raise ``FailedPrecondition`` where the kernel refuses.

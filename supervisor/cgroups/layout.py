@@ -41,7 +41,7 @@ class Layout(ABC):
 
     @abstractmethod
     def shared(self, group: GroupPath) -> GroupPath:
-        """Where a container without limits lives, together with others."""
+        """The group of containers without limits."""
 
     @abstractmethod
     def leaves(self, group: GroupPath, resources: Resources) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Where a container's control group is, from the OCI specification's ``linux.cgroupsPath``."""
+"""Path of a container's control group, from the OCI specification's ``linux.cgroupsPath``."""
 
 from __future__ import annotations
 

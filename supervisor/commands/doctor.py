@@ -48,7 +48,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Where to look, and what was asked of the system: everything that a test wants to choose."""
+    """Places to look at, and answers of the system: everything that a test wants to choose."""
 
     proc: Path = Path("/proc")
     cgroup: Path = Path("/sys/fs/cgroup")

@@ -20,7 +20,7 @@ from .client import Node, Row
 from .completion import CONTAINER
 
 _LOOK_SECONDS = 0.1
-"""How often a log that is followed is looked at."""
+"""Seconds between two looks at a log that is followed."""
 
 
 @click.command()

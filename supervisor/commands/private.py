@@ -24,7 +24,7 @@ class PrivateDaemon:
     """A daemon in a temporary folder. Use it as a context manager."""
 
     def __init__(self, context: click.Context) -> None:
-        """It has the compiler's options of the command line."""
+        """Take the compiler's options of the command line."""
         if os.geteuid() != 0:
             raise click.ClickException("no daemon listens, and only root can start one: run this as root")
         self._params = context.find_root().params

@@ -27,7 +27,7 @@ class Process:
     terminal: bool = False
 
     def document(self) -> dict[str, Any]:
-        """It as an OCI process."""
+        """Describe it as an OCI process."""
         uid, gid = self.user
         return {
             "terminal": self.terminal,
@@ -72,7 +72,7 @@ class Wanted:
     network: str = "none"
 
     def document(self, annotations: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """It as an OCI spec, with its root file system in ``rootfs`` of the bundle."""
+        """Describe it as an OCI spec, with its root file system in ``rootfs`` of the bundle."""
         resources: dict[str, Any] = {}
         if self.memory:
             resources["memory"] = {"limit": self.memory}

@@ -22,7 +22,7 @@ instantiated in it; and the whole of Start, from the call to its answer."""
 
 
 class Histogram:
-    """How often something took how long. ``counts`` are by bucket, the last for what is longer than all."""
+    """Durations by bucket, in seconds. ``counts`` has one more: the last is for what is longer than all."""
 
     __slots__ = ("buckets", "counts", "sum")
 

@@ -15,7 +15,7 @@ MAX_CLIENTS = 64
 """Questions under way at once; more are turned away."""
 REQUEST_SECONDS = 10.0
 SEND_SECONDS = 30.0
-"""How long a client may leave what it asked for unread."""
+"""Seconds that a client may leave its answer unread."""
 _MAX_HEAD = 16 << 10
 
 JSON, LINES, TEXT = "application/json", "application/jsonl", "text/plain; charset=utf-8"

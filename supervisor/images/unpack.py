@@ -78,7 +78,7 @@ def _write(target: Path, entry: tarfile.TarInfo, source: IO[bytes], most: int) -
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """Where a path of the image's lies. It is absolute, and normal: there is no '..' in it."""
+    """Place of a path of the image's, which is absolute and normal: there is no '..' in it."""
     return folder / name.lstrip("/")
 
 

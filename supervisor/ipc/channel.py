@@ -59,7 +59,7 @@ class _Outgoing:
     owned: bool = False
 
     def keep(self) -> None:
-        """It has to wait: hold its descriptors by duplicates, since the caller may close its own.
+        """Hold the descriptors by duplicates while the frame waits, since the caller may close its own.
 
         Raises ``OSError``.
         """

@@ -37,9 +37,9 @@ from .inventory import Ended, Inventory, exits_of
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
-"""How long a forkserver may take to answer; one that is stopped or stuck is replaced."""
+"""Seconds that a forkserver may take to answer; one that is stopped or stuck is replaced."""
 ACKNOWLEDGE_SECONDS = 0.02
-"""How long acknowledgements of exits gather: each message wakes the forkserver."""
+"""Seconds that acknowledgements of exits gather: each message wakes the forkserver."""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from .channel import HelperChannel, HelperFailed
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 10.0
-"""How long a helper may take to answer."""
+"""Seconds that a helper may take to answer."""
 RETRY_SECONDS = 1.0
 
 _T = TypeVar("_T")

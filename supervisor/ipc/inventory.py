@@ -1,4 +1,4 @@
-"""What a forkserver tells: the instances that it has, and how others ended."""
+"""A forkserver's inventory: the instances that it has, and how others ended."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from .helper_client import ANSWER_SECONDS, HelperClient, settle
 log = logging.getLogger(__name__)
 
 FINISH_SECONDS = 10.0
-"""How long an ended guest's log may take to be complete; then its end is told even so."""
+"""Seconds that an ended guest's log may take to be complete; then its end is told even so."""
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class LoggerClient(HelperClient):
         return theirs[0], theirs[1]
 
     def instances(self) -> set[int]:
-        """Those whose output was being logged when an earlier supervisor went."""
+        """List the instances whose output was being logged when an earlier supervisor went."""
         if not self._folder.is_dir():
             return set()
         return {int(path.stem) for path in self._folder.iterdir() if path.stem.isdecimal()}

@@ -10,7 +10,7 @@ from sandbox_api.errors import Internal, InvalidArgument, OutOfMemory, Sandboxer
 from workers import protocol
 
 START_SECTION_SECONDS = 0.5
-"""How long a start waits for a module that is loaded: beyond, its start section runs, and it counts as running."""
+"""Seconds that a start waits for a module that is loaded: beyond, its start section runs, and it counts as running."""
 
 
 class ModuleRefused(InvalidArgument):

@@ -23,9 +23,9 @@ from ..ipc.forkserver import ForkserverClient
 log = logging.getLogger(__name__)
 
 END_SECONDS = 30.0
-"""How long killed workers may take to be gone; only one stuck in the kernel takes longer."""
+"""Seconds that killed workers may take to be gone; only one stuck in the kernel takes longer."""
 EMPTY_SECONDS = 5.0
-"""How long control groups may take to be empty: a reaped process leaves its group a little later."""
+"""Seconds that control groups may take to be empty: a reaped process leaves its group a little later."""
 
 _OURS = ("containers", "bundles")
 """Folders below --dir in which containers' mounts and bundles are."""

@@ -37,7 +37,7 @@ class Event:
     message: Message
 
     def row(self) -> dict[str, Any]:
-        """It in plain values."""
+        """The event in plain values."""
         from google.protobuf.json_format import MessageToDict  # only for a watcher: it is large
 
         members = MessageToDict(self.message, preserving_proto_field_name=True)

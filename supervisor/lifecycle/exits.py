@@ -42,7 +42,7 @@ def exit_status(wait_status: int) -> int:
 
 
 def exit_kind(ended: Ended) -> str:
-    """How it ended, in a word."""
+    """Name the kind of end, in a word."""
     if ended.call >= 0:
         return "forbidden_call"
     if os.WIFSIGNALED(ended.status):

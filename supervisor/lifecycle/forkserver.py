@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 RENEW_SECONDS = 10.0
-"""How long starts may wait for a fresh forkserver."""
+"""Seconds that starts may wait for a fresh forkserver."""
 
 
 class ForkserverManager:

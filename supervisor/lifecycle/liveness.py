@@ -33,7 +33,7 @@ def notify(state: str) -> None:
 
 
 def watchdog_seconds() -> float:
-    """How often the service manager wants to hear of us at least; 0 where it does not (sd_watchdog_enabled(3))."""
+    """Seconds within which the service manager wants to hear of us; 0 where it does not (sd_watchdog_enabled(3))."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0.0
     try:

@@ -24,7 +24,7 @@ from ..model.registry import Registry
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
-"""How often an orphan is looked for that there is no descriptor to watch by."""
+"""Seconds between two looks for an orphan that no descriptor is left to watch."""
 
 UNKNOWN = 255 << 8
 """Wait status where the real one is unknown, as containerd has it (client.UnknownExitStatus)."""

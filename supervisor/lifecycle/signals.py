@@ -20,7 +20,7 @@ from ..model.process import Process, ProcessState
 from ..state.store import Store
 
 KILL_SECONDS = 30.0
-"""How long a killed process may take to end; only one stuck in the kernel takes longer."""
+"""Seconds that a killed process may take to end; only one stuck in the kernel takes longer."""
 
 EXISTS = 0
 """No signal: kill(2) only looks whether the process is there."""

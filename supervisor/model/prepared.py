@@ -19,7 +19,7 @@ class Prepared(Generic[New]):
     bundle: str
     """The container's bundle below --dir; "" once the preparation is spent."""
     listed: bool = False
-    """It came in a whole list (``extensions.tasks``), and will be in the next list again."""
+    """Came in a whole list (``extensions.tasks``), and will be in the next list again."""
     digest: str = ""
     """Tells whether the same is handed over again."""
 

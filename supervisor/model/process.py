@@ -43,9 +43,9 @@ class Process:
     pumped: bool = False
     """The relay feeds its stdin."""
     purged: bool = False
-    """It is an exec that goes when it ends: its client will not ask for it."""
+    """An exec that goes when it ends: its client will not ask for it."""
     tier: str = ""
-    """How its code runs: interpreted, or compiled at a level; "" before its start."""
+    """The way its code runs: interpreted, or compiled at a level; "" before its start."""
     _waiters: list[asyncio.Future[Exit]] | None = field(default=None, repr=False)
 
     def require(self, what: str, *states: ProcessState) -> None:

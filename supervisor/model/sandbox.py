@@ -57,7 +57,7 @@ class Sandbox:
 
     @property
     def exit(self) -> Exit:
-        """How it ended: a sandbox has no status of its own but 0."""
+        """Its end: a sandbox has no status of its own but 0."""
         return Exit(0, self.exited_at)
 
     def end(self, at: int) -> None:

@@ -1,4 +1,4 @@
-"""Where a container's output is to be logged by its runtime, as its annotations say.
+"""Place of a container's log, where its annotations have the runtime write it.
 
 iSulad's CRI gives no FIFOs, and writes these into the spec (isulad, src/daemon/common/constants.h and
 src/daemon/modules/spec/log_gather.c name them): ``log.console.driver``, ``.file``, ``.filesize``, ``.filerotate``,

@@ -21,7 +21,7 @@ SHOWN = ("hostname", "hosts", "resolv.conf")
 """Names in /etc that guests see."""
 
 RESOLVED_PATHS = frozenset({"/etc/hosts", "/etc/resolv.conf"})
-"""What the resolver reads as the guest sees it: the engine's, where that mounts its own."""
+"""Files that the resolver reads as the guest sees them: the engine's, where that mounts its own."""
 
 _LOCAL = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 _NSSWITCH = "hosts: files dns\n"  # nsswitch.conf(5)
@@ -31,7 +31,7 @@ _MOST = 1024  # servers, domains or options
 
 
 def place(folder: str, namespace: str, sandbox_id: str) -> str:
-    """Where a sandbox's files are below the daemon's ``folder``."""
+    """Folder of a sandbox's files, below the daemon's ``folder``."""
     return f"{folder}/pods/{namespace}/{sandbox_id}"
 
 

@@ -68,7 +68,7 @@ class WasiContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where a worker runs, and under which limits."""
+    """A worker's descriptors, network and limits."""
 
     descriptors: Descriptors = field(default_factory=Descriptors)
     """Streams, the entrances of control groups, and the network namespace that it joins."""

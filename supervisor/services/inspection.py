@@ -28,7 +28,7 @@ from ..state.store import Store
 from . import makers
 
 SLICE_SECONDS = 0.001
-"""How long a list is worked on before a look at the rest of the daemon's work: a start looks a few times."""
+"""Seconds of work on a list before the rest of the daemon's work has its turn: a start wants a few."""
 _REMEMBERED = 4096
 _TICKS = os.sysconf("SC_CLK_TCK")
 _STATUS: dict[type[SandboxerError], str] = {

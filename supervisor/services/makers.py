@@ -20,7 +20,7 @@ _LOG_FILE, _LOG_DRIVER = "log.console.file", "log.console.driver"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a container comes from."""
+    """The maker of a container, and its name there."""
 
     maker: str
     name: str
@@ -44,7 +44,7 @@ def pod_name(labels: Mapping[str, str]) -> str:
 
 
 def origin(container: Container, sandbox: Sandbox | None, config: Mapping[str, Any]) -> Origin:
-    """Where a container comes from, by its config.json."""
+    """Find a container's maker by its config.json."""
     annotations: Mapping[str, str] = config.get("annotations") or {}
     maker = (of_sandbox(sandbox) if sandbox else "") or _maker(container, annotations)
     args = (config.get("process") or {}).get("args") or []

@@ -42,7 +42,7 @@ _PAGE = os.sysconf("SC_PAGESIZE")
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the figures come from."""
+    """Sources of the figures."""
 
     registry: Registry
     counters: Counters
@@ -143,7 +143,7 @@ class Metrics:
 
 
 def _open_files(pid: int) -> int:
-    """How many files a process has open: the folder's size says so from Linux 6.2 on (proc_pid_fd(5))."""
+    """Count a process's open files: the folder's size says so from Linux 6.2 on (proc_pid_fd(5))."""
     folder = f"/proc/{pid}/fd"
     return os.stat(folder).st_size or len(os.listdir(folder))
 

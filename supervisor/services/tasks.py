@@ -46,7 +46,7 @@ from ..state.store import Store, StoreFailed
 log = logging.getLogger(__name__)
 
 FREEZE_SECONDS = 10.0
-"""How long the kernel may take to freeze or thaw a container."""
+"""Seconds that the kernel may take to freeze or thaw a container."""
 
 MAX_STARTS = 512
 """Starts that may be under way, or wait for their container, at once. Each holds a dozen descriptors, and all share the

@@ -80,7 +80,7 @@ class Results:
     """The machine and versions, in words."""
     figures: list[Figure] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long each section took."""
+    """Seconds that each section took."""
 
     def find(self, section: str, what: str, subject: str = OURS, at: int = 0) -> Figure | None:
         """A figure that has samples."""

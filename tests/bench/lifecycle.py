@@ -1,4 +1,4 @@
-"""How long one start and one whole life take, beside the peers; the guest says hello and ends."""
+"""Times of one start and of one whole life, beside the peers; the guest says hello and ends."""
 
 from __future__ import annotations
 

@@ -25,5 +25,5 @@ class Options:
         return max(3, full // 10) if self.quick else full
 
     def seconds(self, full: float) -> float:
-        """How long to measure what is measured so long in a full run."""
+        """Seconds to measure, where a full run measures for so long."""
         return full / 6 if self.quick else full

@@ -1,4 +1,4 @@
-"""How long nobody answers when the supervisor is killed: ``python -m tests.bench.recovery [--instances 10 1000]``.
+"""Time without an answer when the supervisor is killed: ``python -m tests.bench.recovery [--instances 10 1000]``.
 
 Time is from SIGKILL to the first answered Status, the new supervisor started right after the kill, as systemd
 does with RestartSec=0. Then every instance is asked for, and has to run.

@@ -17,7 +17,7 @@ from typing import Any
 from .daemon import ROOT, Daemon
 
 SECONDS = 60
-"""How long a test waits for what a command prints."""
+"""Seconds that a test waits for what a command prints."""
 
 
 class Cli:

@@ -57,7 +57,7 @@ def written(builder: Builder, changes: dict[str, Any]) -> Builder:
 
 
 def create(builder: Builder) -> tuple[float, str]:
-    """How long the fastest of three Creates took, and why it failed; the machine has other work."""
+    """Time three Creates: the fastest's seconds, and why it failed; the machine has other work."""
     times, said = [], ""
     container = builder.pod.with_wasm("hello").build()  # for its connection
     for _ in range(3):

@@ -49,7 +49,7 @@ def served(netns: NetworkNamespace, *addresses: str, **names: str) -> Dns:
 
 
 def resolved(pod: Pod, *names: str, uid: int = 0) -> dict[str, str]:
-    """What a guest finds, by name."""
+    """Files that a guest finds, by name."""
     container = pod.with_wasm("resolve").args(*names).process(user={"uid": uid, "gid": uid}).build().start()
     container.wait()
     assert container.stderr() == ""

@@ -27,7 +27,7 @@ NS = "ns"
 
 
 class Parts:
-    """Whatever would reach the forkserver fails with ``Unavailable``: so a test sees that it was let through."""
+    """A daemon's parts, whose forkserver answers ``Unavailable``: so a test sees that a call was let through."""
 
     def __init__(self, folder: Path, state: Path | None = None) -> None:
         self.folder = folder

@@ -32,7 +32,7 @@ _SIGSYS = 31
 _SYS_SECCOMP = 1  # si_code (sigaction(2))
 _INSTRUCTION_BYTES = 8
 _EPITAPH = b"SIGSYS "
-# Of seccomp(2) itself, and linux/audit.h's.
+# The number of seccomp(2), and the machine's (linux/audit.h).
 _SECCOMP, _ARCH = {"x86_64": (317, 0xC000003E), "aarch64": (277, 0xC00000B7)}.get(posix.uname().machine, (-1, 0))
 
 

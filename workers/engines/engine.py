@@ -81,7 +81,7 @@ class Engine:
         raise NotImplementedError
 
     def state(self) -> dict[str, int]:
-        """What ``prime`` made, of an engine that is ``apart``: numbers by name, addresses among them."""
+        """Describe what ``prime`` made, where the engine is ``apart``: numbers by name, addresses among them."""
         raise NotImplementedError
 
     def adopt(self, state: dict[str, int]) -> None:

@@ -27,7 +27,7 @@ VARIABLE = b"WASM_SANDBOXER_LIBWASMTIME"
 """Names the library, as VERSION:PATH: its C API does not tell the version."""
 PAGE_BYTES = 64 << 10
 RUN_INTERFACE = b"wasi:cli/run@0.2.0"
-"""What a command component exports. The library takes any 0.2 for it (semantic versions)."""
+"""The export of a command component. The library takes any 0.2 for it (semantic versions)."""
 _I32 = 0  # wasm_valkind_t
 _RESULTS = 16  # results for which a function called by name has room
 
