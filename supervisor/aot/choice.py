@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 ANNOTATION = "run.wasm-sandboxer/engine"
 """A container's own choice."""
+_MAGIC = b"\0asm"
 _COMPONENT = b"\0asm\x0d\0\1\0"
 _MISSING = "Wasmtime is not here: install wasm-sandboxer[wasmtime] and restart the sandboxer"
 _BROKEN = "Wasmtime does not load, as the log says: see wasm-sandboxer doctor, and restart the sandboxer"
@@ -100,7 +101,7 @@ class EngineChoice:
 
         Raises ``InvalidArgument`` with what both say.
         """
-        if asked is not EngineMode.AUTO or not self._wasmtime.active:
+        if asked is not EngineMode.AUTO or not self._wasmtime.active or not _is_binary(module):
             return None
         return await self._second_opinion(module, f"WasmEdge: {error}")
 
@@ -138,6 +139,10 @@ class EngineChoice:
         if failure is not None and failure.verdict is Verdict.REFUSED:
             raise InvalidArgument(failure.text)
         raise FailedPrecondition(f"it could not be compiled: {failure or 'it is no module'}")
+
+
+def _is_binary(module: int) -> bool:
+    return os.pread(module, len(_MAGIC), 0) == _MAGIC
 
 
 def _is_component(module: int) -> bool:

@@ -85,7 +85,10 @@ class Starter:
             product = None
             asked = self._aot.asked(spec.annotations) if self._aot else EngineMode.WASMEDGE
             if self._aot and not wasi.has_access_list(context.module):
-                product = await self._aot.best(context.module, asked)
+                try:
+                    product = await self._aot.best(context.module, asked)
+                except InvalidArgument as error:
+                    raise ModuleRefused(str(error)) from None
                 if product is not None:
                     context.run_product(product.fd, product.component)
             for role, fd in ((STDIN, opened.stdin), (STDOUT, opened.stdout), (STDERR, opened.stderr)):
@@ -166,12 +169,21 @@ class Starter:
             else:
                 self._aot.condemn(product, str(error))
                 return pid
-        other = await self._aot.instead(context.module, asked, str(error))
+        # Who may not read it by its access list may not run it either, and only the worker knows.
+        other = None
+        if not wasi.has_access_list(context.module):
+            try:
+                other = await self._aot.instead(context.module, asked, str(error))
+            except InvalidArgument as both:
+                raise ModuleRefused(str(both)) from None
         if other is None:
             raise error
         context.run_product(other.fd, other.component)
         _hand_over(request, context)
-        return await self._run(request, process, other)
+        try:
+            return await self._run(request, process, other)
+        except ModuleRefused:
+            raise error from None
 
     async def _run_made_again(
         self,
