@@ -30,11 +30,11 @@ class Cli:
             self._command += ["--cache-dir", str(daemon.cache)]
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment}
 
-    def start(self, *words: str | Path, **options: Any) -> subprocess.Popen[str]:
+    def start(self, *words: str | Path, **options: Any) -> Command:
         """Begin a command; its streams are pipes unless said otherwise."""
         pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
         command = [*self._command, *map(str, words)]
-        return subprocess.Popen(command, cwd=ROOT, env=self._environment, text=True, **{**pipes, **options})
+        return Command(command, cwd=ROOT, env=self._environment, text=True, **{**pipes, **options})
 
     def run(self, *words: str | Path, input: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
@@ -59,6 +59,15 @@ class Cli:
     def in_terminal_shell(self, line: str, folder: Path, width: int) -> Terminal:
         """Begin a line of shell in a terminal of its own, in a folder."""
         return Terminal(["bash", "-c", line], self._environment, width, 40, folder)
+
+
+class Command(subprocess.Popen[str]):
+    """A process that a failure in its ``with`` block ends: else the failure would wait for it."""
+
+    def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *more)
 
 
 class Terminal:
