@@ -8,21 +8,19 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sandbox_api import calls, grpc_server
 from sandbox_api.dialects.dialect import Host
 from sandbox_api.errors import SandboxerError
 from sandbox_api.events import Publisher
 from sandbox_api.task_methods import TaskMethods
-from sandbox_api.ttrpc.server import Server
 from workers import relay_protocol
 from workers.greeting import Filters
 
@@ -33,7 +31,6 @@ from .aot.policy import Aot
 from .aot.terms import Level
 from .host import linux, sockets
 from .host.counters import Counters
-from .host.http import HttpServer
 from .ipc.channel import HelperFailed
 from .ipc.forkserver import ForkserverClient
 from .ipc.logger import LoggerClient
@@ -52,6 +49,7 @@ from .model.sandbox import SandboxState
 from .options import Options
 from .seccomp.allowed import worker_filters
 from .seccomp.library import SeccompMissing
+from .servers import Servers
 from .services.auto_remove import AutoRemove
 from .services.given_up import GivenUp
 from .services.inspection import Inspection
@@ -59,6 +57,9 @@ from .services.sandboxes import SandboxService
 from .services.tasks import TaskService
 from .state import file as state_file
 from .state.store import Store
+
+if TYPE_CHECKING:
+    from .services.metrics import Sources
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._restarting = False
         self._background: set[asyncio.Task[None]] = set()
-        self._grpc: list[grpc_server.Server] = []
+        self._servers = Servers(options)
         self._registry = Registry()
         self._publisher = _publisher(options)
 
@@ -132,7 +133,7 @@ class Daemon:
             liveness.notify("STOPPING=1")
         log.info("restarting" if self._restarting else "stopping")
         asyncio.get_running_loop().call_later(START_SECONDS, parts.forkserver.client.give_up_starts)
-        await asyncio.gather(calls.all_done(), *(server.stop() for server in self._grpc))
+        await asyncio.gather(calls.all_done(), *(server.stop() for server in self._servers.grpc))
 
     def _claim(self, cleanup: AsyncExitStack) -> None:
         """Take signals, folder and address: what two daemons cannot share. Raises ``CannotStart``."""
@@ -243,21 +244,16 @@ class Daemon:
         given_up = GivenUp(options.folder / "given-up", self._registry, parts.tasks, parts.sandboxes)
         await given_up.obey()
         self._spawn(given_up.watch())
-        ttrpc = Server(methods, parts.relay)
-        cleanup.push_async_callback(ttrpc.close)
-        for each in kept:
-            connection = ttrpc.resume(each.key, socket.socket(fileno=each.fd))
-            for call in each.pending:
-                connection.resume(call.place, call.stream, call.request)
-        await ttrpc.start(parts.relay.listen(relay_protocol.TASKS, options.task_socket.absolute()).dup())
+        servers = self._servers
+        await servers.serve_ttrpc(cleanup, parts.relay, methods, kept)
         cleanup.push_async_callback(calls.all_done)
         parts.inspection.engine = engine
-        await self._serve_info(cleanup, parts.inspection)
-        await self._serve_grpc(parts.relay, methods, relay_protocol.GRPC_TASKS)
+        await servers.serve_info(cleanup, parts.inspection)
+        await servers.serve_grpc(parts.relay, methods, relay_protocol.GRPC_TASKS)
         sandbox_methods = grpc_server.sandbox_methods(Host(parts.sandboxes, parts.cgroup_version))
-        await self._serve_grpc(parts.relay, sandbox_methods, relay_protocol.SANDBOXES)
+        await servers.serve_grpc(parts.relay, sandbox_methods, relay_protocol.SANDBOXES)
         if options.metrics:
-            await self._serve_metrics(cleanup, parts, [methods, sandbox_methods])
+            await servers.serve_metrics(cleanup, self._sources(parts, [methods, sandbox_methods]))
         log.info(
             "wasm-sandboxer %s serves on %s, tasks on %s, with %s",
             __version__,
@@ -271,16 +267,8 @@ class Daemon:
         self._spawn(liveness.tell(self._registry, parts.forkserver.client))
         await self._stopping.wait()
 
-    async def _serve_info(self, cleanup: AsyncExitStack, inspection: Inspection) -> None:
-        server = HttpServer(inspection.answer)
-        path = self._options.info_socket
-        await server.start(sockets.listen(path))
-        cleanup.push_async_callback(server.close)
-        cleanup.callback(path.unlink, missing_ok=True)
-        sockets.give_to_group(path, self._options.socket_group)
-
-    async def _serve_metrics(self, cleanup: AsyncExitStack, parts: _Parts, methods: list[calls.Methods]) -> None:
-        from .services.metrics import Metrics, Sources  # only where they are wanted: its library is large
+    def _sources(self, parts: _Parts, methods: list[calls.Methods]) -> Sources:
+        from .services.metrics import Sources  # only where they are wanted: its library is large
 
         def helpers() -> dict[str, int]:
             pids = {"supervisor": os.getpid(), "forkserver": parts.forkserver.client.pid}
@@ -290,31 +278,12 @@ class Daemon:
         def lost() -> int:
             return self._publisher.lost if self._publisher is not None else 0
 
-        sources = Sources(self._registry, parts.counters, methods, helpers, lost, parts.inspection.engine)
-        server = HttpServer(Metrics(sources).answer)
-        listener = sockets.listen_at(self._options.metrics)
-        await server.start(listener)
-        cleanup.push_async_callback(server.close)
-        if listener.family == socket.AF_UNIX:
-            path = Path(listener.getsockname())
-            sockets.give_to_group(path, self._options.socket_group)
-            cleanup.callback(path.unlink, missing_ok=True)
-
-    async def _serve_grpc(self, relay: RelayClient, methods: calls.Methods, number: int) -> None:
-        """Serve on a socket of our own, behind the relay: gRPC's library takes no listening socket from elsewhere."""
-        server = grpc_server.Server(methods)
-        path = self._options.folder.absolute() / f"grpc-{number}.sock"
-        path.unlink(missing_ok=True)
-        with sockets.private():
-            server.inner.add_insecure_port(f"unix:{path}")
-        self._grpc.append(server)
-        await server.inner.start()
-        relay.forward(number, str(path))
+        return Sources(self._registry, parts.counters, methods, helpers, lost, parts.inspection.engine)
 
     async def _leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Exit at once, last of all, with all of gRPC's connections (see its ``Server.stop``)."""
         if error is not None and not self._restarting:
-            for server in self._grpc:
+            for server in self._servers.grpc:
                 await server.inner.stop(0)
             return
         if self._options.private and not self._restarting:

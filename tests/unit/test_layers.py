@@ -66,7 +66,7 @@ def test_the_supervisor_knows_the_workers_by_their_protocol(file: str) -> None:
 
 # From top to bottom; a place is a folder, or a file that is in none. Places of one row may import each other.
 SUPERVISOR = (
-    ("__main__", "cli", "daemon", "options"),
+    ("__main__", "cli", "daemon", "options", "servers"),
     ("services",),
     ("lifecycle",),
     ("commands",),
