@@ -19,19 +19,19 @@ SECTIONS: Sections = {
         "run": ("run", "Run a WebAssembly program in a container."),
         "ps": ("listing", "List containers."),
         "logs": ("logs", "Show what a container has written."),
-        "exec": ("exec", "Run another module in a container that runs."),
+        "exec": ("exec", "Run another module in a running container."),
         "stop": ("control", "End containers, by SIGTERM and then SIGKILL."),
         "kill": ("control", "Send a signal to containers."),
         "pause": ("control", "Freeze containers."),
-        "resume": ("control", "Let paused containers go on."),
+        "resume": ("control", "Resume paused containers."),
         "rm": ("control", "Remove containers that have ended."),
         "inspect": ("listing", "Show everything about containers, as JSON."),
         "pods": ("listing", "List pod sandboxes."),
     },
     "Watching": {
-        "top": ("top", "Watch what runs, in a table that renews itself."),
-        "stats": ("watching", "Show what containers use."),
-        "events": ("watching", "Show what happens to containers."),
+        "top": ("top", "Watch running containers in a live table."),
+        "stats": ("watching", "Show the processor time and memory of containers."),
+        "events": ("watching", "Show events of containers."),
     },
     "Images and compiled modules": {
         "pack": ("pack", "Make an image archive out of a WebAssembly module."),
@@ -39,7 +39,7 @@ SECTIONS: Sections = {
         "cache": ("cache", "List and remove compiled modules."),
     },
     "The node": {
-        "doctor": ("doctor", "Tell what this host gives the sandboxer."),
+        "doctor": ("doctor", "Check what the sandboxer needs of this host."),
         "drain": ("drain", "Stop every sandbox of a running daemon."),
         "completion": ("completion", "Print the script for completion in a shell."),
         "man": ("manual", ""),
@@ -89,7 +89,7 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
     default="/run/wasm-sandboxer.sock",
     envvar="WASM_SANDBOXER_LISTEN",
     show_default=True,
-    help="Unix socket of the Sandbox API (gRPC); of commands, the daemon that serves there.",
+    help="Unix socket of the Sandbox API (gRPC); commands use the daemon that serves there.",
 )
 @click.option(
     "--dir",
@@ -172,7 +172,7 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="What goes to stderr.",
+    help="Least level that is logged to stderr.",
 )
 @click.option(
     "--log-format",
@@ -207,7 +207,7 @@ def main(
 
     \b
     Examples:
-      wasm-sandboxer run app.wasm            # where no daemon runs, on one of its own
+      wasm-sandboxer run app.wasm            # starts a daemon of its own where none runs
       wasm-sandboxer ps -a
     """
     if libwasmedge is not None:

@@ -334,7 +334,7 @@ class _Call:
         task.add_done_callback(self._done)
 
     def limit(self, seconds: float) -> None:
-        """Answer within this time, whatever comes."""
+        """Answer within this time in any case."""
         self._timer = asyncio.get_running_loop().call_later(seconds, self._late, seconds)
 
     def abandon(self) -> None:

@@ -202,7 +202,7 @@ class Cache:
         self._unlink(_name(digest, level))
 
     def _open(self, digest: str, level: Level) -> int | None:
-        # Non-blocking: whatever lies there, nobody is held up.
+        # Non-blocking: a FIFO there holds nothing up.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         name = _name(digest, level)
         try:

@@ -47,7 +47,7 @@ _OPTIONS = (
         help="Folder for compiled modules.",
     ),
     click.option(
-        "--cache-size", type=Size(), default="2G", show_default=True, help="Most bytes that compiled modules may take."
+        "--cache-size", type=Size(), default="2G", show_default=True, help="Size limit of all compiled modules."
     ),
     click.option(
         "--aot-timeout",

@@ -63,15 +63,15 @@ def ls(context: click.Context, form: str) -> None:
 
 
 @cache.command()
-@click.option("--all", "everything", is_flag=True, help="All of them.")
-@click.option("--unused-for", type=Duration(), metavar="TIME", help="Those that nobody has used for so long, as in 7d.")
-@click.option("--failed", is_flag=True, help="Records of failures: these modules are tried again.")
+@click.option("--all", "everything", is_flag=True, help="Remove all of them.")
+@click.option("--unused-for", type=Duration(), metavar="TIME", help="Remove those unused for so long, as in 7d.")
+@click.option("--failed", is_flag=True, help="Remove records of failures: these modules are tried again.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed.")
 @click.pass_context
 def prune(context: click.Context, everything: bool, unused_for: int | None, failed: bool, dry_run: bool) -> None:
-    """Remove compiled modules that are of no use: those of other engines and versions than this machine's.
+    """Remove compiled modules of engines and versions that this machine does not have.
 
-    Options say what else. A running daemon compiles again what it misses.
+    Options remove more. A running daemon compiles again what it misses.
 
     \b
     Example:

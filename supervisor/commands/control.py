@@ -42,7 +42,7 @@ class SignalType(click.ParamType):  # type: ignore[type-arg]
     default=10,
     show_default=True,
     metavar="SECONDS",
-    help="Time between the two.",
+    help="Time between SIGTERM and SIGKILL.",
 )
 @_containers
 @click.pass_context
@@ -67,7 +67,7 @@ def stop(context: click.Context, seconds: int, containers: tuple[str, ...]) -> N
 
 
 @click.command()
-@click.option("-s", "--signal", "number", type=SignalType(), default="KILL", show_default=True, help="Which.")
+@click.option("-s", "--signal", "number", type=SignalType(), default="KILL", show_default=True, help="Signal to send.")
 @_containers
 @click.pass_context
 def kill(context: click.Context, number: int, containers: tuple[str, ...]) -> None:
@@ -104,7 +104,7 @@ def pause(context: click.Context, containers: tuple[str, ...]) -> None:
 @_containers
 @click.pass_context
 def resume(context: click.Context, containers: tuple[str, ...]) -> None:
-    """Let paused containers go on.
+    """Resume paused containers.
 
     \b
     Example:
@@ -122,7 +122,7 @@ def resume(context: click.Context, containers: tuple[str, ...]) -> None:
 def rm(context: click.Context, force: bool, containers: tuple[str, ...]) -> None:
     """Remove containers that have ended, with their logs.
 
-    What an engine made is the engine's to remove: it would look for it in vain. With --force it goes all the same.
+    Containers of an engine are the engine's to remove. With --force they are removed all the same.
 
     \b
     Example:

@@ -124,7 +124,7 @@ def examine(host: Host) -> list[Finding]:
 @click.command()
 @format_option
 def doctor(form: str) -> None:
-    """Tell what this host gives the sandboxer, what each is for, and how to mend what is short.
+    """Check what the sandboxer needs of this host: what each thing is for, and how to mend what is missing.
 
     Ends with 1 where something is missing that it cannot do without.
 

@@ -14,7 +14,7 @@ import click
 def drain(context: click.Context, timeout: int) -> None:
     """Stop every sandbox of the daemon that serves on --listen and works in --dir.
 
-    Their instances end; what is stopped stays known until its client removes it.
+    Their instances end; stopped containers stay known until their client removes them.
 
     \b
     Example:

@@ -19,10 +19,10 @@ from .completion import CONTAINER
 @click.command("exec", context_settings={"allow_interspersed_args": False})
 @click.option("-i", "--interactive", is_flag=True, help="Pass on standard input.")
 @click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
-@click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="An environment variable more.")
+@click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set an environment variable.")
 @click.option("--env-file", multiple=True, type=click.Path(path_type=Path), help="A file of NAME=VALUE lines.")
 @click.option("-w", "--workdir", default="", metavar="FOLDER", help="The working directory.  [default: its own]")
-@click.option("-u", "--user", default="", metavar="UID[:GID]", help="Who it runs as.  [default: as the container]")
+@click.option("-u", "--user", default="", metavar="UID[:GID]", help="User and group.  [default: the container's]")
 @click.argument("container", type=CONTAINER)
 @click.argument("module")
 @click.argument("args", nargs=-1)
@@ -39,7 +39,7 @@ def exec_(
     module: str,
     args: tuple[str, ...],
 ) -> None:
-    """Run another module in a container that runs.
+    """Run another module in a running container.
 
     It is one of the container's own file system: there is no shell where no module is one. The exit status is the
     program's.

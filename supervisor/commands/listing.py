@@ -33,8 +33,8 @@ _PODS = (
 
 
 @click.command()
-@click.option("-a", "--all", "every", is_flag=True, help="Those that do not run, too.")
-@click.option("-q", "--quiet", is_flag=True, help="Ids alone.")
+@click.option("-a", "--all", "every", is_flag=True, help="List stopped containers, too.")
+@click.option("-q", "--quiet", is_flag=True, help="Print ids alone.")
 @format_option
 @click.pass_context
 def ps(context: click.Context, every: bool, quiet: bool, form: str) -> None:

@@ -24,15 +24,15 @@ _LOOK_SECONDS = 0.1
 
 
 @click.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on until the container ends.")
-@click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="The last N lines alone.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until the container ends.")
+@click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Show the last N lines alone.")
 @click.argument("container", type=CONTAINER)
 @click.pass_context
 def logs(context: click.Context, follow: bool, tail: int | None, container: str) -> None:
     """Show what a container has written.
 
-    It is one of run -d, or one whose engine has its log written here (iSulad). containerd keeps the logs of its
-    containers itself; then it is said where they are.
+    Logs are here for run -d, and for engines that have them written here (iSulad). containerd keeps the logs of its
+    containers itself; then the command names their place.
 
     \b
     Example:

@@ -106,9 +106,9 @@ class Source:
 @click.option("--env-file", multiple=True, type=click.Path(path_type=Path), help="A file of NAME=VALUE lines.")
 @click.option("-v", "--volume", multiple=True, metavar="HOST:GUEST[:ro]", help="A file or folder to share.")
 @click.option("-w", "--workdir", default="", metavar="FOLDER", help="The working directory.")
-@click.option("-u", "--user", default="", metavar="UID[:GID]", help="Who it runs as.  [default: 0:0]")
-@click.option("--memory", type=Size(), default="0", metavar="SIZE", help="Most memory it may take, as in 64M.")
-@click.option("--cpus", type=click.FloatRange(min=0), default=0, help="Most processors it may take, as in 0.5.")
+@click.option("-u", "--user", default="", metavar="UID[:GID]", help="User and group.  [default: 0:0]")
+@click.option("--memory", type=Size(), default="0", metavar="SIZE", help="Memory limit, as in 64M.")
+@click.option("--cpus", type=click.FloatRange(min=0), default=0, help="Processor limit, as in 0.5.")
 @click.option(
     "--network",
     default="none",

@@ -46,7 +46,7 @@ _NAMES = {name: key for key, (name, _) in _SORTS.items()}
 @click.option("--interval", type=click.FloatRange(min=0.1), default=2.0, show_default=True, metavar="SECONDS")
 @click.pass_context
 def top(context: click.Context, sort: str, interval: float) -> None:
-    """Watch what runs: a table that renews itself, until q.
+    """Watch running containers in a live table, until q.
 
     Keys sort it: c processor, m memory, a age, r restarts, n name, p pod, t tier. In a pipe it is printed once.
 

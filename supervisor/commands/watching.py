@@ -63,7 +63,7 @@ _STATS = (
 @format_option
 @click.pass_context
 def stats(context: click.Context, containers: tuple[str, ...], interval: float, form: str) -> None:
-    """Show what containers use.
+    """Show the processor time and memory of containers.
 
     That is: processor over an interval, memory, bytes read and written.
 
@@ -86,11 +86,11 @@ def usage(node: Node, containers: tuple[str, ...] = ()) -> list[Row]:
 
 
 @click.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on with what happens from here on.")
+@click.option("-f", "--follow", is_flag=True, help="Follow new events.")
 @format_option
 @click.pass_context
 def events(context: click.Context, follow: bool, form: str) -> None:
-    """Show what has happened to containers of late.
+    """Show recent events of containers.
 
     The daemon keeps its last 256 events.
 

@@ -266,7 +266,7 @@ class ForkserverClient:
         return self._helper.answers()
 
     def workers(self) -> Iterator[int]:
-        """Pids of all workers that were ever forked for this path, whatever their parent is now."""
+        """Pids of all workers that were ever forked for this path, of any parent."""
         return proc.find("wasm-worker", label(self._path))
 
     def starts(self) -> dict[int, int]:

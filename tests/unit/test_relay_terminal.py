@@ -64,7 +64,7 @@ def test_both_ways(terminal: Terminal) -> None:
 
 def test_its_size(relay: Relay, terminal: Terminal) -> None:
     relay.tell(RESIZE, 1, 132, 43)
-    relay.tell(RESIZE, 99, 1, 1)  # of nobody's
+    relay.tell(RESIZE, 99, 1, 1)  # of no instance
     assert relay.passes_a_byte()
     assert os.get_terminal_size(terminal.guest) == (132, 43)
 

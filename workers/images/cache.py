@@ -45,7 +45,7 @@ class _Making:
 
 
 class ImageCache:
-    """Images by the product and whatever else changes the loaded state. One at a time is made."""
+    """Images by the product and all else that changes the loaded state. One at a time is made."""
 
     def __init__(self) -> None:
         self._most = 0

@@ -1,4 +1,4 @@
-"""``ps``, ``pods``, ``inspect``: what the daemon has, whoever made it."""
+"""``ps``, ``pods``, ``inspect``: pods and containers of every maker."""
 
 from __future__ import annotations
 

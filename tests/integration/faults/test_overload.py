@@ -1,4 +1,4 @@
-"""More than can be under way: the one too many is refused at once, and whoever only asks is still answered."""
+"""Overload: one call too many is refused at once, and reads are still answered."""
 
 from __future__ import annotations
 

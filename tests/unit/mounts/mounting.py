@@ -22,7 +22,7 @@ def mounts(below: Path) -> list[str]:
 
 
 def take_down(folder: Path) -> list[str]:
-    """Unmount whatever is mounted there; what that was."""
+    """Unmount all that is mounted there; returns what that was."""
     found = []
     while left := mounts(folder):
         found.append(left[-1])
