@@ -6,7 +6,6 @@ import asyncio
 import fcntl
 import logging
 import os
-import shutil
 import signal
 import sys
 import time
@@ -29,7 +28,7 @@ from .aot.cache import CacheUnusable
 from .aot.choice import EngineChoice
 from .aot.policy import Aot
 from .aot.terms import Level
-from .host import linux, sockets
+from .host import folders, linux, sockets
 from .host.counters import Counters
 from .ipc.channel import HelperFailed
 from .ipc.forkserver import ForkserverClient
@@ -287,7 +286,7 @@ class Daemon:
                 await server.inner.stop(0)
             return
         if self._options.private and not self._restarting:
-            shutil.rmtree(self._options.folder, ignore_errors=True)
+            folders.remove(str(self._options.folder))
         logging.shutdown()
         if self._restarting:
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

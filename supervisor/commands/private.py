@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from ..host import folders
 from .client import Node
 
 _START_SECONDS = 30
@@ -34,7 +34,7 @@ class PrivateDaemon:
         try:
             self._start()
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            folders.remove(str(self._folder))
             raise
         return Node(self._folder / "api.sock", self._folder)
 
@@ -45,7 +45,7 @@ class PrivateDaemon:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        folders.remove(str(self._folder))
 
     def _start(self) -> None:
         params = self._params

@@ -12,12 +12,10 @@ import signal
 import time
 from contextlib import suppress
 
-import psutil
-
 from sandbox_api.errors import Internal
 
 from ..cgroups import Hierarchy
-from ..host import linux
+from ..host import folders, linux
 from ..ipc.forkserver import ForkserverClient
 
 log = logging.getLogger(__name__)
@@ -61,14 +59,8 @@ async def _end_workers(hierarchy: Hierarchy, forkserver: ForkserverClient) -> in
     return len(ended)
 
 
-def _mounts(folder: str) -> list[str]:
-    """Mount points below a folder, in the order in which they were mounted."""
-    points = [each.mountpoint for each in psutil.disk_partitions(all=True)]
-    return [point for point in points if point.startswith(f"{folder}/")]
-
-
 def _detach(folder: str) -> int:
-    found = [path for name in _OURS for path in _mounts(f"{folder}/{name}")]
+    found = [path for name in _OURS for path in folders.mounts_below(f"{folder}/{name}")]
     for path in reversed(found):  # what is mounted on others comes after them
         try:
             linux.detach(path)
@@ -91,7 +83,7 @@ async def _remove_groups(hierarchy: Hierarchy) -> None:
 
 def _remove_folders(top: str) -> None:
     """Remove empty folders, and bundles' config.json. Nothing else: a mount that could not be removed stays whole."""
-    if _mounts(top):
+    if folders.mounts_below(top):
         return
     for path, _, files in os.walk(top, topdown=False):
         for name in {"config.json", "config.json.new"}.intersection(files):
