@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 MAX_CLIENTS = 64
 """Questions under way at once; more are turned away."""
+MAX_CONNECTIONS = 128
+"""Connections at once; more are closed, since whoever reaches --metrics could take all descriptors of the daemon's."""
 REQUEST_SECONDS = 10.0
 SEND_SECONDS = 30.0
 """Seconds that a client may leave its answer unread."""
@@ -58,6 +60,9 @@ class HttpServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if len(self._clients) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
         self._clients.add(task)
         try:
             await _send(reader, writer, await self._ask(reader))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ..host import linux
 
-SAFE = linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID
-"""Attributes of every mount that a guest gets, asked for or not: a device node in it opens no device."""
+SAFE = linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
+"""Attributes of every mount that a guest gets, asked for or not: a device node in it opens no device, and nothing in it
+is mapped as machine code (mmap(2))."""
 
 _ATTRIBUTES = {
     "ro": linux.MOUNT_ATTR_RDONLY,

@@ -46,8 +46,8 @@ _ALWAYS = (
 ).split()
 
 _NETWORK_SEEN = """
-    bind connect listen accept sendmsg recvmsg sendto recvfrom shutdown setsockopt getsockname getpeername uname
-"""  # WasmEdge's sockets, and getaddrinfo (uname, too); socket is below
+    bind connect listen accept sendmsg recvmsg sendto recvfrom shutdown getsockname getpeername uname
+"""  # WasmEdge's sockets, and getaddrinfo (uname, too); socket and setsockopt are below
 _NETWORK_KIN = "accept4 sendmmsg recvmmsg"
 _NETWORK = f"{_NETWORK_SEEN} {_NETWORK_KIN}".split()
 
@@ -83,6 +83,12 @@ _PROTOCOLS = (
     (_SOCK_DGRAM, _IPPROTO_IP),
     (_SOCK_DGRAM, _IPPROTO_UDP),
 )
+# All that WASI has a name for, and what the resolver sets; by level (linux/in.h, asm-generic/socket.h).
+_SOCKET_OPTIONS = {
+    1: (2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 18, 20, 21, 25, 30),  # SO_REUSEADDR to SO_SNDTIMEO, ..., SO_ACCEPTCONN
+    0: (11,),  # IP_RECVERR
+    41: (25,),  # IPV6_RECVERR
+}
 
 # The compiler's: "seen" with libLLVM 19 and its lld, at every level.
 _COMPILER_SEEN = """
@@ -147,7 +153,7 @@ def log_filter(machine: str = platform.machine()) -> bytes:
 def allowed_calls(network: bool) -> frozenset[str]:
     """The calls that a guest may make, some only with certain arguments."""
     names = {*_ALWAYS, *_BY_ARGUMENT, "mmap", "mprotect"}
-    return frozenset(names | {*_NETWORK, "socket"} if network else names)
+    return frozenset(names | {*_NETWORK, "socket", "setsockopt"} if network else names)
 
 
 def _worker(machine: str, compiled: bool, network: bool, threads: bool = False) -> bytes:
@@ -196,6 +202,9 @@ def _allow_network(builder: FilterBuilder) -> None:
     for family in (_AF_INET, _AF_INET6):
         for kind, protocol in _PROTOCOLS:
             builder.rule(ALLOW, "socket", low(0, family), low(1, kind, ~_SOCK_FLAGS & 0xFFFFFFFF), low(2, protocol))
+    for level, options in _SOCKET_OPTIONS.items():  # others attach programs, name modules to load, or have had holes
+        for option in options:
+            builder.rule(ALLOW, "setsockopt", low(1, level), low(2, option))
     # Refused, and no more: the resolver tries both and goes on. A Unix socket would reach every service of the
     # host that trusts the user: no path, and before ABI 6 no abstract name, is any of Landlock's business.
     for family in (_AF_UNIX, _AF_NETLINK):

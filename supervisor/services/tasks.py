@@ -53,6 +53,9 @@ MAX_STARTS = 512
 forkserver: one more would only make all of them late."""
 MAX_STARTS_OF_A_SANDBOX = 256
 """Starts of one sandbox at once: modules that are slow to load hold up no more than their own sandbox."""
+SPARE_STARTS = 256
+"""Starts beyond ``MAX_STARTS``, for sandboxes that have few under way: two that fill all refuse no third's."""
+FEW_STARTS = 4
 
 _STATUS = {
     ProcessState.CREATED: TaskStatus.CREATED,
@@ -130,9 +133,10 @@ class TaskService:
     async def start(self, namespace: str, task_id: str, exec_id: str, hold_stdin: bool = False) -> int:
         """Run a created process. Raises ``ResourceExhausted`` at once where too many starts are under way."""
         container, process = self._registry.process(namespace, task_id, exec_id)
-        if self._starts.total() >= MAX_STARTS:
-            raise TooManyCalls(f"container {process.name}: {MAX_STARTS} starts are under way: try again later")
         key = container.namespace, container.sandbox_id
+        total = self._starts.total()
+        if total >= MAX_STARTS + (SPARE_STARTS if self._starts[key] < FEW_STARTS else 0):
+            raise TooManyCalls(f"container {process.name}: {total} starts are under way: try again later")
         if self._starts[key] >= MAX_STARTS_OF_A_SANDBOX:
             bound = f"{MAX_STARTS_OF_A_SANDBOX} starts of its sandbox are under way"
             raise TooManyCalls(f"container {process.name}: {bound}: try again later")

@@ -152,6 +152,16 @@ def test_a_root_that_its_engine_mounted_is_as_its_spec_says(pod: Pod, tmp_path: 
     assert list((tmp_path / "upper").iterdir()) == []
 
 
+def test_nothing_of_a_guests_can_be_mapped_as_code(pod: Pod, tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    builder = pod.with_wasm("sleep").mount("/data", tmp_path / "volume").mount("/scratch", kind="tmpfs")
+    worker = builder.build().start()
+    folders = [each for each in Path(f"/proc/{worker.pid}/fd").iterdir() if each.is_dir()]
+    assert len(folders) == 3
+    wanted = os.ST_NOEXEC | os.ST_NODEV | os.ST_NOSUID
+    assert [os.statvfs(folder).f_flag & wanted for folder in folders] == [wanted] * 3
+
+
 def test_options_of_the_sources_mount_are_kept(pod: Pod, tmp_path: Path) -> None:
     """A mount that is read-only on the host is so for the guest, with or without options of its own."""
     volume = tmp_path / "volume"

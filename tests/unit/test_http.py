@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,21 @@ def test_http_over_tcp() -> None:
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
         assert (await reader.read()).endswith(b"fine")
         writer.close()
+        await server.close()
+
+    asyncio.run(scenario())
+
+
+def test_connections_beyond_the_bound_are_closed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = tmp_path / "sock"
+        server = await serve(path)
+        idle = [await asyncio.open_unix_connection(str(path)) for _ in range(http.MAX_CONNECTIONS)]
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        for _, each in [*idle, (reader, writer)]:
+            each.close()
         await server.close()
 
     asyncio.run(scenario())

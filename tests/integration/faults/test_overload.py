@@ -12,7 +12,7 @@ from sandbox_api import calls
 from sandbox_api.errors import ResourceExhausted
 from sandbox_api.proto import task_pb2 as pb
 from sandbox_api.ttrpc.server import MAX_IN_FLIGHT
-from supervisor.services.tasks import MAX_STARTS, MAX_STARTS_OF_A_SANDBOX
+from supervisor.services.tasks import FEW_STARTS, MAX_STARTS, MAX_STARTS_OF_A_SANDBOX
 
 from ...harness.container import Container, Pod
 from ...harness.daemon import Daemon
@@ -29,7 +29,10 @@ def daemon() -> Iterator[Daemon]:
 
 
 def test_beyond_the_bound_on_starts(daemon: Daemon) -> None:
-    """As many as there may be wait for the forkserver; then they all come, and meanwhile questions are answered."""
+    """As many as there may be wait for the forkserver; then they all come, and meanwhile questions are answered.
+
+    Two sandboxes fill the bound: a third has a few starts all the same.
+    """
     pod = Pod(daemon)
     server = forkserver(daemon)
     runs, ends = (pod.with_wasm("sleep").build().start() for _ in range(2))
@@ -37,7 +40,7 @@ def test_beyond_the_bound_on_starts(daemon: Daemon) -> None:
     others = [Pod(daemon) for _ in range(MAX_STARTS // MAX_STARTS_OF_A_SANDBOX)]
     bundles = [each.with_wasm("exit").args("5").write().bundle for each in (*others, pod)]
     with runs.connect() as starter, runs.connect() as waits:
-        names = [f"many{number}" for number in range(MAX_STARTS + 1)]
+        names = [f"many{number}" for number in range(MAX_STARTS + FEW_STARTS + 1)]
         for number, name in enumerate(names):
             bundle = bundles[number // MAX_STARTS_OF_A_SANDBOX]
             starter.call("Create", pb.CreateTaskRequest(id=name, bundle=str(bundle)))
@@ -45,7 +48,7 @@ def test_beyond_the_bound_on_starts(daemon: Daemon) -> None:
         try:
             started = [starter.send("Start", pb.StartRequest(id=name)) for name in names[:-1]]
             begun = time.monotonic()
-            with pytest.raises(ResourceExhausted, match=f"{names[-1]}: {MAX_STARTS} starts are under way"):
+            with pytest.raises(ResourceExhausted, match=f"{names[-1]}: {MAX_STARTS + FEW_STARTS} starts are under way"):
                 starter.call("Start", pb.StartRequest(id=names[-1]))
             assert time.monotonic() - begun < AT_ONCE + 2  # behind those before it on its connection
             answered_at_once(pod, runs)
