@@ -231,9 +231,12 @@ class Forkserver:
         if image is not None:
             try:
                 code = self._build(request, frame.body, image)
-                return zygote.fork(code, [*frame.fds, image.fileno()], zygote.roots)
+                pid = zygote.fork(code, [*frame.fds, image.fileno()], zygote.roots)
             except RootReplaced:
                 self._images.clear()
+            else:
+                self._images.used(image, pid)
+                return pid
         if engine.apart:
             return zygote.fork_built(lambda: self._build(request, frame.body), frame.fds)
         pid = zygote.fork(self._build(request, frame.body), frame.fds)
@@ -256,6 +259,8 @@ class Forkserver:
             uid=NOBODY,
             gid=NOBODY,
             max_pages=request.max_pages,
+            rlimits=self._images.template_limits,  # it is in no container's control group
+            oom_score_adj=1000,
         )
         zygote, engine = self._zygotes[request.engine], self._engines[request.engine]
         calls = zygote.calls()

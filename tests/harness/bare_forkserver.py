@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -37,6 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 WITHOUT_EMPTY_ROOT = (sys.executable, str(ROOT / "tests/harness/refusing.py"), "pivot_root")
 """Runs a command whose workers are refused an empty root."""
 SIGSYS = 159
+SECONDS = 20
+"""How long the forkserver may take to say something."""
 NUMBERS = {name: number for number, name in enumerate(call_names().decode().split("\n")) if name}
 """Numbers of system calls, by name."""
 
@@ -65,6 +68,7 @@ class BareForkserver:
         under: Sequence[str] = (),
         program: str = "workers.forkserver",
         path: Path = ROOT,
+        image_memory: int = 0,
     ) -> None:
         """With ``broken_out`` tries run at the guest's place, and else real guests.
 
@@ -87,7 +91,7 @@ class BareForkserver:
         self._instance = 0
         self._module = Path(self._folder.name, "module")
         self._module.write_bytes(b"\0asm\1\0\0\0")
-        protocol.send(self._socket, protocol.HELLO, Hello(FORKSERVER, filters).encode())
+        protocol.send(self._socket, protocol.HELLO, Hello(FORKSERVER, filters, image_memory).encode())
         self.no_empty_root = Welcome.decode(self._next(protocol.WELCOME).body).no_empty_root
 
     @property
@@ -160,6 +164,13 @@ class BareForkserver:
         protocol.send(self._socket, protocol.ACK, protocol.pack_numbers(numbers[0]))
         return numbers[2], numbers[4]
 
+    def said(self) -> str:
+        """The next line that the forkserver says on its standard error."""
+        assert self._process.stderr is not None
+        readable, _, _ = select.select([self._process.stderr], [], [], SECONDS)
+        assert readable, "the forkserver says nothing"
+        return self._process.stderr.readline()
+
     def close(self) -> None:
         """End the forkserver, and what runs."""
         with socket.socket(socket.AF_UNIX) as sock:  # another may have taken our place
@@ -200,9 +211,9 @@ class Worker:
         return Outcome(self.report, 128 - code if code < 0 else code, call, *texts)
 
 
-def confined(broken_out: bool = True, under: Sequence[str] = ()) -> BareForkserver:
+def confined(broken_out: bool = True, under: Sequence[str] = (), image_memory: int = 0) -> BareForkserver:
     """A forkserver whose workers have both walls."""
-    return BareForkserver(worker_filters(), broken_out, under)
+    return BareForkserver(worker_filters(), broken_out, under, image_memory=image_memory)
 
 
 def refused(outcome: Outcome) -> str:

@@ -24,7 +24,14 @@ STARTS = 2
 REMEMBERED = 1024
 """Products whose starts are counted, or that are known to be unfit."""
 MAKE_SECONDS = 10
+TRIED_AGAIN = 64
+"""Starts after which an image is tried again that may have failed for lack of room."""
+TEMPLATE_DATA = 1 << 30
+"""Bytes that a template may have beyond what an image may, such as a guest's memory that it never writes to."""
+TEMPLATE_SPACE = 64 << 30
+"""Bytes of address space that a template may take, and with it of page tables."""
 
+_RLIMIT_DATA, _RLIMIT_AS = 2, 9
 _F_ADD_SEALS, _SEALS = 1033, 0xF  # fcntl(2): no more seals, and no shrinking, growing or writing
 _PID_BYTES = 4
 _MADE, _UNFIT = b"I", b"U"
@@ -33,10 +40,12 @@ _MADE, _UNFIT = b"I", b"U"
 class _Making:
     """An image under way."""
 
-    __slots__ = ("key", "memory", "pids", "result", "said")
+    __slots__ = ("key", "memory", "pids", "result", "room", "said")
 
-    def __init__(self, key: object, memory: int, result: int, pids: set[int]) -> None:
+    def __init__(self, key: object, memory: int, result: int, pids: set[int], room: int) -> None:
         self.key = key
+        self.room = room
+        """How many bytes it may have."""
         self.memory = memory
         self.result = result
         self.pids = pids
@@ -54,6 +63,20 @@ class ImageCache:
         self._unfit: dict[object, None] = {}
         self._making: _Making | None = None
         self._serial = 0
+        self._users: dict[int, Image] = {}  # by pid
+        self._dropped: list[Image] = []  # that are still in use
+
+    @property
+    def template_limits(self) -> list[tuple[int, int, int]]:
+        """The resource limits of a template: kind, soft and hard (getrlimit(2))."""
+        data = self._most + TEMPLATE_DATA
+        return [(_RLIMIT_DATA, data, data), (_RLIMIT_AS, TEMPLATE_SPACE, TEMPLATE_SPACE)]
+
+    @property
+    def _room(self) -> int:
+        """Bytes that are not taken by images in use: these stay, whatever is dropped here."""
+        used = sum(each.bytes for each in self._images.values() if each.users)
+        return self._most - used - sum(each.bytes for each in self._dropped)
 
     def limit(self, most: int) -> None:
         """Set how many bytes all images may take together; 0 makes none."""
@@ -73,7 +96,12 @@ class ImageCache:
     def wanted(self, key: object) -> bool:
         """Whether an image should be made now."""
         often = self._starts.get(key, 0) >= STARTS
-        return often and self._most > 0 and self._making is None and key not in self._unfit
+        return often and self._making is None and key not in self._unfit and self._room > 0
+
+    def used(self, image: Image, pid: int) -> None:
+        """This process has an image mapped, until it is ``reaped``."""
+        image.users += 1
+        self._users[pid] = image
 
     def make(
         self,
@@ -91,12 +119,16 @@ class ImageCache:
         this number of ``values``, 8 bytes each. Raises ``OSError``.
         """
         memory = result = answer = -1
+        room, processes = self._room, []
         try:
+            # Opened before the template can be reaped: by its pid, the maker might look at another process.
+            for pid in (zygote, template):
+                processes.append(posix.open(f"/proc/{pid}", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC))
             memory = os.memfd_create("image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             result, answer = os.pipe2(os.O_CLOEXEC)
             maker = linux.fork()
             if maker == 0:
-                _make(report, answer, memory, zygote, template, left_out, product, values, self._most)
+                _make(report, answer, memory, processes[0], processes[1], left_out, product, values, room)
         except OSError:
             _kill(template)
             for fd in (memory, result):
@@ -105,10 +137,11 @@ class ImageCache:
             self._unfit[key] = None
             raise
         finally:
-            posix.close(report)
+            for fd in (report, *processes):
+                posix.close(fd)
             if answer >= 0:
                 posix.close(answer)
-        self._making = _Making(key, memory, result, {template, maker})
+        self._making = _Making(key, memory, result, {template, maker}, room)
 
     def fileno(self) -> int:
         """Where the maker speaks; -1 where none is at work."""
@@ -132,8 +165,12 @@ class ImageCache:
         self._starts.pop(making.key, None)
         if verdict != _MADE:
             posix.close(making.memory)
-            self._unfit[making.key] = None
-            _forget_oldest(self._unfit)
+            if making.room < self._most:  # it may be for lack of room
+                self._starts[making.key] = STARTS - TRIED_AGAIN
+                _forget_oldest(self._starts)
+            else:
+                self._unfit[making.key] = None
+                _forget_oldest(self._unfit)
             reason = text.decode(errors="replace") if verdict == _UNFIT else "the maker died"
             print(f"forkserver: no image of a module: {reason}", file=sys.stderr)
             return
@@ -149,18 +186,29 @@ class ImageCache:
         """A child is reaped: its pid may be another process's from now on."""
         if self._making is not None:
             self._making.pids.discard(pid)
+        image = self._users.pop(pid, None)
+        if image is not None:
+            image.users -= 1
+            if not image.users and image in self._dropped:
+                self._dropped.remove(image)
 
     def clear(self) -> None:
         """Drop every image."""
-        while self._images:
-            self._drop_oldest()
+        for key in list(self._images):
+            self._drop(key)
 
     def _make_room(self) -> None:
-        while sum(each.bytes for each in self._images.values()) > self._most:
-            self._drop_oldest()
+        """Drop images that nobody uses, the oldest first, until the rest has room."""
+        for key in [key for key, each in self._images.items() if not each.users]:
+            if sum(each.bytes for each in (*self._images.values(), *self._dropped)) <= self._most:
+                break
+            self._drop(key)
 
-    def _drop_oldest(self) -> None:
-        self._images.pop(next(iter(self._images))).close()
+    def _drop(self, key: object) -> None:
+        image = self._images.pop(key)
+        image.close()
+        if image.users:
+            self._dropped.append(image)
 
 
 def _forget_oldest(among: dict[object, int] | dict[object, None]) -> None:
@@ -189,11 +237,11 @@ def _make(
     values: int,
     most: int,
 ) -> None:
-    """Be the maker. Never returns."""
+    """Be the maker; ``zygote`` and ``template`` are their folders in /proc. Never returns."""
     said = _UNFIT + b"the template died"
     try:
         _signal.alarm(MAKE_SECONDS)
-        _close_all_but(report, answer, memory, product)
+        _close_all_but(report, answer, memory, product, zygote, template)
         whole = _PID_BYTES + len(READY) + 8 * values
         heard = b""
         while len(heard) < whole and (part := posix.read(report, whole - len(heard))):
@@ -205,6 +253,8 @@ def _make(
             numbers = [number for each in segments for number in each.numbers()]
             found = struct.unpack(f"<{values}q", heard[-8 * values :])
             said = _MADE + pack_numbers(values, end_of_heap, *found, *numbers)
+    except (ProcessLookupError, FileNotFoundError):  # of its folder in /proc
+        pass
     except (OSError, ValueError, MemoryError, snapshot.Unfit) as error:
         said = _UNFIT + str(error).encode(errors="replace")[:200]
     finally:

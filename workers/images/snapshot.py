@@ -59,17 +59,19 @@ class Snapshot:
     """The comparison of two processes' memory."""
 
     def __init__(self, zygote: int, template: int, left_out: tuple[int, int], product: tuple[int, int]) -> None:
-        """Compare these pids; ``left_out`` is the range where call lists lie, ``product`` the file's device and inode.
+        """Compare two processes. ``zygote`` and ``template`` are descriptors of their folders in /proc.
 
-        Raises ``OSError`` and ``Unfit``.
+        Such a folder is never another process's. ``left_out`` is the range where call lists lie, ``product`` the file's
+        device and inode. Raises ``OSError`` and ``Unfit``.
         """
+        self._template = template
         self._left_out = left_out
         self._product = product
         self._before = mappings(zygote)
         self._after = mappings(template)
-        self._old = os.open(f"/proc/{zygote}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        self._new = os.open(f"/proc/{template}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        self._pages = os.open(f"/proc/{template}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self._old = os.open("mem", os.O_RDONLY | os.O_CLOEXEC, dir_fd=zygote)
+        self._new = os.open("mem", os.O_RDONLY | os.O_CLOEXEC, dir_fd=template)
+        self._pages = os.open("pagemap", os.O_RDONLY | os.O_CLOEXEC, dir_fd=template)
         self._segments: list[Segment] = []
         self._file = -1
         self._top = 0
@@ -81,6 +83,8 @@ class Snapshot:
         The end of the heap is 0 where it has not moved. Raises ``OSError`` and ``Unfit``.
         """
         self._file, self._most = file, most
+        if not self._after:
+            raise Unfit("the template died")
         if sum(each.end - each.begin for each in self._after if each.protection & 1) > MOST_LOOKED_AT:
             raise Unfit("it maps too much")
         heap, end_of_heap = _heap(self._before), 0
@@ -101,6 +105,8 @@ class Snapshot:
                     self._compare(mapping, mapping.end)
             else:
                 self._add_new(mapping)
+        if not mappings(self._template):
+            raise Unfit("the template died")
         return self._segments, end_of_heap
 
     def _overlaps_left_out(self, mapping: Mapping) -> bool:
@@ -110,6 +116,8 @@ class Snapshot:
     def _add_new(self, mapping: Mapping) -> None:
         """A mapping that the zygote has not: itself, and over it the pages that are not as it begins."""
         length = mapping.end - mapping.begin
+        if mapping.file is None and mapping.protection & 4:
+            raise Unfit("it has code of no file")
         if mapping.file is None:
             self._append(Segment(mapping.begin, length, mapping.protection, NOTHING))
         elif mapping.file == self._product:
@@ -136,6 +144,8 @@ class Snapshot:
     def _copy(self, address: int, page: bytes, protection: int) -> None:
         if len(page) != _PAGE:
             raise Unfit("its memory cannot be read")
+        if protection & 4:
+            raise Unfit("it has changed code")
         if self._top + _PAGE > self._most:
             raise Unfit(f"it has more than {self._most >> 10} KiB of its own")
         os.pwrite(self._file, page, self._top)
@@ -157,10 +167,13 @@ class Snapshot:
         self._segments.append(segment)
 
 
-def mappings(pid: int) -> list[Mapping]:
-    """The mappings of a process, in the order of their addresses. Raises ``OSError`` and ``Unfit``."""
+def mappings(process: int) -> list[Mapping]:
+    """The mappings of a process, by its folder in /proc, in the order of their addresses; none of one that has ended.
+
+    Raises ``OSError`` and ``Unfit``.
+    """
     found: list[Mapping] = []
-    with open(f"/proc/{pid}/maps", "rb") as file:
+    with open(os.open("maps", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), "rb") as file:
         for line in file:
             found.append(Mapping(line))
             if len(found) > MOST_MAPPINGS:
