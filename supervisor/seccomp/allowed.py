@@ -83,11 +83,12 @@ _PROTOCOLS = (
     (_SOCK_DGRAM, _IPPROTO_IP),
     (_SOCK_DGRAM, _IPPROTO_UDP),
 )
-# All that WASI has a name for, and what the resolver sets; by level (linux/in.h, asm-generic/socket.h).
+# All that WASI has a name for, and what the resolver sets; by level (linux/in.h, tcp.h, asm-generic/socket.h).
 _SOCKET_OPTIONS = {
     1: (2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 18, 20, 21, 25, 30),  # SO_REUSEADDR to SO_SNDTIMEO, ..., SO_ACCEPTCONN
-    0: (11,),  # IP_RECVERR
-    41: (25,),  # IPV6_RECVERR
+    0: (2, 11),  # IP_TTL, IP_RECVERR
+    6: (1, 4, 5, 6),  # TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT
+    41: (16, 25, 26),  # IPV6_UNICAST_HOPS, IPV6_RECVERR, IPV6_V6ONLY
 }
 
 # The compiler's: "seen" with libLLVM 19 and its lld, at every level.

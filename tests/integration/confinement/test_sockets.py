@@ -73,3 +73,13 @@ def test_tcp_and_udp_may_be_asked_for_by_name(forkserver: BareForkserver, kind: 
 def test_netlink_is_refused(forkserver: BareForkserver) -> None:
     outcome = forkserver.run("connect", str(int(socket.AF_NETLINK)), "3", "", network=True)
     assert refused(outcome) == "EAFNOSUPPORT"
+
+
+@pytest.mark.parametrize(
+    ("level", "option"),
+    [(1, 26), (1, 46), (1, 51), (0, 64), (0, 41), (6, 31), (6, 14), (6, 13), (41, 36), (17, 100), (263, 1)],
+)
+def test_options_that_wasi_has_no_name_for_are_forbidden(forkserver: BareForkserver, level: int, option: int) -> None:
+    """Among them those that attach programs (SO_ATTACH_FILTER) or name kernel modules (TCP_ULP)."""
+    number = str(NUMBERS["setsockopt"])
+    forbidden(forkserver.run("call", number, "0", str(level), str(option), "@", "4", network=True), "setsockopt")
