@@ -64,7 +64,7 @@ _ending = asyncio.Event()
 def _forget(task: asyncio.Task[bytes]) -> None:
     _under_way.discard(task)
     if not task.cancelled():
-        task.exception()  # seen: where the caller is gone nobody else will look
+        task.exception()  # retrieved: a caller that is gone does not
 
 
 def ending() -> Unavailable:

@@ -1,4 +1,4 @@
-"""Task events, forwarded to containerd over its ttrpc socket: in order, and never in anybody's way."""
+"""Task events, forwarded to containerd over its ttrpc socket: in order, and without delaying calls."""
 
 from __future__ import annotations
 

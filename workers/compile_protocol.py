@@ -51,9 +51,9 @@ class Request:
         self.memory = memory
         """Bytes that may be mapped beside the libraries; a quarter of it is the most that may be written."""
         self.idle = idle
-        """Only use processors that nobody else wants."""
+        """Use idle processors alone."""
         self.workshop = workshop
-        """An empty folder to mount on; nobody else sees what is mounted."""
+        """An empty folder to mount on, in a mount namespace of the process's own."""
         self.filter = filter
         """A seccomp program, or nothing."""
 

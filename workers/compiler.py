@@ -55,7 +55,7 @@ def main() -> None:
         verdict, text = UNABLE, str(error).encode()
     try:
         send(control, COMPILED, verdict + text, product)
-    except OSError:  # nobody wants it any more
+    except OSError:  # the supervisor is gone
         pass
 
 
@@ -86,7 +86,7 @@ def _supervise(control: _socket.socket, request: Request, module: int) -> tuple[
         return *stopped, []
     verdict = os.read(report, 4096)
     if os.WIFEXITED(status) and verdict[:1] == MADE:
-        # All that ran in its namespaces is gone, so nobody writes to it any more.
+        # All that ran in its namespaces is gone: it has no writer any more.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         return MADE, verdict[1:2], [os.open(_OUTPUT, flags, dir_fd=folder)]
     if os.WIFEXITED(status) and verdict:
@@ -136,7 +136,7 @@ def _watch(
             os.kill(child, _signal.SIGKILL)
         left = seconds - used if stopped is None else 1
         ready = {fd for fd, _ in poll.poll(1000 * max(0.01, min(left / 2, 1)))}
-        if control.fileno() in ready:  # nobody sends a second message: it is the end of the first one's sender
+        if control.fileno() in ready:  # there is no second message: the sender of the first is gone
             poll.unregister(control)
             stopped = UNABLE, b"nobody wants it any more"
         if words in ready:
@@ -163,7 +163,7 @@ def _check(result: int, what: str) -> None:
 
 
 def _compile(request: Request, module: int, folder: int, report: int) -> None:
-    """Become nobody, alone in an empty folder; then compile. Never returns."""
+    """Become the user nobody, alone in an empty folder; then compile. Never returns."""
     try:
         compiler = load(request.engine, request.library, request.version)  # while there are files to load it from
         if compiler.version != request.version:

@@ -86,7 +86,7 @@ class Forkserver:
             self._poll.register(fd, select.POLLIN)
 
     def run(self) -> None:
-        """Serve until told to end, or until idle for long with nobody connected."""
+        """Serve until told to end, or until idle for long without a supervisor."""
         gc.disable()  # nothing here makes cycles, and its passes write to every object
         while not (self._ending and not self._running):
             needed = self._supervisor is not None or self._running or self._exits

@@ -35,7 +35,7 @@ class Helper:
         self._poll.register(listener.fileno(), select.EPOLLIN)
 
     def run(self) -> None:
-        """Serve until told to end, or until idle for long with nobody connected."""
+        """Serve until told to end, or until idle for long without a supervisor."""
         while not self._ending:
             needed = self._readers or self._needed()
             events = self._poll.poll(0 if self._files else None if needed else IDLE_SECONDS)

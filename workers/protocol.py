@@ -56,7 +56,7 @@ class Frame:
         """Its descriptors found no room in this process (open-file limit): there are none."""
 
     def close(self) -> None:
-        """Close the descriptors that nobody took over."""
+        """Close the descriptors that were not taken over."""
         for fd in self.fds:
             os.close(fd)
         self.fds = []

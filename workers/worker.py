@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .images.image import Image
     from .start_request import Descriptors, StartRequest
 
-SETUP_FAILED = 125  # exit status of a worker that never ran its guest; nobody takes it for a guest's
+SETUP_FAILED = 125  # exit status of a worker that never ran its guest; it is never reported as a guest's
 FIRST_FD = 4
 """Where the descriptors of a request begin in a fork of the zygote's, which has one more than the three streams."""
 
@@ -148,7 +148,7 @@ def _begin(calls: CallList, name: bytes, descriptors: Descriptors, mask: bytes) 
     """Report the pid, take the streams and a session of its own; the place where the pid lies."""
     pid = calls.slot()
     calls.libc("prctl", linux.PR_SET_NAME, name, 0, 0, 0)
-    # Before a byte of the guest's is looked at: later this process might say anybody's pid.
+    # Before a byte of the guest's is looked at: later this process might report a pid that is not its own.
     calls.libc("getpid", out=pid)
     calls.libc("write", descriptors.one(start_request.REPORT), pid, 4)
     calls.libc("sigprocmask", linux.SIG_UNBLOCK, mask, None)
@@ -188,7 +188,7 @@ def end(loaded: dict[bytes, Engine], step: Step, result: int, number: int) -> No
 def _write(fd: int, text: bytes) -> None:
     try:
         posix.write(fd, text)
-    except OSError:  # nobody listens
+    except OSError:  # it has no reader any more
         pass
 
 
@@ -257,7 +257,7 @@ def _copy(calls: CallList, module: int) -> tuple[Data, Data]:
 
 
 def _say_loaded(calls: CallList, report: int) -> None:
-    """Say that the module's own code is about to run. Where nobody waits any more, the start is undone.
+    """Report that the module's own code is about to run. Without a reader any more, the start is undone.
 
     So no guest runs unseen. After this, whatever a guest with machine code of its own writes into the pipe, it says of
     a process that counts as running.

@@ -236,7 +236,7 @@ class Cache:
     def _write(self, fd: int, product: int, digest: str, level: Level, flags: int) -> int:
         status = os.fstat(product)
         if not stat.S_ISREG(status.st_mode) or os.pread(product, 4, 0) != b"\x7fELF":
-            raise ValueError("what the compiler left is no shared object")
+            raise ValueError("the compiler's output is not a shared object")
         if status.st_size > self._size:
             raise ValueError(f"its {status.st_size} bytes do not fit into the cache")
         checksum = hashlib.sha256()

@@ -131,7 +131,7 @@ class Compiling:
             self._queue(job)
 
     def _copy(self, module: int, digest: str) -> int:
-        """A copy of the module that nobody else can write, or -1 where it is not (any more) of this digest."""
+        """Copy the module to a file that is ours alone; -1 where it is not (any more) of this digest."""
         seen = hashlib.sha256()
         try:
             with tempfile.TemporaryFile(dir=self._cache.folder, suffix=".part", buffering=0) as file:

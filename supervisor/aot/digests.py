@@ -55,7 +55,7 @@ class Digests:
         hashing = self._hashing.get(identity) if identity else None  # many may start one new module at once
         if hashing is None:
             hashing = asyncio.ensure_future(self._hash_later(identity, os.dup(module)))
-            hashing.add_done_callback(lambda done: done.cancelled() or done.exception())  # maybe nobody waits any more
+            hashing.add_done_callback(lambda done: done.cancelled() or done.exception())  # its waiter may be gone
             if identity is not None:
                 self._hashing[identity] = hashing
         return await asyncio.shield(hashing)

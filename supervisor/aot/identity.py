@@ -28,7 +28,7 @@ _PLAIN = frozenset(
 """File systems whose change times the kernel alone sets. An image's (EROFS, squashfs) are what its maker wrote."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_buffer = ctypes.create_string_buffer(256)  # of the event loop's thread; nobody else calls
+_buffer = ctypes.create_string_buffer(256)  # the event loop's thread alone calls
 _EMPTY, _MASK = ctypes.c_char_p(b""), ctypes.c_uint(_BASIC_STATS | _MNT_ID_UNIQUE)
 
 

@@ -22,7 +22,7 @@ _FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, sign
 def check_terminal(stdin: bool, terminal: bool) -> None:
     """Raise ``UsageError`` where a terminal is asked for and there is none."""
     if terminal and not (sys.stdout.isatty() and (sys.stdin.isatty() or not stdin)):
-        raise click.UsageError("-t: standard input and output are no terminal here: leave it out")
+        raise click.UsageError("-t: standard input or output is not a terminal: leave it out")
 
 
 async def run_attached(

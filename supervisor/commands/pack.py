@@ -293,7 +293,7 @@ def _replacing(output: Path, part: str = "") -> Iterator[io.BufferedRandom]:
         if not part:
             path.replace(output)
     except OSError as error:
-        raise click.ClickException(f"{output}: cannot be written: {error.strerror or error}") from None
+        raise click.ClickException(f"writing {output}: {error.strerror or error}") from None
     finally:
         path.unlink(missing_ok=True)
 

@@ -32,13 +32,13 @@ class Streams:
         self.on_input_end: Callable[[], None] = lambda: None
         """Called from another thread when the caller's standard input has ended."""
         self.on_output_lost: Callable[[], None] = lambda: None
-        """Called from another thread when nobody reads the caller's output any more."""
+        """Called from another thread when the caller's output has no reader any more."""
 
     def begin(self) -> None:
         """Move bytes from here on. The process has been started, so that it has its ends open, or had."""
         sink = -1
         if self.stdin:
-            with contextlib.suppress(OSError):  # nobody reads it any more: the process is over
+            with contextlib.suppress(OSError):  # it has no reader any more: the process is over
                 sink = os.open(self.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         shutil.rmtree(self._folder, ignore_errors=True)  # all is open: if we are killed, nothing is left behind
         for source, target in self._sources:

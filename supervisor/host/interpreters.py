@@ -85,5 +85,5 @@ def spawn(
     """
     command, environment = helper(module, *arguments)
     process = subprocess.Popen(command, stdin=stdin, stdout=stdout, env=environment, cwd=folder, start_new_session=True)
-    process.returncode = 0  # nobody waits for it here
+    process.returncode = 0  # the reaper waits for it
     return process.pid

@@ -52,7 +52,7 @@ class JournalHandler(logging.Handler):
             raise
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send it. One that the journal does not take is lost: logging holds up nobody."""
+        """Send it. One that the journal does not take is lost: logging never blocks."""
         message = record.getMessage()
         if record.exc_info:
             message += "\n" + logging.Formatter().formatException(record.exc_info)

@@ -130,7 +130,7 @@ class HelperChannel:
         asyncio.get_running_loop().add_reader(sock.fileno(), self._readable)
 
     async def replace(self) -> None:
-        """Disconnect from this helper, which keeps running where nobody finds it, and start another.
+        """Disconnect from this helper, which keeps running unreachable, and start another.
 
         Raises ``HelperFailed``.
         """

@@ -357,7 +357,7 @@ class ForkserverClient:
         waiting += self._kills.values()
         if self._pong is not None and not self._pong.done():
             self._pong.set_exception(error)
-            self._pong.exception()  # seen, where nobody waits any more
+            self._pong.exception()  # retrieved, where its waiter is gone
         for answer in waiting:
             if not answer.done():
                 answer.set_exception(error)

@@ -146,6 +146,6 @@ class HelperClient:
 
 
 def settle(future: asyncio.Future[_T] | None, value: _T) -> None:
-    """Give an answer to who waits for it, if anybody still does."""
+    """Settle a future, unless it is settled or cancelled."""
     if future is not None and not future.done():
         future.set_result(value)

@@ -142,7 +142,7 @@ class RelayClient(HelperClient):
         self._helper.send(relay_protocol.FORWARD, body, [self._listeners[number].fileno()])
 
     def unlink(self) -> None:
-        """Remove the listening sockets: nobody is to wait for a next supervisor."""
+        """Remove the listening sockets: clients must not wait for a next supervisor."""
         for listener in self._listeners.values():
             Path(listener.getsockname()).unlink(missing_ok=True)
 

@@ -65,7 +65,7 @@ def _detach(folder: str) -> int:
         try:
             linux.detach(path)
         except OSError as error:
-            log.error("%s: cannot be unmounted: %s", path, error.strerror)
+            log.error("unmounting %s: %s", path, error.strerror)
     return len(found)
 
 
@@ -78,7 +78,7 @@ async def _remove_groups(hierarchy: Hierarchy) -> None:
                 return
             await asyncio.sleep(0.01)
     except OSError as error:
-        log.error("control groups cannot be removed: %s", error)
+        log.error("removing control groups: %s", error)
 
 
 def _remove_folders(top: str) -> None:

@@ -64,7 +64,7 @@ class Execs:
             self.remove(container, process)
 
     def exited(self, container: Container, process: Process) -> None:
-        """Delete execs that nobody will ask for, after one has ended and its waiters were told."""
+        """Delete execs that no client will ask for, after one has ended and its waiters were told."""
         if process.purged:
             self._try_to_remove(container, process)
         self._trim(container)

@@ -1,4 +1,4 @@
-"""Recording exits: every exit reaches its process once, is recorded before anybody hears of it, then acknowledged.
+"""Recording exits: every exit reaches its process once, is recorded before it is reported, then acknowledged.
 
 Exits come from the forkserver, and from ``orphans`` where that one died.
 """

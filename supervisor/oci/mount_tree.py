@@ -195,7 +195,7 @@ def _show(trees: list[_Tree], tmpfs: list[str], binds: list[Bind]) -> None:
     given = [*tmpfs, *(bind.destination for bind in binds)]
     for path in given:
         if any(path.startswith(other + "/") for other in given if other not in tmpfs):
-            continue  # in a bind's folder: nothing is made there that nobody asked for
+            continue  # in a bind's folder: nothing is made there unasked
         tree = _holder([tree for tree in trees if tree.path != path], path)
         with suppress(OSError):
             os.close(make_folders(tree.mount, _inside(tree, path)))

@@ -106,7 +106,7 @@ def mount(todo: MountPlan) -> None:
     """Make the mounts that have names. On failure all that was made is undone; raises a ``SandboxerError``."""
     try:
         if todo.rootfs:
-            os.makedirs(todo.root, mode=0o700)  # in a folder that nobody but us can change
+            os.makedirs(todo.root, mode=0o700)  # in a folder that we alone can change
         for each in todo.rootfs:
             _mount_rootfs(each, todo.root)
         for number, tmpfs in enumerate(todo.tmpfs):

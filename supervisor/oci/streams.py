@@ -148,7 +148,7 @@ def _open_output(name: str, where: str) -> int:
     path = _path(name, where)
     if where.startswith("file://"):
         return _open(name, path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _FLAGS)
-    # Read-write: the guest outlives its reader, and the open waits for nobody; the reader still sees the
+    # Read-write: the guest outlives its reader, and the open never waits; the reader still sees the
     # end, since only the guest's process holds this.
     fd = _open(name, path, os.O_RDWR | os.O_NONBLOCK | _FLAGS)
     os.set_blocking(fd, True)

@@ -1,4 +1,4 @@
-"""Containers that containerd has given up while nobody served: the next daemon ends them.
+"""Containers that containerd has given up while no daemon served: the next daemon ends them.
 
 A containerd that starts and cannot reach a container's daemon within its time (5 s) calls the runtime's shim for
 ``delete``, and takes the container for dead whatever that answers. Ours (packaging/containerd) leaves a note for us: a

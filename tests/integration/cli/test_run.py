@@ -291,7 +291,7 @@ def test_an_interrupt_typed_goes_to_the_guest(cli: Cli) -> None:
 def test_a_terminal_is_refused_where_there_is_none(cli: Cli) -> None:
     done = cli.run("run", "-it", guest("hello"))
     assert done.returncode == 2
-    assert "are no terminal here" in done.stderr
+    assert "is not a terminal" in done.stderr
 
 
 class TestWithoutADaemon:

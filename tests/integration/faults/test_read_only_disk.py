@@ -1,4 +1,4 @@
-"""The disk of --dir cannot be written: what would change the state fails and says so, all else goes on."""
+"""A disk of --dir that is read-only: changes of the state fail and say so, all else goes on."""
 
 from __future__ import annotations
 
