@@ -54,6 +54,7 @@ from .services.given_up import GivenUp
 from .services.inspection import Inspection
 from .services.sandboxes import SandboxService
 from .services.tasks import TaskService
+from .services.unstarted import Unstarted
 from .state import file as state_file
 from .state.store import Store
 
@@ -83,6 +84,7 @@ class _Parts:
     sandboxes: SandboxService
     recovery: Recovery
     auto_remove: AutoRemove
+    unstarted: Unstarted
     inspection: Inspection
     cgroup_version: int
 
@@ -187,6 +189,7 @@ class Daemon:
             sandboxes,
             recovery,
             auto_remove,
+            Unstarted(registry, sandboxes),
             inspection,
             hierarchy.version,
         )
@@ -263,6 +266,7 @@ class Daemon:
         liveness.notify(f"READY=1\nSTATUS={liveness.status(self._registry)}")
         if options.renew:
             self._spawn(parts.forkserver.renew_when_idle(options.renew))
+        self._spawn(parts.unstarted.run())
         self._spawn(liveness.tell(self._registry, parts.forkserver.client))
         await self._stopping.wait()
 

@@ -39,10 +39,19 @@ def drain(context: click.Context, timeout: int) -> None:
             pb.ControllerStopRequest.SerializeToString,
             pb.ControllerStopResponse.FromString,
         )
-        for namespace, sandbox_id in sandboxes:
-            request = pb.ControllerStopRequest(sandbox_id=sandbox_id, timeout_secs=timeout)
+        shutdown = channel.unary_unary(
+            f"/{SANDBOX_SERVICE}/Shutdown",
+            pb.ControllerShutdownRequest.SerializeToString,
+            pb.ControllerShutdownResponse.FromString,
+        )
+        for namespace, sandbox_id, state in sandboxes:
+            metadata, most = ((NAMESPACE_KEY, namespace),), timeout + 60
             try:
-                stop(request, metadata=((NAMESPACE_KEY, namespace),), timeout=timeout + 60)
+                if state == "created":  # its engine died before it was started: nobody will ask for it again
+                    shutdown(pb.ControllerShutdownRequest(sandbox_id=sandbox_id), metadata=metadata, timeout=most)
+                    continue
+                request = pb.ControllerStopRequest(sandbox_id=sandbox_id, timeout_secs=timeout)
+                stop(request, metadata=metadata, timeout=most)
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     continue
@@ -55,11 +64,11 @@ def drain(context: click.Context, timeout: int) -> None:
     click.echo(f"{len(ready)} sandboxes stopped")
 
 
-def _ready(state: Path) -> list[tuple[str, str]]:
-    """Namespace and id of every sandbox that is ready, by the daemon's state file. Raises ``ClickException``."""
+def _ready(state: Path) -> list[tuple[str, str, str]]:
+    """Namespace, id and state of every sandbox that is not stopped, by the state file. Raises ``ClickException``."""
     try:
         with sqlite3.connect(f"file:{state}?mode=ro", uri=True) as db:
-            rows = db.execute("SELECT namespace, id FROM sandboxes WHERE state = 'ready'")
+            rows = db.execute("SELECT namespace, id, state FROM sandboxes WHERE state != 'notready'")
             return rows.fetchall()
     except sqlite3.Error as error:
         raise click.ClickException(f"{state}: {error}: is --dir the daemon's?") from None

@@ -58,7 +58,6 @@ class ContainerManager:
         self._hierarchy = hierarchy
         self._aot = aot
         self._stages = (counters or Counters()).stages
-        self._told_of_capabilities = False
         mount_tree.prepare(f"{folder}/mounting")
         self._remembered: OrderedDict[int, ContainerSource] = OrderedDict()  # by instance of the init process
 
@@ -73,9 +72,9 @@ class ContainerManager:
         prepared = self._store.prepared_container(namespace, new.id)
         sandbox = self._sandbox_of(namespace, new, spec, prepared)
         sandbox.require("create a container in it", SandboxState.READY)
-        if spec.capabilities and not self._told_of_capabilities:
-            self._told_of_capabilities = True
-            log.warning("%s asks for capabilities: a WASM guest has no use for any, and none is ever given", new.id)
+        if spec.added_capabilities:
+            names = " ".join(spec.added_capabilities)[:200]
+            log.warning("%s asks for %s: a WASM guest has no use for any, and none is ever given", new.id, names)
         stdio = _stdio(new.stdio, prepared, spec.process.terminal)
         streams.check(stdio)
         resources = Resources.parse(spec.resources)

@@ -101,7 +101,9 @@ class ExitRecorder:
             assert process.exit is not None
             process.mark_exited(process.exit)
             container, _ = self._registry.processes[process.instance]
-            log.info("ended %s pid=%d status=%d", process.name, process.pid, process.exit.status)
+            quiet = process.exec_id and process.exit.status == 0  # probes run every few seconds
+            level = logging.DEBUG if quiet else logging.INFO
+            log.log(level, "ended %s pid=%d status=%d", process.name, process.pid, process.exit.status)
             self._counters.exits[self._ended(container, process) or kinds[process.instance]] += 1
 
     def _ended(self, container: Container, process: Process) -> str:

@@ -48,6 +48,21 @@ _MOST = {
 }
 """Members of each list, looked at before anything else of it is."""
 
+_USUAL_CAPABILITIES = frozenset(
+    {
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FSETID",
+        "CAP_FOWNER",
+        "CAP_MKNOD",
+        "CAP_NET_RAW",
+        "CAP_SETGID",
+        "CAP_SETUID",
+    }
+    | {"CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE"}
+)
+"""What engines ask for where nobody chooses (containerd: pkg/oci, defaultUnixCaps)."""
+
 _DEFAULT_TMPFS = frozenset({"/dev", "/dev/shm"})
 _MOST_NUMBER = (1 << 64) - 1
 
@@ -123,8 +138,8 @@ class Spec:
     masked: tuple[str, ...] = ()
     readonly: tuple[str, ...] = ()
     """``maskedPaths`` and ``readonlyPaths``, normalised."""
-    capabilities: bool = False
-    """Some are asked for. None is ever given."""
+    added_capabilities: tuple[str, ...] = ()
+    """Those that are asked for beyond what engines ask for in every container. None is ever given."""
     netns: str = ""
     """Path of the network namespace to join; "" with ``private_network`` is no network at all."""
 
@@ -157,7 +172,7 @@ def parse(text: bytes) -> Spec:
         seccomp=member(of_linux, "seccomp", dict, "linux") or {},
         masked=_paths(of_linux, "maskedPaths"),
         readonly=_paths(of_linux, "readonlyPaths"),
-        capabilities=any((member(process, "capabilities", dict, "process") or {}).values()),
+        added_capabilities=_added_capabilities(member(process, "capabilities", dict, "process") or {}),
     )
 
 
@@ -323,6 +338,13 @@ def _paths(owner: Mapping[str, Any], name: str) -> tuple[str, ...]:
         if len(path) > _MAX_NAME or not path.startswith("/") or posixpath.normpath(path) == "/":
             raise InvalidArgument(f"config.json: linux.{name}: {path[:200]!r} is not an absolute path below '/'")
     return tuple("/" + posixpath.normpath(path).lstrip("/") for path in paths)
+
+
+def _added_capabilities(sets: Mapping[str, Any]) -> tuple[str, ...]:
+    asked: set[str] = set()
+    for name in sets:
+        asked.update(_strings(sets, name, "process.capabilities"))
+    return tuple(sorted(asked - _USUAL_CAPABILITIES))
 
 
 def _annotations(annotations: Mapping[str, Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -23,8 +23,13 @@ from .spec import ProcessSpec
 PAGE = 65536
 """Bytes of a WebAssembly page."""
 _MAX_PAGES = 65536
+_BESIDES = 1 << 20
+_PER_PAGE_TABLE = 256
+"""Bytes of a limit that a worker needs besides its linear memory: so many, and one in so many for page tables. Half of
+both is enough for small modules (docs/kubernetes.md)."""
 _MAX_TOP_FOLDERS = 64
 _MAX_ENTRIES = 4096
+_MAX_PATH_FOLDERS = 64
 _USUAL = ("app", "bin", "etc", "home", "lib", "mnt", "opt", "run", "srv", "tmp", "usr", "var")
 
 
@@ -88,8 +93,15 @@ def module_and_function(argument: str) -> tuple[str, str]:
 
 
 def max_pages(memory_limit: int) -> int:
-    """A memory limit in bytes as a bound on linear memory; 0 is none."""
-    return 0 if memory_limit <= 0 else max(1, min(memory_limit // PAGE, _MAX_PAGES))
+    """A memory limit in bytes as a bound on linear memory; 0 is none.
+
+    It is less than the limit by what a worker needs besides: so a guest that takes all it can get sees a grow fail, and
+    is not killed by its control group.
+    """
+    if memory_limit <= 0:
+        return 0
+    besides = min(_BESIDES + memory_limit // _PER_PAGE_TABLE, memory_limit // 4)
+    return max(1, min((memory_limit - besides) // PAGE, _MAX_PAGES))
 
 
 def request(instance: int, spec: ProcessSpec, context: WasiContext, placement: Placement) -> StartRequest:
@@ -152,7 +164,10 @@ def _holder(context: WasiContext, path: str) -> tuple[int, str, bool]:
 
 def foresee(process: ProcessSpec, plan: MountPlan) -> int:
     """Open the module that a start will most likely find, without making a mount. Raises ``InvalidArgument``."""
-    path = _module_path(process)
+    return _first(_module_paths(process), lambda path: _foresee(path, process, plan))
+
+
+def _foresee(path: str, process: ProcessSpec, plan: MountPlan) -> int:
     fitting = [bind for bind in plan.binds if path == bind.destination or path.startswith(bind.destination + "/")]
     nearest = max(fitting, key=lambda bind: len(bind.destination), default=None)
     source, prefix = (nearest.source, nearest.destination) if nearest else (plan.root, "")
@@ -166,15 +181,37 @@ def foresee(process: ProcessSpec, plan: MountPlan) -> int:
         os.close(base)
 
 
-def _module_path(process: ProcessSpec) -> str:
+def _module_paths(process: ProcessSpec) -> list[str]:
+    """Where the module may be, in order. A name without a slash is looked up in PATH, as programs are, then in cwd."""
     name, _ = module_and_function(process.args[0])
-    return "/" + posixpath.normpath(posixpath.join(process.cwd, name)).lstrip("/")
+    folders = [process.cwd]
+    if "/" not in name:
+        path = next((each.removeprefix("PATH=") for each in process.env if each.startswith("PATH=")), "")
+        folders = [*path.split(":")[:_MAX_PATH_FOLDERS], process.cwd] if path else folders
+    joined = (posixpath.join(process.cwd, folder, name) for folder in folders)
+    return list(dict.fromkeys("/" + posixpath.normpath(each).lstrip("/") for each in joined))
+
+
+class _NoSuchModule(InvalidArgument):
+    """There is nothing at this place."""
+
+
+def _first(paths: list[str], find: Callable[[str], int]) -> int:
+    """The first of these modules that is there. Raises ``InvalidArgument``, which names the last where none is."""
+    for path in paths[:-1]:
+        try:
+            return find(path)
+        except _NoSuchModule:
+            pass
+    return find(paths[-1])
 
 
 def _open_module(context: WasiContext, process: ProcessSpec) -> int:
-    path = _module_path(process)
-    folder, inside, _ = _holder(context, path)
-    return _open_program(folder, inside, path, process)
+    def find(path: str) -> int:
+        folder, inside, _ = _holder(context, path)
+        return _open_program(folder, inside, path, process)
+
+    return _first(_module_paths(process), find)
 
 
 def _open_program(base: int, inside: str, path: str, process: ProcessSpec) -> int:
@@ -188,6 +225,8 @@ def _open_program(base: int, inside: str, path: str, process: ProcessSpec) -> in
             fd = linux.open_regular(place)
         finally:
             os.close(place)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _NoSuchModule(f"module {path}: {error.strerror}") from None
     except OSError as error:
         raise errors.for_errno(error, InvalidArgument)(f"module {path}: {error.strerror}") from None
     # here, since a product that was compiled from it would be readable

@@ -128,7 +128,7 @@ class TaskService:
                 stdio = Stdio(stdio.stdin, stdio.stdout, stdio.stderr, True)
             process = Process(0, name, new.exec_id, stdio)
             self._execs.add(container, process, spec)
-        log.info("added %s", name)
+        log.debug("added %s", name)
 
     async def start(self, namespace: str, task_id: str, exec_id: str, hold_stdin: bool = False) -> int:
         """Run a created process. Raises ``ResourceExhausted`` at once where too many starts are under way."""
@@ -171,7 +171,7 @@ class TaskService:
                 await self._forkserver.kill(process.instance, signal.SIGKILL)
                 raise Internal(f"container {process.name}: started, but not recorded ({error}): killed") from None
             self._events.started(container, process)
-        log.info("started %s pid=%d", process.name, process.pid)
+        log.log(_level(process.exec_id), "started %s pid=%d", process.name, process.pid)
         return process.pid
 
     async def wait(self, namespace: str, task_id: str, exec_id: str) -> Exit:
@@ -208,7 +208,7 @@ class TaskService:
                 await self._containers.remove(container)
                 await self._preparations.spend(container)
                 self._events.deleted(container, process)
-        log.info("deleted %s", process.name)
+        log.log(_level(exec_id), "deleted %s", process.name)
         return _info(container, process)
 
     async def pids(self, namespace: str, task_id: str) -> Sequence[int]:
@@ -303,6 +303,11 @@ def _about(name: str) -> Iterator[None]:
         yield
     except SandboxerError as error:
         raise type(error)(f"container {name}: {error}") from None
+
+
+def _level(exec_id: str) -> int:
+    """What is said of execs is for debugging: a probe runs one every few seconds."""
+    return logging.DEBUG if exec_id else logging.INFO
 
 
 def _info(container: Container, process: Process) -> TaskInfo:

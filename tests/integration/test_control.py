@@ -124,6 +124,15 @@ def test_update_of_nobody(pod: Pod) -> None:
             call(container)
 
 
+@pytest.mark.parametrize("mib", [24, 64, 256])
+def test_a_guest_that_takes_all_it_can_get_sees_a_failed_grow_and_is_not_killed(pod: Pod, mib: int) -> None:
+    resources = {"memory": {"limit": mib << 20, "swap": mib << 20}}
+    for _ in range(2):  # interpreted, and compiled by then
+        eating = pod.with_wasm("eat").linux(resources=resources).build().start()
+        assert eating.wait() == 0, eating.stdout()
+        assert "touched it all" in eating.stdout()
+
+
 def test_a_container_killed_for_memory_is_told_from_one_that_was_killed(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -133,7 +142,8 @@ def test_a_container_killed_for_memory_is_told_from_one_that_was_killed(
         with Daemon("--events", str(path)) as daemon:
             pod = Pod(daemon)
             resources = {"memory": {"limit": 32 << 20, "swap": 32 << 20}}
-            hungry = pod.with_wasm("eat").linux(resources=resources).build().start()
+            filling = pod.with_wasm("fill").args("/shm/file").mount("/shm", "tmpfs", "tmpfs")
+            hungry = filling.linux(resources=resources).build().start()
             assert hungry.wait() == 137
             killed = pod.with_wasm("sleep").linux(resources=resources).build().start()
             killed.kill(signal.SIGKILL)

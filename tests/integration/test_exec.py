@@ -138,3 +138,15 @@ def test_a_spec_without_a_type_url_or_with_any_is_read(running: Container) -> No
         running.connection.call("Exec", request)
         running.start(f"u{number}")
         assert running.wait(f"u{number}") == 4
+
+
+def test_execs_that_succeed_leave_no_line_in_the_log_and_one_that_fails_leaves_one(pod: Pod) -> None:
+    builder = pod.with_wasm("sleep")
+    shutil.copy(guest("exit"), builder.rootfs / "exit.wasm")
+    container = builder.build().start()
+    for name, status in (("good", "0"), ("bad", "3")):
+        container.add_exec(name, "/exit.wasm", status).start(name)
+        assert container.wait(name) == int(status)
+        container.delete(name)
+    lines = [line for line in pod.daemon.log_text().splitlines() if f"{container.id}/" in line and " INFO " in line]
+    assert [line.split(": ", 1)[1].split(" pid=")[0] for line in lines] == [f"ended {container.id}/bad"]

@@ -70,3 +70,11 @@ def test_a_config_map_is_a_folder_of_the_guest(cluster: Cluster, kubectl: Kubect
     )
     assert finished(kubectl, "p") == 0, kubectl.run("logs", "p")
     assert "value from the map" in kubectl.run("logs", "p")
+
+
+def test_a_command_is_looked_up_in_the_images_path(cluster: Cluster, kubectl: Kubectl) -> None:
+    cluster.image("hello")
+    env = [{"name": "PATH", "value": "/bin:/"}]
+    kubectl.apply(pod("p", container("hello", command=["hello.wasm"], workingDir="/tmp", env=env)))
+    assert finished(kubectl, "p") == 0
+    assert kubectl.run("logs", "p") == "hello from WASI\n"

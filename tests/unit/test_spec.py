@@ -45,7 +45,6 @@ def test_every_member() -> None:
         seccomp={"defaultAction": "SCMP_ACT_ALLOW"},
         masked=("/proc/kcore", "/etc/shadow"),
         readonly=("/proc/sys",),
-        capabilities=True,
     )
 
 
@@ -249,3 +248,9 @@ def test_an_exec_is_a_process() -> None:
 def test_an_exec_that_is_none() -> None:
     with pytest.raises(InvalidArgument, match="exec spec is not JSON"):
         parse_exec(b"")
+
+
+def test_capabilities_beyond_the_engines_own_are_named() -> None:
+    asked = {"bounding": ["CAP_CHOWN", "CAP_SYS_TIME"], "effective": ["CAP_BPF"]}
+    parsed = parse(text({**LEAST, "process": {**LEAST["process"], "capabilities": asked}}))
+    assert parsed.added_capabilities == ("CAP_BPF", "CAP_SYS_TIME")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sandbox_api.errors import FailedPrecondition, NotFound, SandboxerError, Una
 from sandbox_api.interface import Exit, NewContainer, NewExec, NewSandbox, Stdio
 from supervisor.model.process import Process, ProcessState
 from supervisor.model.sandbox import SandboxState
+from supervisor.services.unstarted import START_WITHIN, Unstarted
 
 from .parts import NS, Parts
 
@@ -260,3 +262,18 @@ def test_waiters_are_told_of_a_deletion() -> None:
             await waiting
 
     run(test())
+
+
+async def _unstarted(parts: Parts) -> None:
+    await parts.pod()
+    await parts.sandboxes.create(NS, NewSandbox("never-started"))
+    unstarted = Unstarted(parts.registry, parts.sandboxes)
+    await unstarted.remove(time.time_ns())
+    assert len(parts.registry.sandboxes) == 2
+    await unstarted.remove(time.time_ns() + int((START_WITHIN + 1) * 1e9))
+    assert list(parts.registry.sandboxes) == [(NS, "pod")]
+    assert [sandbox.id for sandbox in parts.store.sandboxes()] == ["pod"]
+
+
+def test_a_sandbox_that_is_never_started_is_removed(tmp_path: Path) -> None:
+    asyncio.run(_unstarted(Parts(tmp_path)))

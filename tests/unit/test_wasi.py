@@ -13,7 +13,7 @@ from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from supervisor.oci import mount_tree
 from supervisor.oci.rootfs import plan
 from supervisor.oci.spec import Bind, ProcessSpec, Rlimit, Spec, Tmpfs
-from supervisor.oci.wasi import WasiContext, assemble, max_pages, module_and_function
+from supervisor.oci.wasi import WasiContext, assemble, foresee, max_pages, module_and_function
 from workers.start_request import CGROUP, Descriptors
 
 from .leaks import nothing_left_open
@@ -49,8 +49,10 @@ def test_the_first_argument_names_module_and_function(argument: str, module: str
         (65535, 1),
         (65536, 1),
         (131071, 1),
-        (64 * MIB, 1024),
-        (4096 * MIB, 65536),
+        (4 * MIB, 48),
+        (64 * MIB, 1004),
+        (1024 * MIB, 16304),
+        (5000 * MIB, 65536),
         (1 << 62, 65536),
     ],
 )
@@ -75,13 +77,13 @@ def test_a_request_says_all_that_the_spec_does() -> None:
     descriptors = Descriptors()
     descriptors.add(CGROUP, 7, 8)
     made = start_request(
-        spec, 9, memory_limit=2 * 65536, descriptors=descriptors, terminal=True, network=True, seccomp=[b"filter"]
+        spec, 9, memory_limit=4 * 65536, descriptors=descriptors, terminal=True, network=True, seccomp=[b"filter"]
     )
     assert (made.instance, made.function, made.args) == (9, b"run", [b"/app.wasm", "é".encode()])
     assert made.env == [b"A=1", b"PWD=/work"]
     assert (made.uid, made.gid, made.groups) == (1000, 1001, [10])
     assert (made.rlimits, made.oom_score_adj) == ([(7, 64, -1)], 0)
-    assert (made.max_pages, made.descriptors.all(CGROUP)) == (2, [7, 8])
+    assert (made.max_pages, made.descriptors.all(CGROUP)) == (3, [7, 8])
     assert (made.terminal, made.network, made.seccomp) == (True, True, [b"filter"])
 
 
@@ -128,9 +130,10 @@ class Tree:
         tmpfs: Sequence[Tmpfs] = (),
         readonly: bool = False,
         spoiled: Callable[[], object] | None = None,
+        env: tuple[str, ...] = (),
     ) -> Iterator[WasiContext]:
         """Open what such a spec asks for; nothing of it may be left afterwards."""
-        process = ProcessSpec((module,), cwd=cwd)
+        process = ProcessSpec((module,), env, cwd)
         spec = Spec(process, "", readonly, tuple(binds), tuple(tmpfs))
         todo = plan(spec, str(self.root), (), str(self.tmpfs_folder), str(self.root.parent / "mounting"))
         if spoiled:
@@ -228,6 +231,29 @@ def test_the_module_is_found_where_the_guest_would_see_it(tree: Tree, module: st
     (tree.root / "link.wasm").symlink_to("/app.wasm")
     with tree.context(module, cwd, [Bind("/data", str(tree.outside))]) as context:
         assert tree.module(context) == found
+
+
+@pytest.mark.parametrize(
+    ("module", "path", "found"),
+    [
+        ("tool.wasm", "/nowhere:/bin:/lib", "root/bin/tool.wasm"),
+        ("tool.wasm", "/lib:/bin", "root/lib/tool.wasm"),
+        ("app.wasm#run", "/bin:/app.wasm", "root/app.wasm"),
+        ("tool.wasm", "../lib", "root/lib/tool.wasm"),
+        ("./app.wasm", "/bin", "root/app.wasm"),
+        ("out.wasm", "/bin:/data", "outside/out.wasm"),
+    ],
+)
+def test_a_name_without_a_slash_is_looked_up_in_path(tree: Tree, module: str, path: str, found: str) -> None:
+    for name in ("bin", "lib"):
+        tree.file(f"root/{name}/tool.wasm")
+    env, binds = ("A=1", f"PATH={path}"), (Bind("/data", str(tree.outside)),)
+    with tree.context(module, binds=binds, env=env) as context:
+        assert tree.module(context) == found
+    process = ProcessSpec((module,), env)
+    guessed = foresee(process, plan(Spec(process, "", binds=binds), str(tree.root), (), "", ""))
+    assert os.readlink(f"/proc/self/fd/{guessed}").endswith(found)
+    os.close(guessed)
 
 
 def test_a_module_s_path_with_two_slashes(tree: Tree) -> None:

@@ -67,7 +67,8 @@ def test_endless_loops(pod: Pod) -> None:
 
 def test_memory_without_end(pod: Pod) -> None:
     limits = {"memory": {"limit": 64 << 20, "swap": 64 << 20}}
-    guilty = pod.with_wasm("eat").linux(resources=limits).build().start()
+    filling = pod.with_wasm("fill").args("/shm/file").mount("/shm", "tmpfs", "tmpfs")
+    guilty = filling.linux(resources=limits).build().start()
     bounded(pod, guilty)
     assert guilty.wait() == 137
 

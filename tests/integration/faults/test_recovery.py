@@ -217,13 +217,16 @@ def test_a_creation_that_was_not_finished_is_undone(daemon: Daemon, pod: Pod) ->
     pod.shutdown()
 
 
-def test_drain_ends_every_instance(daemon: Daemon, pod: Pod) -> None:
+def test_drain_ends_every_instance_and_removes_what_was_never_started(daemon: Daemon, pod: Pod) -> None:
     other = Pod(daemon, namespace="other")
+    other.api.create("never-started")
     running = [each.with_wasm("sleep").build().start() for each in (pod, other)]
     command = [sys.executable, "-m", "supervisor", "--listen", str(daemon.listen), "--dir", str(daemon.dir), "drain"]
     drained = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (drained.returncode, drained.stderr) == (0, "")
-    assert drained.stdout.splitlines()[-1] == "2 sandboxes stopped"
+    assert drained.stdout.splitlines()[-1] == "3 sandboxes stopped"
+    with pytest.raises(NotFound):
+        other.api.status("never-started")
     assert [each.wait() for each in running] == [143, 143]
     everybody = daemon.helpers()
     daemon.stop()
