@@ -40,6 +40,7 @@ from .lifecycle.events import TaskEvents
 from .lifecycle.execs import Execs
 from .lifecycle.exits import ExitRecorder
 from .lifecycle.forkserver import ForkserverManager
+from .lifecycle.module_images import ModuleImages
 from .lifecycle.preparations import Preparations
 from .lifecycle.recovery import Recovery
 from .lifecycle.signals import Signals
@@ -86,6 +87,7 @@ class _Parts:
     auto_remove: AutoRemove
     unstarted: Unstarted
     inspection: Inspection
+    images: ModuleImages
     cgroup_version: int
 
 
@@ -166,8 +168,9 @@ class Daemon:
         signals = Signals(store, client)
         execs = Execs(registry, store, events)
         exits = ExitRecorder(registry, store, client, events, signals, execs, logger, counters)
-        forkserver = ForkserverManager(registry, client, exits, [relay, logger], aot, counters)
-        containers = ContainerManager(folder, registry, store, hierarchy, aot, counters)
+        images = ModuleImages(self._options.image_memory, client, aot, counters)
+        forkserver = ForkserverManager(registry, client, exits, [relay, logger], aot, counters, images)
+        containers = ContainerManager(folder, registry, store, hierarchy, aot, counters, images)
         preparations = Preparations(folder, registry, store, containers, execs)
         tasks = TaskService(
             registry, store, containers, execs, preparations, signals, client, relay, logger, events, aot, counters
@@ -178,7 +181,7 @@ class Daemon:
         auto_remove = AutoRemove(registry, sandboxes)
         events.on_exit.append(auto_remove.ended)
         recovery = Recovery(folder, registry, store, hierarchy, containers, preparations, exits, execs, forkserver)
-        inspection = Inspection(registry, store, containers, events)
+        inspection = Inspection(registry, store, containers, events, images)
         return _Parts(
             counters,
             forkserver,
@@ -191,6 +194,7 @@ class Daemon:
             auto_remove,
             Unstarted(registry, sandboxes),
             inspection,
+            images,
             hierarchy.version,
         )
 
@@ -281,7 +285,8 @@ class Daemon:
         def lost() -> int:
             return self._publisher.lost if self._publisher is not None else 0
 
-        return Sources(self._registry, parts.counters, methods, helpers, lost, parts.inspection.engine)
+        engine, images = parts.inspection.engine, parts.images.totals
+        return Sources(self._registry, parts.counters, methods, helpers, lost, engine, images)
 
     async def _leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Exit at once, last of all, with all of gRPC's connections (see its ``Server.stop``)."""

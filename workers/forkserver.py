@@ -19,17 +19,20 @@ from .calls.call_list import PartialList
 from .confinement import code_pages, confinement, seccomp
 from .engines.engine import Engine, EngineMissing
 from .greeting import FORKSERVER, Filters, Hello, Welcome
-from .images.cache import MAKE_SECONDS, ImageCache
+from .image_protocol import ImageRequest
+from .images.cache import ImageCache
 from .protocol import (
     ACK,
     END,
     EXITED,
     FORKED,
     HELLO,
+    IMAGE,
     KILL,
     KILLED,
     PING,
     PONG,
+    PREPARE,
     START,
     WELCOME,
     Frame,
@@ -39,7 +42,8 @@ from .protocol import (
     send,
     unpack_numbers,
 )
-from .start_request import MODULE, NATIVE, REPORT, STDERR, STDIN, STDOUT, Descriptors, StartRequest
+from .start_request import MODULE, NATIVE, StartRequest
+from .templates import ImageMaker
 from .zygote import RootReplaced, ZygoteDied, zygotes
 
 TYPE_CHECKING = False
@@ -52,8 +56,6 @@ LISTS, LONGEST_LIST = 32, 64 << 10
 """How many call lists are kept, and of how many bytes at most each."""
 RECHECK_SECONDS = 1
 """Seconds after the last exit until it looks for any whose signal was lost (RLIMIT_SIGPENDING)."""
-NOBODY = 65534
-"""User and group of a template."""
 NO_ENGINE = 79  # ELIBACC
 _ENDS = (_signal.SIGCHLD, linux.EXIT_SIGNAL)
 
@@ -68,7 +70,7 @@ class Forkserver:
         self._confinement = confinement.Confinement(Filters())
         self._reporter = seccomp.Reporter()
         code_pages.seal()
-        self._images = ImageCache()
+        self._images = ImageCache(lambda report: self._send(IMAGE, report.encode()))
         self._lists: dict[bytes, PartialList] = {}  # workers' call lists by request; the last used at the end
         self._running: dict[int, int] = {}  # pid to instance
         self._pids: dict[int, int] = {}  # instance to pid
@@ -79,6 +81,8 @@ class Forkserver:
         self._ending = False
         self._rechecked = True
         self._mask = linux.signals(*_ENDS)
+        self._maker = ImageMaker(self._images, self._zygotes, loaded, bytes(self._mask))
+        self._watched = -1  # where the maker speaks
         linux.sigprocmask(linux.SIG_BLOCK, self._mask)
         self._children = linux.signalfd(self._mask)
         self._poll = select.poll()
@@ -90,20 +94,25 @@ class Forkserver:
         gc.disable()  # nothing here makes cycles, and its passes write to every object
         while not (self._ending and not self._running):
             needed = self._supervisor is not None or self._running or self._exits
-            seconds = RECHECK_SECONDS if not self._rechecked else None if needed else IDLE_SECONDS
-            events = self._poll.poll(None if seconds is None else seconds * 1000)
+            left = self._maker.seconds_left
+            seconds: float | None = RECHECK_SECONDS if not self._rechecked else None if needed else IDLE_SECONDS
+            if left is not None:
+                seconds = max(0, min(left, IDLE_SECONDS if seconds is None else seconds))
+            self._watch_maker()
+            events = self._poll.poll(None if seconds is None else int(seconds * 1000) + 1)
+            self._maker.give_up_overdue()
             if not events and not self._rechecked:
                 self._rechecked = True
                 self._reap_all()
-            elif not events and not needed:
+            elif not events and not needed and left is None:
                 return
             for fd, _ in events:
                 if fd == self._children:
                     self._reap_signalled()
                 elif fd == self._listener.fileno():
                     self._accept()
-                elif fd == self._images.fileno():
-                    self._receive_image(fd)
+                elif fd == self._watched:
+                    self._maker.receive()
                 else:
                     self._receive()
 
@@ -147,6 +156,9 @@ class Forkserver:
         try:
             if frame.kind == START:
                 self._start(frame)
+            elif frame.kind == PREPARE:
+                if len(frame.fds) == 1:  # else it was lost, and a start asks again
+                    self._maker.want(ImageRequest.decode(frame.body), frame.fds[0])
             elif frame.kind == KILL:
                 serial, instance, number = unpack_numbers(frame.body)
                 self._send(KILLED, pack_numbers(serial, self._kill(instance, number)))
@@ -176,6 +188,8 @@ class Forkserver:
             raise ProtocolError(f"it speaks protocol {hello.versions}, and this forkserver {FORKSERVER}")
         self._confinement = confinement.Confinement(hello.filters)
         self._reporter.names = hello.filters.names
+        self._maker.confinement = self._confinement
+        self._maker.forget_waiting()
         self._images.limit(hello.image_memory)
         self._lists.clear()
         for zygote in set(self._zygotes.values()):
@@ -190,99 +204,70 @@ class Forkserver:
         versions = {name: engine.version.encode() for name, engine in self._engines.items() if engine.ready}
         landlock = self._confinement.landlock_abi
         refused = max(zygote.no_empty_root for zygote in self._zygotes.values())
-        self._send(WELCOME, Welcome(FORKSERVER, versions, landlock, running, exits, refused).encode())
+        images = [report.encode() for report in self._images.reports()]
+        self._send(WELCOME, Welcome(FORKSERVER, versions, landlock, running, exits, refused, images).encode())
 
     def _start(self, frame: Frame) -> None:
         request = StartRequest.decode(frame.body, worker.FIRST_FD)
         if frame.lost:
-            self._send(FORKED, pack_numbers(request.instance, 0, 24))  # EMFILE
+            self._send(FORKED, pack_numbers(request.instance, 0, 24, 0))  # EMFILE
             return
         if len(frame.fds) != len(request.descriptors.fds):
             raise ProtocolError(f"instance {request.instance}: {len(frame.fds)} descriptors do not fit it")
         if request.engine not in self._engines:
             raise ProtocolError(f"instance {request.instance}: there is no engine {request.engine!r}")
         try:
-            pid = self._fork(request, frame)
+            pid, imaged = self._fork(request, frame)
         except OSError as error:
-            self._send(FORKED, pack_numbers(request.instance, 0, error.errno or 0))
+            self._send(FORKED, pack_numbers(request.instance, 0, error.errno or 0, 0))
             return
         except EngineMissing as error:
             print(f"forkserver: {error}", file=sys.stderr)
-            self._send(FORKED, pack_numbers(request.instance, 0, NO_ENGINE))
+            self._send(FORKED, pack_numbers(request.instance, 0, NO_ENGINE, 0))
             return
         except ZygoteDied:
-            self._send(FORKED, pack_numbers(request.instance, 0, 0))
+            self._send(FORKED, pack_numbers(request.instance, 0, 0, 0))
             self._kill_unreported()
             return
         self._running[pid] = request.instance
         self._pids[request.instance] = pid
-        self._send(FORKED, pack_numbers(request.instance, pid, 0))
+        self._send(FORKED, pack_numbers(request.instance, pid, 0, imaged))
 
-    def _fork(self, request: StartRequest, frame: Frame) -> int:
-        """Fork a worker, from an image of its module where there is one: its pid. Raises as ``Zygote.fork``."""
+    def _fork(self, request: StartRequest, frame: Frame) -> tuple[int, bool]:
+        """Fork a worker: its pid, and whether from an image of its module. Raises as ``Zygote.fork``."""
         zygote, engine = self._zygotes[request.engine], self._engines[request.engine]
         key = image = None
         if request.imageable and request.module_kind == NATIVE and engine.images:
             product = frame.fds[request.descriptors.one(MODULE) - worker.FIRST_FD]
-            status = posix.fstat(product)
-            file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-            key = (file, request.engine, request.function, request.max_pages, zygote.roots)
+            wanted = ImageRequest(request.imageable, request.engine, request.function, request.max_pages)
+            key = self._maker.key(wanted, product)
             image = self._images.find(key)
         if image is not None:
             try:
                 code = self._build(request, frame.body, image)
                 pid = zygote.fork(code, [*frame.fds, image.fileno()], zygote.roots)
             except RootReplaced:
-                self._images.clear()
+                self._maker.forget_waiting()
+                self._images.clear("the root zygote was replaced")
             else:
-                self._images.used(image, pid)
-                return pid
+                self._images.hold(image, pid)
+                return pid, True
         if engine.apart:
-            return zygote.fork_built(lambda: self._build(request, frame.body), frame.fds)
+            return zygote.fork_built(lambda: self._build(request, frame.body), frame.fds), False
         pid = zygote.fork(self._build(request, frame.body), frame.fds)
-        if key is not None and self._images.wanted(key):
-            try:
-                self._make_image(key, request, product)
-            except (OSError, ZygoteDied) as error:
-                print(f"forkserver: no image of a module: {error}", file=sys.stderr)
-        return pid
+        if key is not None and self._images.often(key):
+            self._maker.want(wanted, product)
+        return pid, False
 
-    def _make_image(self, key: object, request: StartRequest, product: int) -> None:
-        """Fork a template of a module and have its memory looked at. Raises ``OSError`` and ``ZygoteDied``."""
-        roles = bytes((REPORT, MODULE, STDIN, STDOUT, STDERR))
-        template = StartRequest(
-            instance=0,
-            descriptors=Descriptors(roles, worker.FIRST_FD),
-            engine=request.engine,
-            function=request.function,
-            module_kind=request.module_kind,
-            uid=NOBODY,
-            gid=NOBODY,
-            max_pages=request.max_pages,
-            rlimits=self._images.template_limits,  # it is in no container's control group
-            oom_score_adj=1000,
-        )
-        zygote, engine = self._zygotes[request.engine], self._engines[request.engine]
-        calls = zygote.calls()
-        values = worker.build_template(calls, template, engine, self._confinement, bytes(self._mask), MAKE_SECONDS)
-        null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
-        report, theirs = posix.pipe2(posix.O_CLOEXEC)
-        try:
-            pid = zygote.fork(zygote.finish(calls).complete((), ()), [theirs, product, null, null, null])
-        except BaseException:
-            posix.close(report)
-            raise
-        finally:
-            posix.close(theirs)
-            posix.close(null)
-        self._images.make(key, pid, report, zygote.pid, zygote.call_lists, product, values)
-        self._poll.register(self._images.fileno(), select.POLLIN)
-
-    def _receive_image(self, fd: int) -> None:
-        if not self._images.receive():
-            return
-        self._poll.unregister(fd)
-        self._images.finish()
+    def _watch_maker(self) -> None:
+        """Have what is made now looked at, and no longer what was made before."""
+        fd = self._maker.fileno()
+        if fd != self._watched:
+            if self._watched >= 0:
+                self._poll.unregister(self._watched)
+            if fd >= 0:
+                self._poll.register(fd, select.POLLIN)
+            self._watched = fd
 
     def _build(self, request: StartRequest, body: bytes, image: Image | None = None) -> bytes:
         """Build the worker's call list, from one of the last ones where a request was like it.
@@ -365,6 +350,7 @@ class Forkserver:
             self._send(EXITED, pack_numbers(*told))
         for pid in dead:
             self._images.reaped(pid)
+            self._maker.reaped(pid)
             posix.waitpid(pid, linux.WALL)
 
 

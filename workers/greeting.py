@@ -24,7 +24,7 @@ _FILTERS = {
 """Tags in a HELLO to the forkserver."""
 _IMAGE_MEMORY = 8
 """Another: the bytes that images of loaded modules may take; none are made where it is absent."""
-ENGINES, LANDLOCK, RUNNING, EXITS, NO_EMPTY_ROOT = 2, 3, 4, 5, 6
+ENGINES, LANDLOCK, RUNNING, EXITS, NO_EMPTY_ROOT, IMAGES = 2, 3, 4, 5, 6, 7
 """Tags in a forkserver's WELCOME."""
 
 
@@ -58,7 +58,7 @@ class Versions:
         return f"{self.lowest}" if self.lowest == self.highest else f"{self.lowest} to {self.highest}"
 
 
-FORKSERVER = Versions(6, 6)
+FORKSERVER = Versions(7, 7)
 """Versions of the protocol with the forkserver that this code speaks."""
 
 
@@ -124,7 +124,7 @@ class Hello:
 class Welcome:
     """The forkserver's answer."""
 
-    __slots__ = ("engines", "exits", "landlock", "no_empty_root", "running", "versions")
+    __slots__ = ("engines", "exits", "images", "landlock", "no_empty_root", "running", "versions")
 
     def __init__(
         self,
@@ -134,6 +134,7 @@ class Welcome:
         running: list[int] | None = None,
         exits: list[int] | None = None,
         no_empty_root: int = 0,
+        images: list[bytes] | None = None,
     ) -> None:
         self.versions = versions
         self.engines = engines or {}
@@ -146,6 +147,8 @@ class Welcome:
         """Instance and pid of each worker."""
         self.exits = exits or []
         """The five numbers of an EXITED frame for each exit that was not acknowledged."""
+        self.images = images or []
+        """The body of an IMAGE frame for each image, and for each module that there can be none of."""
 
     def encode(self) -> bytes:
         """The body of a WELCOME frame."""
@@ -157,6 +160,7 @@ class Welcome:
                 NO_EMPTY_ROOT: pack_numbers(self.no_empty_root),
                 RUNNING: pack_numbers(*self.running),
                 EXITS: pack_numbers(*self.exits),
+                IMAGES: pack(self.images),
             }
         )
 
@@ -178,4 +182,5 @@ class Welcome:
             list(running),
             list(exits),
             no_empty_root[0],
+            unpack(fields.get(IMAGES, pack([]))),
         )

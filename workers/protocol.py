@@ -22,9 +22,9 @@ MAX_BODY = 8 << 20
 MAX_FDS = 250  # SCM_MAX_FD is 253 (unix(7))
 
 # supervisor to forkserver
-HELLO, START, KILL, ACK, END, PING = 1, 2, 3, 4, 5, 6
+HELLO, START, KILL, ACK, END, PING, PREPARE = 1, 2, 3, 4, 5, 6, 7
 # forkserver to supervisor
-WELCOME, FORKED, EXITED, KILLED, PONG = 16, 17, 18, 19, 20
+WELCOME, FORKED, EXITED, KILLED, PONG, IMAGE = 16, 17, 18, 19, 20, 21
 
 LOADED, READY, FAILED, REFUSED = b"L", b"R", b"F", b"X"
 """A worker's report is its pid, in 4 bytes; LOADED when the module is parsed and validated, since its own code, a start

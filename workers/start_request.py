@@ -135,7 +135,7 @@ class StartRequest:
         terminal: bool = False,
         network: bool = False,
         seccomp: Sequence[bytes] = (),
-        imageable: bool = False,
+        imageable: bytes = b"",
     ) -> None:
         self.instance = instance
         """The supervisor's number for this instance: unique for ever, unlike a pid."""
@@ -164,7 +164,8 @@ class StartRequest:
         self.seccomp = list(seccomp)
         """Programs for seccomp(2) that come before the worker's own: the spec's filter, and one that guards logs."""
         self.imageable = imageable
-        """Whether loading the module runs none of its code, so that it may be mapped from an image of it loaded."""
+        """The module's SHA-256 in hexadecimal where it may be mapped from an image of it loaded, since loading it runs
+        none of its code; else empty."""
 
     def encode(self) -> bytes:
         """The body of a START frame."""
@@ -199,7 +200,7 @@ class StartRequest:
         if self.seccomp:
             fields[_SECCOMP] = pack(self.seccomp)
         if self.imageable:
-            fields[_IMAGEABLE] = b""
+            fields[_IMAGEABLE] = self.imageable
         return pack_tagged(fields)
 
     @staticmethod
@@ -249,7 +250,7 @@ class StartRequest:
             terminal=_TERMINAL in fields,
             network=_NETWORK in fields,
             seccomp=unpack(fields[_SECCOMP]) if _SECCOMP in fields else (),
-            imageable=_IMAGEABLE in fields,
+            imageable=get(_IMAGEABLE, b""),
         )
         if len(limits) % 3 or not all(preopens) or len(preopens) != len(request.descriptors.all(FOLDER)):
             raise ProtocolError("a start request's limits or preopens do not fit")

@@ -75,6 +75,18 @@ class EngineChoice:
             return
         (self._wasmtime if wasmtime else self._wasmedge).seen(module)
 
+    def foreseen(self, asked: EngineMode) -> bool:
+        """Whether WasmEdge may run a module: the engine whose loaded modules can have images."""
+        return self._wasmedge.active and asked is not EngineMode.WASMTIME
+
+    def known(self, module: int) -> str | None:
+        """The digest of an opened module that was read before."""
+        return self._wasmedge.known(module)
+
+    async def ready(self, module: int) -> Product | None:
+        """WasmEdge's best product there can be of an opened module, if it is there. Raises ``OSError``."""
+        return await self._wasmedge.ready(module)
+
     async def best(self, module: int, asked: EngineMode) -> Product | None:
         """The best product for this opened module; None where WasmEdge's interpreter runs it.
 

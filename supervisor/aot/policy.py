@@ -102,6 +102,22 @@ class Aot:
             self._seeing.add(task)
             task.add_done_callback(self._seeing.discard)
 
+    async def ready(self, module: int) -> Product | None:
+        """The best product there can be of an opened module, if it is there. Raises ``OSError``."""
+        works = self._works
+        digest = await self._digests.of(module)
+        if works is None or digest is None:
+            return None
+        found = await self._find(works, digest)
+        if found is not None and found.level is not BEST_FIRST[0]:
+            os.close(found.fd)
+            return None
+        return found
+
+    def known(self, module: int) -> str | None:
+        """The digest of an opened module that was read before."""
+        return self._digests.known(module)
+
     def failure(self, module: int, level: Level) -> Failure | None:
         """Why there is no product of a module that was read before; None where there is, or nothing is known."""
         digest = self._digests.known(module)

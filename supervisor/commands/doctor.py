@@ -94,6 +94,7 @@ def examine(host: Host) -> list[Finding]:
         _landlock(host),
         _empty_root(host),
         _seccomp(host),
+        _module_images(host),
         _cgroups(host),
         _number(
             "kernel.pid_max",
@@ -233,6 +234,14 @@ def _seccomp(host: Host) -> Finding:
         remedy = "apt-get install libseccomp2, or dnf install libseccomp"
         return Finding("seccomp", State.MISSING, str(error), purpose, remedy)
     return Finding("seccomp", State.OK, f"filters, {LIBRARY}", purpose)
+
+
+def _module_images(host: Host) -> Finding:
+    purpose = "compiled modules start from an image of them loaded (--images; a daemon's log says which)"
+    if not (host.proc / "self/pagemap").exists():
+        remedy = "a kernel with CONFIG_PROC_PAGE_MONITOR"
+        return Finding("images of modules", State.MISSING, "no /proc/PID/pagemap", purpose, remedy)
+    return Finding("images of modules", State.OK, "can be made", purpose)
 
 
 def _cgroups(host: Host) -> Finding:

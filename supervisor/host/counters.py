@@ -57,6 +57,10 @@ class Counters:
     module_hits: Counter[str] = field(default_factory=Counter)
     """Starts that ran a compiled module, by its level."""
     module_misses: int = 0
+    image_starts: int = 0
+    """Starts whose module was mapped from an image."""
+    images: Counter[str] = field(default_factory=Counter)
+    """Images of modules, by what became of them: made, unfit, dropped."""
     compiles: dict[str, Histogram] = field(
         default_factory=lambda: {level: Histogram(COMPILE_BUCKETS) for level in LEVELS}
     )

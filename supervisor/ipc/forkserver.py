@@ -26,13 +26,14 @@ from sandbox_api.errors import (
 )
 from workers import protocol
 from workers.greeting import FORKSERVER, Filters, Hello, Welcome
+from workers.image_protocol import ImageReport, ImageRequest
 from workers.start_request import REPORT, StartRequest
 
 from ..host import proc
 from ..host.counters import Counters
 from . import reports
 from .channel import HelperChannel, HelperFailed
-from .inventory import Ended, Inventory, exits_of
+from .inventory import Ended, Inventory, Started, exits_of
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class _Start:
 
     forked: asyncio.Future[int]
     pid: int = 0
+    imaged: bool = False
     lost: bool = False
     """The forkserver died in the middle of it."""
     killed: bool = False
@@ -79,6 +81,8 @@ class ForkserverClient:
         self._helper = HelperChannel("forkserver", path, self._frame, self._lost, label(path))
         self._on_exits: Callable[[list[Ended]], None] | None = None
         self._on_lost: Callable[[], None] | None = None
+        self.on_image: Callable[[ImageReport], None] = lambda report: None
+        """Told what becomes of images."""
         self._starts: dict[int, _Start] = {}
         self._kills: dict[int, asyncio.Future[int]] = {}
         self._serial = 0
@@ -129,7 +133,11 @@ class ForkserverClient:
             )
         engines = {name.decode(): version.decode() for name, version in welcome.engines.items()}
         running = dict(zip(welcome.running[::2], welcome.running[1::2], strict=True))
-        return Inventory(engines, welcome.landlock, welcome.no_empty_root, running, exits_of(welcome.exits))
+        try:
+            images = [ImageReport.decode(body) for body in welcome.images]
+        except protocol.ProtocolError as error:
+            raise HelperFailed(f"the forkserver tells of images that are none ({error}): drain it first") from None
+        return Inventory(engines, welcome.landlock, welcome.no_empty_root, running, exits_of(welcome.exits), images)
 
     async def _greet(self) -> protocol.Frame | None:
         """Join the forkserver, or start one; None where it does not answer."""
@@ -149,8 +157,12 @@ class ForkserverClient:
             self._helper.send(protocol.PING, b"")
         await asyncio.shield(self._pong)
 
-    async def start(self, request: StartRequest) -> int:
-        """Run an instance; its pid, once the module is instantiated and about to run, or its start section runs.
+    def prepare(self, request: ImageRequest, product: int) -> None:
+        """Have an image of this opened product made, behind the scenes. Raises ``Unavailable``."""
+        self._helper.send(protocol.PREPARE, request.encode(), [product])
+
+    async def start(self, request: StartRequest) -> Started:
+        """Run an instance; answers once the module is instantiated and about to run, or its start section runs.
 
         The request's descriptors are all but the report pipe. Raises a ``SandboxerError`` when it does
         not come to that; then no process is left, and its exit is not reported.
@@ -181,13 +193,13 @@ class ForkserverClient:
             _, loaded, verdict = protocol.unpack_report(said)
             if verdict[:1] == protocol.READY and not start.given_up:
                 self._counters.stages["load"].observe(time.perf_counter() - began)
-                return pid
+                return Started(pid, start.imaged)
             in_start_section = loaded and not verdict and not start.given_up
             if in_start_section and not whole:
-                return pid
+                return Started(pid, start.imaged)
             if not await _exits_soon(start):
                 if in_start_section:
-                    return pid  # it has closed its report
+                    return Started(pid, start.imaged)  # it has closed its report
                 with suppress(SandboxerError):
                     await self.kill(name, signal.SIGKILL)  # no worker of ours says that and goes on
                 await start.exited.wait()
@@ -200,7 +212,7 @@ class ForkserverClient:
                 raise Unavailable("the forkserver died: try again")
             assert start.ended is not None
             if in_start_section and start.ended.status != signal.SIGKILL:
-                return pid  # it ended in its start section
+                return Started(pid, start.imaged)  # it ended in its start section
             self.acknowledge([name])
             ended, start.ended = start.ended, None
             raise reports.refusal(verdict, ended.status, start.killed, loaded)
@@ -305,7 +317,7 @@ class ForkserverClient:
         if frame.kind == protocol.EXITED:
             self.exited(exits_of(protocol.unpack_numbers(frame.body)))
         elif frame.kind == protocol.FORKED:
-            instance, pid, error = protocol.unpack_numbers(frame.body)
+            instance, pid, error, imaged = protocol.unpack_numbers(frame.body)
             start = self._starts.get(instance)
             if start is None or start.forked.done():
                 return
@@ -321,8 +333,10 @@ class ForkserverClient:
                 self._counters.helper_deaths["zygote"] += 1
                 start.forked.set_exception(Unavailable("the forkserver's zygote died: try again"))
             else:
-                start.pid = pid
+                start.pid, start.imaged = pid, bool(imaged)
                 start.forked.set_result(pid)
+        elif frame.kind == protocol.IMAGE:
+            self.on_image(ImageReport.decode(frame.body))
         elif frame.kind == protocol.KILLED:
             serial, error = protocol.unpack_numbers(frame.body)
             answer = self._kills.get(serial)

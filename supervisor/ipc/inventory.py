@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workers.image_protocol import ImageReport
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -29,6 +31,16 @@ class Inventory:
     """The errno by which workers were refused an empty root; 0 where they have one."""
     running: dict[int, int]
     ended: list[Ended]
+    images: list[ImageReport]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker that runs its guest."""
+
+    pid: int
+    imaged: bool
+    """Its module was mapped from an image."""
 
 
 def exits_of(numbers: Sequence[int]) -> list[Ended]:

@@ -24,6 +24,7 @@ from ..oci import bundle, mount_tree, pod_files, rootfs, streams, wasi
 from ..oci import spec as oci
 from ..state.store import Made, Recorded, Store, StoreFailed
 from . import usage
+from .module_images import ModuleImages
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +52,14 @@ class ContainerManager:
         hierarchy: Hierarchy,
         aot: EngineChoice | None = None,
         counters: Counters | None = None,
+        images: ModuleImages | None = None,
     ) -> None:
         self._folder = folder
         self._registry = registry
         self._store = store
         self._hierarchy = hierarchy
         self._aot = aot
+        self._images = images
         self._stages = (counters or Counters()).stages
         mount_tree.prepare(f"{folder}/mounting")
         self._remembered: OrderedDict[int, ContainerSource] = OrderedDict()  # by instance of the init process
@@ -111,11 +114,11 @@ class ContainerManager:
             self._remembered[container.init.instance] = ContainerSource(spec, plan)
             if len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
-        self._foresee(spec, plan)
+        self._foresee(spec, plan, resources)
         return container
 
-    def _foresee(self, spec: oci.Spec, plan: rootfs.MountPlan) -> None:
-        """Have the module compiled before it is started."""
+    def _foresee(self, spec: oci.Spec, plan: rootfs.MountPlan, resources: Resources) -> None:
+        """Have the module compiled before its start, or, where it is, an image of it loaded made."""
         if self._aot is None or not self._aot.active:
             return
         try:
@@ -123,8 +126,13 @@ class ContainerManager:
             module = wasi.foresee(spec.process, plan)
         except SandboxerError:  # Start will say so
             return
-        self._aot.seen(module, asked)
-        os.close(module)
+        try:
+            self._aot.seen(module, asked)
+            if self._images is not None:
+                _, function = wasi.module_and_function(spec.process.args[0])
+                self._images.foresee(module, asked, function, wasi.max_pages(resources.memory_limit or 0))
+        finally:
+            os.close(module)
 
     def source(self, container: Container) -> ContainerSource:
         """Return the container's spec and mounts, from memory or the record."""

@@ -19,6 +19,7 @@ from ..ipc.helper_client import HelperClient
 from ..ipc.inventory import Inventory
 from ..model.registry import Registry
 from .exits import ExitRecorder
+from .module_images import ModuleImages
 from .orphans import Orphans
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,10 @@ class ForkserverManager:
         helpers: Sequence[HelperClient],
         aot: EngineChoice,
         counters: Counters | None = None,
+        images: ModuleImages | None = None,
     ) -> None:
         self.client = client
+        self._images = images
         self.orphans = Orphans(registry, client)
         self._registry = registry
         self._exits = exits
@@ -52,7 +55,10 @@ class ForkserverManager:
 
     async def connect(self) -> Inventory:
         """Join the forkserver, or start one. Raises ``HelperFailed``."""
-        return await self.client.connect(self._exits.record, self._lost)
+        inventory = await self.client.connect(self._exits.record, self._lost)
+        if self._images is not None:
+            self._images.joined(inventory.images)
+        return inventory
 
     async def renew_when_idle(self, seconds: float) -> None:
         """Start a fresh forkserver whenever nothing has run for so long: all workers of one have one memory layout.
@@ -109,6 +115,8 @@ class ForkserverManager:
             self._reconnect_soon()
             return
         log.error("the forkserver died")
+        if self._images is not None:
+            self._images.joined([])
         known = {*(helper.pid for helper in self._helpers), *self.client.pids, *self._aot.pids}
         for container in self._registry.containers.values():
             for process in container.alive():

@@ -26,6 +26,7 @@ from ..aot.policy import Product
 from ..aot.terms import EngineMode
 from ..cgroups import Resources
 from ..host import errors
+from ..host.counters import Counters
 from ..ipc.forkserver import ForkserverClient
 from ..ipc.logger import LoggerClient
 from ..ipc.relay import RelayClient
@@ -43,6 +44,9 @@ from ..seccomp.profile import oci_filter
 from ..state.store import Store
 from .containers import ContainerManager
 
+IMAGED = "+image"
+"""Behind the tier of a process whose module was mapped from an image of it loaded."""
+
 
 class Starter:
     """Turns created processes into workers."""
@@ -56,6 +60,7 @@ class Starter:
         relay: RelayClient,
         logger: LoggerClient,
         aot: EngineChoice | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -64,6 +69,7 @@ class Starter:
         self._relay = relay
         self._logger = logger
         self._aot = aot
+        self._counters = counters or Counters()
 
     async def start(self, sandbox: Sandbox, container: Container, process: Process, hold_stdin: bool) -> int:
         """Run a process and return its pid. Raises a ``SandboxerError``, and leaves nothing open or running then."""
@@ -138,9 +144,13 @@ class Starter:
     async def _run(self, request: StartRequest, process: Process, product: Product | None) -> int:
         """Run a module or its product; the pid. Raises as ``ForkserverClient.start``."""
         request.engine = product.engine if product is not None else WASMEDGE
-        request.imageable = product is not None and product.imageable
+        request.imageable = product.digest.encode() if product is not None and product.imageable else b""
         process.tier = _tier(product)
-        return await self._forkserver.start(request)
+        started = await self._forkserver.start(request)
+        if started.imaged:
+            process.tier += IMAGED
+            self._counters.image_starts += 1
+        return started.pid
 
     async def _run_otherwise(
         self,

@@ -20,6 +20,7 @@ from .. import __version__
 from ..host.http import LINES, TEXT, Answer
 from ..lifecycle.containers import ContainerManager
 from ..lifecycle.events import TaskEvents
+from ..lifecycle.module_images import ModuleImages
 from ..model.container import Container
 from ..model.process import ALIVE, Process
 from ..model.registry import Registry
@@ -50,11 +51,13 @@ class Inspection:
         store: Store,
         containers: ContainerManager,
         events: TaskEvents,
+        images: ModuleImages,
     ) -> None:
         self._registry = registry
         self._store = store
         self._containers = containers
         self._events = events
+        self._images = images
         self.engine = ""
         """Name and version."""
         self._origins: OrderedDict[int, makers.Origin] = OrderedDict()  # by instance of the init process
@@ -100,6 +103,7 @@ class Inspection:
             "engine": self.engine,
             "pods": len(self._registry.sandboxes),
             "containers": len(self._registry.containers),
+            "images_of_modules": self._images.row(),
         }
 
     def _row(self, container: Container) -> Row:

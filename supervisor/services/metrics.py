@@ -51,6 +51,8 @@ class Sources:
     """Pids of the processes that belong to the daemon, by name."""
     events_lost: Callable[[], int]
     engine: str
+    images: Callable[[], tuple[int, int]]
+    """How many images of loaded modules there are, and their bytes."""
 
 
 class Metrics:
@@ -116,6 +118,13 @@ class Metrics:
         yield _counter("module_hits", "Starts that ran a compiled module, by its level.", ("level",),
                        _each(LEVELS, counters.module_hits))  # fmt: skip
         yield _counter("module_misses", "Starts that found no compiled module.", (), {(): counters.module_misses})
+        images, size = self._sources.images()
+        yield _gauge("module_images", "Images of loaded modules.", (), {(): images})
+        yield _gauge("module_image_bytes", "Memory that images of loaded modules take.", (), {(): size})
+        yield _counter("module_image_starts", "Starts whose module was mapped from an image.", (),
+                       {(): counters.image_starts})  # fmt: skip
+        yield _counter("module_image_events", "What became of images of modules.", ("kind",),
+                       _each(("made", "unfit", "dropped"), counters.images))  # fmt: skip
         compiles: dict[tuple[str, ...], Histogram] = {(level,): each for level, each in counters.compiles.items()}
         yield _histogram("compile_seconds", "Time of compiles that came to a module, by level.", ("level",), compiles)
         failures: dict[tuple[str, ...], int] = {

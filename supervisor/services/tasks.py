@@ -94,7 +94,7 @@ class TaskService:
         self._relay = relay
         self._logger = logger
         self._events = events
-        self._starter = Starter(registry, store, containers, forkserver, relay, logger, aot)
+        self._starter = Starter(registry, store, containers, forkserver, relay, logger, aot, counters)
         self._starts: Counter[tuple[str, str]] = Counter()  # under way, by sandbox
         self._counters = counters or Counters()
 

@@ -41,7 +41,7 @@ CREATE TABLE processes (
     spec BLOB NOT NULL,         -- of an exec: its OCI process
     pumped INTEGER NOT NULL, exit_status INTEGER, exited_at INTEGER,
     purged INTEGER NOT NULL DEFAULT 0,      -- an exec that goes when it ends
-    tier TEXT NOT NULL DEFAULT '',          -- interpreted, or compiled at a level
+    tier TEXT NOT NULL DEFAULT '',          -- interpreted, or compiled at a level, +image if mapped from one
     UNIQUE (namespace, container_id, exec_id)
 );
 CREATE TABLE prepared (

@@ -148,7 +148,7 @@ class BareForkserver:
         protocol.send(self._socket, protocol.START, request.encode(), descriptors.fds)
         for fd in (theirs, *opened):
             os.close(fd)
-        _, pid, _ = protocol.unpack_numbers(self._next(protocol.FORKED).body)
+        _, pid, *_ = protocol.unpack_numbers(self._next(protocol.FORKED).body)
         with os.fdopen(report, "rb") as stream:
             said, _, verdict = protocol.unpack_report(stream.read())
         assert said == pid

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ..harness import modules
+from ..harness.cli import Cli
 from ..harness.compiled import Node, until
 from ..harness.container import Container
 from ..harness.guests import guest
+from ..harness.helpers import forkserver
 
 
 def imaged(container: Container) -> bool:
     """Whether a running container's module was mapped from an image."""
     return "/memfd:image" in Path(f"/proc/{container.pid}/maps").read_text()
+
+
+def image_of(container: Container) -> str:
+    """The inode of the memory file that a container's module was mapped from."""
+    maps = Path(f"/proc/{container.pid}/maps").read_text().splitlines()
+    return next(line.split()[4] for line in maps if "/memfd:image" in line)
 
 
 def started_from_image(node: Node, name: str, **limits: int) -> Container:
@@ -70,7 +82,7 @@ def test_each_bound_of_memory_has_an_image_of_its_own(auto: Node) -> None:
     small = started_from_image(auto, "sleep", limit=64 << 20)
     large = auto.pod.with_wasm("sleep").linux(resources={"memory": {"limit": 128 << 20}}).build().start()
     assert imaged(small)
-    assert not imaged(large)
+    assert not imaged(large) or image_of(small) != image_of(large)
 
 
 def test_off_makes_none(start: Callable[..., Node]) -> None:
@@ -100,3 +112,65 @@ def test_nothing_of_a_template_stays(auto: Node) -> None:
     started_from_image(auto, "sleep")
 
     until("the template is gone", lambda: "wasm-template" not in {name for name, _, _ in auto.daemon.named()})
+
+
+def node_row(node: Node) -> dict[str, Any]:
+    """What the daemon tells of its images."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(node.daemon.dir / "info.sock"))
+        sock.sendall(b"GET /node HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: sock.recv(1 << 16), b""))
+    row: dict[str, Any] = json.loads(answer.partition(b"\r\n\r\n")[2])["images_of_modules"]
+    return row
+
+
+def test_a_module_that_was_compiled_before_has_its_image_at_create(auto: Node) -> None:
+    module = guest("sleep").read_bytes()
+    auto.pod.with_wasm(module).build()
+    auto.wait_compiled(module)
+    container = auto.pod.with_wasm(module).build()
+    until("an image is there before any start", lambda: node_row(auto)["modules"])
+    container.start()
+    assert imaged(container)
+
+
+def test_images_are_told_of(auto: Node) -> None:
+    container = started_from_image(auto, "sleep")
+    digest = hashlib.sha256(guest("sleep").read_bytes()).hexdigest()
+    row = node_row(auto)
+    assert [each["digest"] for each in row["modules"]] == [digest]
+    assert 0 < row["memory"] <= row["memory_limit"] == 256 << 20
+    assert row["starts"] >= 1
+    assert f"module {digest[:12]} starts from an image: " in auto.daemon.log_text()
+    assert '"O2+image"' in Cli(auto.daemon).out("inspect", container.id)
+
+
+def test_a_new_supervisor_knows_the_images_and_uses_them(start: Callable[..., Node]) -> None:
+    node = start()
+    first = started_from_image(node, "sleep")
+    before = node_row(node)["modules"]
+    node.daemon.stop()
+    node.daemon.start()
+    assert node_row(node)["modules"] == before
+    assert imaged(first)
+    again = node.pod.with_wasm("sleep").build().start()
+    assert imaged(again)
+
+
+def test_images_end_with_the_forkserver_whose_addresses_they_have(auto: Node) -> None:
+    started_from_image(auto, "sleep")
+    forkserver(auto.daemon).kill()
+    until("there is another", lambda: "a forkserver is up" in auto.daemon.log_text())
+    assert not node_row(auto)["modules"]
+    container = started_from_image(auto, "sleep")
+    assert container.status() == "RUNNING"
+
+
+def test_a_module_that_takes_more_than_there_is_has_no_image_and_starts_as_ever(start: Callable[..., Node]) -> None:
+    node = start("--image-memory", "8K")
+    node.pod.with_wasm("sleep").build()
+    node.wait_compiled(guest("sleep").read_bytes())
+    started = [node.pod.with_wasm("sleep").build().start() for _ in range(3)]
+    until("it is told why", lambda: node_row(node)["unfit"])
+    assert "more than --image-memory has room for" in node_row(node)["unfit"][0]["reason"]
+    assert not any(imaged(each) for each in started)

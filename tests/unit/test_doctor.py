@@ -25,6 +25,7 @@ def host(tmp_path: Path) -> Host:
         "filesystems": "nodev\tproc\nnodev\toverlay\n\text4",
         "self/status": f"Name:\tdoctor\n{ALL_CAPABILITIES}\nSeccomp:\t0",
         "self/mountinfo": "",
+        "self/pagemap": "",
     }
     for path, text in files.items():
         file = tmp_path / "proc" / path
@@ -237,3 +238,9 @@ def test_a_kernel_that_cannot_change_mounts_by_descriptor_will_not_do(host: Host
     found = finding(replace(host, mounts=lambda: False), "mounts")
     assert (found.state, found.required) == (State.MISSING, True)
     assert "5.12" in found.remedy
+
+
+def test_a_kernel_without_pagemaps_makes_no_images(host: Host) -> None:
+    assert finding(host, "images of modules").state is State.OK
+    (host.proc / "self/pagemap").unlink()
+    assert finding(host, "images of modules").state is State.MISSING

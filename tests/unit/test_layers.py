@@ -58,7 +58,10 @@ BESIDES = {
 @pytest.mark.parametrize("file", files("supervisor"))
 def test_the_supervisor_knows_the_workers_by_their_protocol(file: str) -> None:
     found = set(imports(file))
-    known = {f"workers{name}" for name in ("", ".protocol", ".greeting", ".start_request", ".relay_protocol")}
+    known = {
+        f"workers{name}"
+        for name in ("", ".protocol", ".greeting", ".start_request", ".relay_protocol", ".image_protocol")
+    }
     known |= BESIDES.get(file, set())
     assert {module for module in found if layer(module) == "workers"} <= known
     assert "tests" not in map(layer, found)
@@ -77,13 +80,14 @@ SUPERVISOR = (
 )
 WORKERS = (
     ("forkserver", "relay", "logger", "compiler"),
+    ("templates",),
     ("zygote",),
     ("worker",),
     ("engines", "images"),
     ("confinement",),
     ("start_request",),
     ("calls", "pumps", "container_log", "helper"),
-    ("boot", "greeting", "compile_protocol", "relay_protocol"),
+    ("boot", "greeting", "compile_protocol", "relay_protocol", "image_protocol"),
     ("protocol", "linux"),
 )
 TABLES = {"supervisor": SUPERVISOR, "workers": WORKERS}

@@ -35,7 +35,7 @@ async def nothing(namespace: str, payload: bytes) -> bytes:
 
 def metrics(registry: Registry, counters: Counters | None = None) -> Metrics:
     tables = [{("a", name): calls.Method(name, nothing, calls.Kind.READ) for name in ("State", "Wait")}, {}]
-    return Metrics(Sources(registry, counters or Counters(), tables, dict, lambda: 3, "wasmedge 0"))
+    return Metrics(Sources(registry, counters or Counters(), tables, dict, lambda: 3, "wasmedge 0", lambda: (2, 8192)))
 
 
 def test_ten_thousand_hold_up_nobody() -> None:

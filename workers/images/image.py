@@ -36,18 +36,31 @@ class Segment:
 class Image:
     """A sealed memory file and how to map it. Addresses are those of one zygote: it is of no use to another's forks."""
 
-    __slots__ = ("_fd", "end_of_heap", "pages", "segments", "serial", "users", "values")
+    __slots__ = ("_fd", "digest", "end_of_heap", "microseconds", "pages", "segments", "serial", "users", "values")
 
-    def __init__(self, serial: int, fd: int, segments: list[Segment], end_of_heap: int, values: list[int]) -> None:
+    def __init__(
+        self,
+        serial: int,
+        digest: bytes,
+        fd: int,
+        segments: list[Segment],
+        end_of_heap: int,
+        values: list[int],
+        microseconds: int = 0,
+    ) -> None:
         """``values`` are the engine's, of the loaded module; ``end_of_heap`` is 0 where the heap did not grow."""
         self.serial = serial
         """Tells it from all others of its forkserver."""
+        self.digest = digest
+        """The module's."""
+        self.microseconds = microseconds
+        """How long its making took."""
+        self.users = 0
+        """Instances that have it mapped: as long as there are any, its memory is in use."""
         self._fd = fd
         self.segments = segments
         self.end_of_heap = end_of_heap
         self.values = values
-        self.users = 0
-        """Instances alive that have it mapped: its memory stays with them."""
         self.pages = sum(each.length for each in segments if each.source == MEMORY) // linux.PAGE_BYTES
 
     @property

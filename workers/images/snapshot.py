@@ -14,6 +14,10 @@ import struct
 from .. import linux
 from .image import MEMORY, NOTHING, PRODUCT, Segment
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 MOST_MAPPINGS = 512
 """A worker has about 200, and a loaded module adds a dozen."""
 MOST_SEGMENTS = 1024
@@ -30,12 +34,17 @@ class Unfit(Exception):
     """There can be no image of this process; the text says why."""
 
 
+class TooLarge(Exception):
+    """An image would take more memory than it may have; the argument says how many bytes."""
+
+
 class Mapping:
     """A line of /proc/PID/maps."""
 
-    __slots__ = ("begin", "end", "file", "name", "offset", "protection", "shared")
+    __slots__ = ("begin", "end", "file", "line", "name", "offset", "protection", "shared")
 
     def __init__(self, line: bytes) -> None:
+        self.line = line
         place, flags, offset, device, inode, *name = line.split(None, 5)
         self.begin, self.end = (int(each, 16) for each in place.split(b"-"))
         self.protection = sum(bit for bit, letter in zip((1, 2, 4), b"rwx", strict=True) if letter in flags)
@@ -44,6 +53,13 @@ class Mapping:
         major, minor = (int(each, 16) for each in device.split(b":"))
         self.file = (posix.makedev(major, minor), int(inode)) if inode != b"0" else None
         self.name = name[0].strip() if name else b""
+
+    def part(self, begin: int, end: int) -> Mapping:
+        """What of it lies in a range; nothing where ``begin`` is not below ``end`` then."""
+        part = Mapping(self.line)
+        part.begin, part.end = max(self.begin, begin), min(self.end, end)
+        part.offset += part.begin - self.begin
+        return part
 
     def like(self, other: Mapping) -> bool:
         """Whether ``other`` covers this range in the same way."""
@@ -80,7 +96,7 @@ class Snapshot:
     def take(self, file: int, most: int) -> tuple[list[Segment], int]:
         """Write the pages that differ, ``most`` bytes of them, into a file: the segments, and where the heap now ends.
 
-        The end of the heap is 0 where it has not moved. Raises ``OSError`` and ``Unfit``.
+        The end of the heap is 0 where it has not moved. Raises ``OSError``, ``Unfit`` and ``TooLarge``.
         """
         self._file, self._most = file, most
         if not self._after:
@@ -88,8 +104,8 @@ class Snapshot:
         if sum(each.end - each.begin for each in self._after if each.protection & 1) > MOST_LOOKED_AT:
             raise Unfit("it maps too much")
         heap, end_of_heap = _heap(self._before), 0
-        for mapping in self._after:
-            if mapping.name[:2] == b"[v" or mapping.name == b"[stack]" or self._overlaps_left_out(mapping):
+        for mapping in self._pieces():
+            if mapping.name[:2] == b"[v" or mapping.name == b"[stack]":
                 continue
             known = any(mapping.like(each) for each in self._before)
             if mapping.shared:
@@ -107,18 +123,27 @@ class Snapshot:
                 self._add_new(mapping)
         if not mappings(self._template):
             raise Unfit("the template died")
+        if self._top > self._most:
+            raise TooLarge(self._top)
         return self._segments, end_of_heap
 
-    def _overlaps_left_out(self, mapping: Mapping) -> bool:
+    def _pieces(self) -> Iterator[Mapping]:
+        """The template's mappings without what is left out: the kernel makes neighbours one mapping."""
         begin, end = self._left_out
-        return mapping.begin < end and begin < mapping.end
+        for mapping in self._after:
+            if mapping.begin >= end or begin >= mapping.end:
+                yield mapping
+                continue
+            for piece in (mapping.part(mapping.begin, begin), mapping.part(end, mapping.end)):
+                if piece.begin < piece.end:
+                    yield piece
 
     def _add_new(self, mapping: Mapping) -> None:
         """A mapping that the zygote has not: itself, and over it the pages that are not as it begins."""
         length = mapping.end - mapping.begin
-        if mapping.file is None and mapping.protection & 4:
-            raise Unfit("it has code of no file")
         if mapping.file is None:
+            if mapping.protection & linux.PROT_EXEC:
+                raise Unfit("it has machine code of its own")
             self._append(Segment(mapping.begin, length, mapping.protection, NOTHING))
         elif mapping.file == self._product:
             self._append(Segment(mapping.begin, length, mapping.protection, PRODUCT, mapping.offset))
@@ -144,11 +169,10 @@ class Snapshot:
     def _copy(self, address: int, page: bytes, protection: int) -> None:
         if len(page) != _PAGE:
             raise Unfit("its memory cannot be read")
-        if protection & 4:
-            raise Unfit("it has changed code")
-        if self._top + _PAGE > self._most:
-            raise Unfit(f"it has more than {self._most >> 10} KiB of its own")
-        os.pwrite(self._file, page, self._top)
+        if protection & linux.PROT_EXEC:
+            raise Unfit("it has machine code of its own")
+        if self._top + _PAGE <= self._most:  # beyond, it is counted alone
+            os.pwrite(self._file, page, self._top)
         last = self._segments[-1] if self._segments else None
         if (
             last is not None
