@@ -148,9 +148,11 @@ class Relay(Helper):
         """Hold a listening socket, and forward its clients' bytes to the server on a path."""
         numbers, path = unpack(frame.body)
         (number,) = unpack_numbers(numbers)
-        self._hold(reader, frame, number)
-        if number in self._held and not frame.lost:
+        if not frame.lost or number not in self._held:
+            self._hold(reader, frame, number)
+        if number in self._held:  # where we are out of descriptors, it is the one that an earlier supervisor sent
             listener = self._held[number]
+            self._close_door(listener)
             posix.set_blocking(listener, False)
             self._forwarding[listener] = path
             self._poll.register(listener, select.EPOLLIN)
@@ -175,19 +177,31 @@ class Relay(Helper):
 
     def _connect(self, client: int, path: bytes) -> bool:
         """Connect a client to the server behind us; false where that is gone, and the client waits for the next."""
-        server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        spare: list[int] = []
+        try:
+            server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+            spare.append(server.detach())
+            for fd in (spare[0], client):
+                spare.append(posix.dup(fd))
+        except OSError:  # out of descriptors: the client is to try again
+            for fd in (client, *spare):
+                posix.close(fd)
+            return True
+        there, back, client_again = spare
+        server = _socket.socket(fileno=there)
         try:
             server.setblocking(False)
             server.connect(path)
-            pairs = (
-                Forward(client, posix.dup(server.fileno())),
-                Forward(posix.dup(server.fileno()), posix.dup(client)),
-            )
-        except OSError:
+        except OSError as error:
+            for fd in (back, client_again, server.detach()):
+                posix.close(fd)
+            if isinstance(error, BlockingIOError):  # its backlog is full
+                posix.close(client)
+                return True
             self._standing.append(client)
             return False
-        finally:
-            server.close()
+        server.detach()
+        pairs = Forward(client, there), Forward(back, client_again)
         for pump in pairs:
             self._add(pump)
         return True
