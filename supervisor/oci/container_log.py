@@ -21,7 +21,9 @@ from ..host import errors
 
 _SIZE = re.compile(r"(\d+) ?([KMGT]?)(i?B)?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_MOST_FILES = 1000
+_MOST_FILES = 100
+_LEAST_BYTES = 64 << 10
+"""A smaller bound is taken for this: all containers share the logger, and each rotation renames all files."""
 _FACILITIES = {
     name: number
     for number, name in enumerate(
@@ -68,7 +70,8 @@ def parse(annotations: Mapping[str, str], container_id: str) -> Log | None:
     files = annotations.get("log.console.filerotate", "1")
     if not files.isdecimal() or not 1 <= int(files) <= _MOST_FILES:
         raise InvalidArgument(f"log.console.filerotate {files!r} is not a number from 1 to {_MOST_FILES}")
-    return JsonLog(path, _size(annotations.get("log.console.filesize", "0")), int(files))
+    most_bytes = _size(annotations.get("log.console.filesize", "0"))
+    return JsonLog(path, max(most_bytes, _LEAST_BYTES) if most_bytes else 0, int(files))
 
 
 def open_folder(log: Log, container_id: str) -> int:

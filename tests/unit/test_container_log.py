@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox_api.errors import InvalidArgument
+from supervisor.oci import container_log as annotations
 from workers import container_log
 from workers.container_log import JsonFile, Lost, Syslog
 
@@ -135,3 +137,13 @@ def test_no_syslog_is_a_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         log.write([("stdout", b"line\n")] * 3)
     assert lost.value.lines == 3
     log.close()
+
+
+def test_rotation_that_would_hold_up_all_logs_is_not_to_be_had() -> None:
+    """A file for each line, a thousand of them, took 600 s for 64 KiB of line ends."""
+    asked = {"log.console.file": "/logs/id/log", "log.console.filesize": "1", "log.console.filerotate": "100"}
+    log = annotations.parse(asked, "id")
+    assert isinstance(log, annotations.JsonLog)
+    assert (log.most_bytes, log.most_files) == (64 << 10, 100)
+    with pytest.raises(InvalidArgument, match="from 1 to 100"):
+        annotations.parse({**asked, "log.console.filerotate": "1000"}, "id")
