@@ -80,7 +80,7 @@ class Relay(Helper):
         super()._receive(fd)
         if not self._readers:  # clients wait for the next supervisor
             for listener in list(self._forwarding):
-                self._close_door(listener)
+                self._stop_accepting(listener)
 
     def _serve(self, fd: int, event: int) -> None:
         if fd in self._keys:
@@ -92,7 +92,7 @@ class Relay(Helper):
             else:
                 self._move(pump)
         elif fd in self._forwarding:
-            self._let_in(fd)
+            self._accept_client(fd)
 
     def _hello(self, reader: Reader, frame: Frame, lowest: int, highest: int) -> None:
         super()._hello(reader, frame, lowest, highest)
@@ -140,7 +140,7 @@ class Relay(Helper):
             self._say("a descriptor is not held: the open-file limit is reached")
             return
         if number in self._held:
-            self._close_door(self._held[number])
+            self._stop_accepting(self._held[number])
             posix.close(self._held[number])
         self._held[number] = frame.fds.pop()
 
@@ -160,7 +160,7 @@ class Relay(Helper):
             for client in standing:
                 self._connect(client, path)
 
-    def _let_in(self, listener: int) -> None:
+    def _accept_client(self, listener: int) -> None:
         sock = _socket.socket(fileno=listener)
         try:
             client, _ = sock._accept()  # type: ignore[attr-defined]
@@ -173,7 +173,7 @@ class Relay(Helper):
         finally:
             sock.detach()
         if not self._connect(client, self._forwarding[listener]):
-            self._close_door(listener)
+            self._stop_accepting(listener)
 
     def _connect(self, client: int, path: bytes) -> bool:
         """Connect a client to the server behind us; false where that is gone, and the client waits for the next."""
@@ -206,7 +206,7 @@ class Relay(Helper):
             self._add(pump)
         return True
 
-    def _close_door(self, listener: int) -> None:
+    def _stop_accepting(self, listener: int) -> None:
         if self._forwarding.pop(listener, None) is not None:
             self._poll.unregister(listener)
 
