@@ -152,7 +152,7 @@ class Relay(Helper):
             self._hold(reader, frame, number)
         if number in self._held:  # where we are out of descriptors, it is the one that an earlier supervisor sent
             listener = self._held[number]
-            self._close_door(listener)
+            self._stop_accepting(listener)
             posix.set_blocking(listener, False)
             self._forwarding[listener] = path
             self._poll.register(listener, select.EPOLLIN)
