@@ -338,7 +338,7 @@ class Daemon:
 
 
 def _publisher(options: Options) -> Publisher | None:
-    """What forwards events: to containerd, where the socket named or else containerd's usual one is there."""
+    """Make the forwarder of events: to containerd, where the socket named or else its usual one is there."""
     if options.events == "off" or (options.events == "auto" and options.private):
         return None
     if options.events == "auto":

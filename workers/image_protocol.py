@@ -13,7 +13,7 @@ MADE, UNFIT, DROPPED = b"made", b"unfit", b"dropped"
 
 
 class ImageRequest:
-    """What an image is of. Its product's file travels with it."""
+    """Key of an image. Its product's file travels with it."""
 
     __slots__ = ("digest", "engine", "function", "max_pages")
 
@@ -42,7 +42,7 @@ class ImageRequest:
 
 
 class ImageReport:
-    """What became of an image."""
+    """Outcome of making an image."""
 
     __slots__ = ("bytes", "digest", "mappings", "microseconds", "reason", "serial", "state")
 

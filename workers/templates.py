@@ -54,7 +54,7 @@ class ImageMaker:
         self._engines = engines
         self._mask = mask
         self.confinement: Confinement | None = None
-        """Of templates, as of workers; without it none is forked."""
+        """Confinement of templates, as of workers; without it none is forked."""
         self._waiting: dict[object, _Wanted] = {}
         self._wanted: _Wanted | None = None
         """The one under way."""

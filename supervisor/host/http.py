@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 MAX_CLIENTS = 64
 """Questions under way at once; more are turned away."""
 MAX_CONNECTIONS = 128
-"""Connections at once; more are closed, since whoever reaches --metrics could take all descriptors of the daemon's."""
+"""Connections at once; more are closed, since a client of --metrics could take all descriptors of the daemon's."""
 REQUEST_SECONDS = 10.0
 SEND_SECONDS = 30.0
 """Seconds that a client may leave its answer unread."""

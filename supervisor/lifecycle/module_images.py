@@ -28,7 +28,7 @@ _Asked = tuple[str, str, int]
 
 
 class ModuleImages:
-    """What the forkserver has told of images."""
+    """Reports of the forkserver on images."""
 
     def __init__(self, limit: int, client: ForkserverClient, aot: EngineChoice, counters: Counters) -> None:
         """``limit`` is how many bytes they may take; 0 makes none."""

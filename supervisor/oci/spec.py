@@ -61,7 +61,7 @@ _USUAL_CAPABILITIES = frozenset(
     }
     | {"CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE"}
 )
-"""What engines ask for where nobody chooses (containerd: pkg/oci, defaultUnixCaps)."""
+"""Capabilities that engines ask for by default (containerd: pkg/oci, defaultUnixCaps)."""
 
 _DEFAULT_TMPFS = frozenset({"/dev", "/dev/shm"})
 _MOST_NUMBER = (1 << 64) - 1

@@ -306,7 +306,7 @@ def _about(name: str) -> Iterator[None]:
 
 
 def _level(exec_id: str) -> int:
-    """What is said of execs is for debugging: a probe runs one every few seconds."""
+    """The level to log a process at: execs are for debugging alone, since a probe runs one every few seconds."""
     return logging.DEBUG if exec_id else logging.INFO
 
 

@@ -67,7 +67,7 @@ class BrokenOut(Engine):
         return None
 
     def values(self, guest: Data) -> list[Data]:
-        """What a template reports."""
+        """Name the value that a template reports."""
         return [guest]
 
     def restore(self, calls: CallList, values: list[int], request: StartRequest, folders: list[int]) -> None:

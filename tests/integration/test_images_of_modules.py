@@ -115,7 +115,7 @@ def test_nothing_of_a_template_stays(auto: Node) -> None:
 
 
 def node_row(node: Node) -> dict[str, Any]:
-    """What the daemon tells of its images."""
+    """Ask the daemon for its images."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(node.daemon.dir / "info.sock"))
         sock.sendall(b"GET /node HTTP/1.0\r\n\r\n")

@@ -32,7 +32,7 @@ def product(tmp_path: Path) -> Path:
 
 
 def made(cells: BareForkserver, product: Path, function: str) -> str:
-    """What the forkserver says of a template; "" where an image came of it."""
+    """Return what the forkserver says of a template; "" where an image came of it."""
     template(cells, product, function)
     return cells.said()
 

@@ -75,7 +75,7 @@ def test_sysctls_of_the_network_are_set_and_others_refused(cluster: Cluster, kub
 
 
 def event(kubectl: Kubectl, name: str, reason: str) -> str:
-    """What an event of a pod says, once there is one."""
+    """Wait for an event of a pod, and return its text."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         selector = f"--field-selector=involvedObject.name={name},reason={reason}"

@@ -109,7 +109,7 @@ class ImageCache:
         self._unfit.clear()
 
     def reports(self) -> list[ImageReport]:
-        """What images there are, and why others are not."""
+        """List the images there are, and why others are not."""
         return [*map(_made, self._images.values()), *list(self._unfit.values())[-64:]]
 
     def _fits(self, needed: int) -> bool:

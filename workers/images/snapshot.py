@@ -55,7 +55,7 @@ class Mapping:
         self.name = name[0].strip() if name else b""
 
     def part(self, begin: int, end: int) -> Mapping:
-        """What of it lies in a range; nothing where ``begin`` is not below ``end`` then."""
+        """The part of it that lies in a range; nothing where ``begin`` is not below ``end`` then."""
         part = Mapping(self.line)
         part.begin, part.end = max(self.begin, begin), min(self.end, end)
         part.offset += part.begin - self.begin
