@@ -72,7 +72,9 @@ def test_no_image_comes_of_it(cells: BareForkserver, product: Path, function: st
 
 
 @pytest.mark.parametrize("function", ["reports", "keeps_writing"])
-def test_what_it_says_hurts_its_own_alone(cells: BareForkserver, product: Path, tmp_path: Path, function: str) -> None:
+def test_reports_of_a_template_hurt_its_own_image_alone(
+    cells: BareForkserver, product: Path, tmp_path: Path, function: str
+) -> None:
     """Its values are places that the instances of its image use, and its pages what they run on."""
     template(cells, product, function)
     until("it is looked at", lambda: children(cells) <= {"zygote-root", "zygote-worker"})

@@ -70,7 +70,7 @@ def test_the_pods_sysctls_are_set_in_its_namespace_alone(daemon: Daemon, netns: 
         ),
     ],
 )
-def test_what_is_not_served_is_refused(
+def test_unsupported_sysctls_are_refused(
     daemon: Daemon, netns: NetworkNamespace, config: PodSandboxConfig, said: str
 ) -> None:
     with pytest.raises(InvalidArgument, match=said):

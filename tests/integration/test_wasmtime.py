@@ -98,12 +98,12 @@ def test_an_annotation_chooses_for_one_container(auto: Node) -> None:
         annotated(auto.pod.with_wasm(component("hello")), "wasmedge").build().start()
 
 
-def test_what_wasmedge_refuses_wasmtime_runs(auto: Node) -> None:
+def test_wasmtime_runs_modules_that_wasmedge_refuses(auto: Node) -> None:
     module = modules.final_exceptions(7)
     assert [auto.pod.with_wasm(module).build().start().wait() for _ in range(3)] == [7, 7, 7]
 
 
-def test_what_both_refuse_is_told_by_both(auto: Node) -> None:
+def test_errors_of_both_engines_are_reported(auto: Node) -> None:
     nonsense = modules.MAGIC + b"\x0b\xff\xff"
     with pytest.raises(InvalidArgument, match=r"WasmEdge: .*; Wasmtime: "):
         auto.pod.with_wasm(nonsense).build().start()
@@ -115,7 +115,7 @@ def test_without_compilation_it_cannot_run(start: Callable[..., Node]) -> None:
         node.pod.with_wasm("sleep").build().start()
 
 
-def test_it_survives_the_supervisor(wasmtime: Node) -> None:
+def test_a_component_survives_the_supervisor(wasmtime: Node) -> None:
     container = wasmtime.pod.with_wasm("sleep").build().start()
     wasmtime.daemon.kill()
     wasmtime.daemon.start()

@@ -85,7 +85,7 @@ def test_a_template_that_is_ready_becomes_an_image() -> None:
     ],
     ids=["it dies", "it says something else", "it never says anything", "the maker is stopped"],
 )
-def test_what_goes_wrong_ends_in_time_and_leaves_no_process(said: str, what: str, why: str) -> None:
+def test_failed_images_end_in_time_and_leave_no_process(said: str, what: str, why: str) -> None:
     pids, reason = run(said, what)
     assert reason == why
     assert gone(pids)

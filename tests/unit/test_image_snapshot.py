@@ -174,7 +174,7 @@ def test_call_lists_are_left_out() -> None:
         assert not pages_of(segments, pair.lists, 4)
 
 
-def test_what_lies_beside_call_lists_in_one_mapping_is_taken() -> None:
+def test_pages_beside_call_lists_are_taken() -> None:
     """The kernel makes one mapping of neighbours that are alike."""
     with forks("known[3 * PAGE] = known[5 * PAGE] = known[9 * PAGE] = 1") as pair:
         pair.lists = pair.settled().known + 4 * PAGE
