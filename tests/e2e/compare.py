@@ -37,6 +37,7 @@ CRUN_CONFIG = """
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.crun]
   runtime_type = "io.containerd.runc.v2"
   container_annotations = ["module.wasm.image/*"]
+  pod_annotations = ["module.wasm.image/*"]
   [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.crun.options]
     BinaryName = "{crun}"
 """

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
-from supervisor.commands.pack import Reference, pack_image
+from supervisor.commands.pack import Folder, Reference, pack_image
 from supervisor.host.sockets import CONTAINERD_EVENTS
 from tests.e2e.cgroups import remove_cgroups
-from tests.e2e.containerd import Containerd, mounts_below
+from tests.e2e.compare import CRUN_CONFIG, PAUSE, UNIFIED, pause_archive
+from tests.e2e.containerd import TOOLS, Containerd, mounts_below
 from tests.harness.daemon import Daemon
 from tests.harness.guests import guest
 
@@ -61,12 +64,13 @@ class Cluster:
             self._keys()
             self._control_plane()
             self.sandboxer = parts.enter_context(Daemon())
+            peers = CRUN_CONFIG.format(crun=TOOLS / "usr/bin/crun", pause=PAUSE)
             self.containerd = parts.enter_context(
-                Containerd(self.folder / "c", self.sandboxer.listen, programs=self.programs, extra=EVENTS)
+                Containerd(self.folder / "c", self.sandboxer.listen, extra=EVENTS + peers, programs=self.programs)
             )
             self.start_kubelet()
-            self._wait_for(lambda: "True" in self._node_ready(), "the node is ready")
-            self._runtime_class()
+            self.eventually(lambda: "True" in self.node_ready(), "the node is ready")
+            self.runtime_class()
             self._parts = parts.pop_all()
         return self
 
@@ -74,13 +78,34 @@ class Cluster:
         self._parts.close()
 
     def image(self, guest_name: str) -> None:
-        """Make a guest's image known to the node, if it is not yet; pods call it ``NAME:e2e``."""
-        if guest_name not in self._images:
-            archive = self.folder / f"{guest_name}.tar"
-            pack_image(guest(guest_name), Reference.parse(f"{guest_name}:e2e"), archive)
-            self.containerd.ctr("images", "import", archive)
-            archive.unlink()
-            self._images.add(guest_name)
+        """Make a guest's image known to the node, if it is not yet; pods call it ``NAME:e2e``.
+
+        Every image has ``/bin/files.wasm`` and ``/bin/exit.wasm``, for probes, hooks and exec.
+        """
+        self.import_image(guest_name, f"{guest_name}:e2e")
+
+    def import_image(self, guest_name: str, name: str) -> None:
+        """The same by a name of the caller's."""
+        if name in self._images:
+            return
+        tools = self.folder / "bin"
+        if not tools.exists():
+            tools.mkdir()
+            for tool in ("files", "exit"):
+                shutil.copy(guest(tool), tools)
+        archive = self.folder / "image.tar"
+        folders = [Folder(tools, PurePosixPath("/bin"))]
+        pack_image(guest(guest_name), Reference.parse(name), archive, folders=folders)
+        self.containerd.ctr("images", "import", archive)
+        archive.unlink()
+        self._images.add(name)
+
+    def load_pause(self) -> None:
+        """Have the image that pods of other runtimes begin with."""
+        if PAUSE not in self._images:
+            pause_archive(self.folder / "pause.tar")
+            self.containerd.ctr("images", "import", self.folder / "pause.tar")
+            self._images.add(PAUSE)
 
     def log(self, name: str) -> str:
         """The log of one of the cluster's programs."""
@@ -97,6 +122,18 @@ class Cluster:
         process = self._processes.pop(name)
         process.send_signal(number)
         process.wait(60)
+
+    def eventually(self, condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
+        """Return when the condition holds. A program of the cluster that ended, or too long a wait, is a failure."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            for name, process in self._processes.items():
+                if process.poll() is not None:
+                    pytest.fail(f"{name} ended with {process.returncode}:\n{self.log(name)[-3000:]}")
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"{name}: {self.log(name)[-1500:]}" for name in self._processes)
+                pytest.fail(f"not within {seconds} s: {what}\n{logs}")
+            time.sleep(0.2)
 
     def start_kubelet(self) -> None:
         """Start the kubelet, as at boot."""
@@ -166,7 +203,7 @@ class Cluster:
             "--allow-privileged=true",
             "--kubelet-preferred-address-types=InternalIP",
         )
-        self._wait_for(lambda: self.kubectl.try_run("get", "--raw", "/readyz") == "ok", "the API server is ready")
+        self.eventually(lambda: self.kubectl.try_run("get", "--raw", "/readyz") == "ok", "the API server is ready")
         common = (f"--kubeconfig={folder}/kubeconfig", "--leader-elect=false")
         self.spawn(
             "kube-controller-manager",
@@ -181,7 +218,8 @@ class Cluster:
         command = ["openssl", "genrsa", "-out", str(self.folder / "sa.key"), "2048"]
         subprocess.run(command, check=True, capture_output=True)
 
-    def _runtime_class(self) -> None:
+    def runtime_class(self) -> None:
+        """Make the RuntimeClass of the tests: any node will do."""
         runtime = {
             "apiVersion": "node.k8s.io/v1",
             "kind": "RuntimeClass",
@@ -189,25 +227,15 @@ class Cluster:
             "handler": "wasm",
         }
         self.kubectl.apply(runtime)
-        self._wait_for(
+        self.eventually(
             lambda: "default" in self.kubectl.try_run("get", "serviceaccounts", "-o", "name"),
             "there is a service account",
         )
 
-    def _node_ready(self) -> str:
+    def node_ready(self) -> str:
+        """The status of the node's condition Ready, such as ``True``."""
         path = "{.status.conditions[?(@.type=='Ready')].status}"
         return self.kubectl.try_run("get", "node", NODE, "-o", f"jsonpath={path}")
-
-    def _wait_for(self, condition: Any, what: str) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not condition():
-            for name, process in self._processes.items():
-                if process.poll() is not None:
-                    pytest.fail(f"{name} ended with {process.returncode}:\n{self.log(name)[-3000:]}")
-            if time.monotonic() > deadline:
-                logs = "\n".join(f"{name}: {self.log(name)[-1500:]}" for name in self._processes)
-                pytest.fail(f"not within {START_SECONDS} s: {what}\n{logs}")
-            time.sleep(0.2)
 
     def _unmount(self) -> None:
         for mount in reversed(mounts_below(self.folder)):  # the kubelet binds its own folder, and pods' volumes
@@ -248,3 +276,5 @@ def enter_node() -> None:
         "mount -t tmpfs -o mode=755 run /run",
     ):
         subprocess.run(command.split(), check=True)
+    if UNIFIED.is_mount():  # empty, beside control groups of version 1; runc and crun would choose it
+        subprocess.run(["umount", UNIFIED], check=True)

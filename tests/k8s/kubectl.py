@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +58,19 @@ class Kubectl:
     def wait(self, what: str, condition: str, seconds: int = 120) -> None:
         """Return when a condition holds, such as ``condition=Ready`` or ``jsonpath={.status.phase}=Succeeded``."""
         self.run("wait", f"--for={condition}", f"--timeout={seconds}s", what, seconds=seconds + 30)
+
+    @contextmanager
+    def forward(self, what: str, port: int) -> Iterator[int]:
+        """A port of this machine that leads to one of ``pod/NAME`` or ``service/NAME``."""
+        command = self.command("port-forward", what, f":{port}")
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            match = re.match(r"Forwarding from 127\.0\.0\.1:(\d+)", line)
+            if match is None:
+                raise KubectlFailed(f"kubectl port-forward {what}: {line}{process.stdout.read()}")
+            yield int(match[1])
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+
+from tests.e2e.containerd import tools
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROGRAMS = ROOT / ".cache" / "k8s"
@@ -17,6 +20,10 @@ TOOLS = Path(__file__).resolve().parent / "tools"
 
 class ProgramsMissing(Exception):
     """A program of the cluster cannot be had here; the text says what to install."""
+
+
+INSTALLER = ROOT / "packaging" / "kubernetes" / "node-installer.yaml"
+_INSTALLED = ("packaging", "sandbox_api", "supervisor", "workers", "pyproject.toml", "constraints.txt")
 
 
 @cache
@@ -46,8 +53,33 @@ def _build(module: Path) -> None:
     stamp.write_text(wanted)
 
 
+def node_image(build: bool = False) -> Path:
+    """The installer's image for this machine's Python, and of what the checkout holds now.
+
+    With ``build`` it is made where it is missing, which needs a network. Raises ``ProgramsMissing``.
+    """
+    listing = subprocess.run(["git", "-C", ROOT, "ls-files", "-z", "--", *_INSTALLED], check=True, capture_output=True)
+    names = filter(None, listing.stdout.decode().split("\0"))
+    digest = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in names)).hexdigest()[:16]
+    archive = PROGRAMS / f"node-installer-{digest}.tar"
+    if archive.exists():
+        return archive
+    if not build:
+        raise ProgramsMissing("the installer's image is not of these files: run python -m tests.k8s.programs")
+    for old in PROGRAMS.glob("node-installer*"):
+        old.unlink()
+    command = ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    version = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    part = archive.with_suffix(".part")
+    subprocess.run([INSTALLER.with_name("build-image.sh"), part, version], check=True)
+    part.rename(archive)
+    return archive
+
+
 if __name__ == "__main__":
     try:
         print(programs())
+        node_image(build=True)
+        tools(peers=True)  # crun and WasmEdge, to compare with
     except ProgramsMissing as error:
         sys.exit(f"k8s: {error}")
