@@ -10,12 +10,10 @@ and a descriptor of the product."""
 
 MADE, REFUSED, CRASHED, TIMED_OUT, NO_MEMORY, UNABLE = b"M", b"R", b"C", b"T", b"O", b"U"
 """How a compile ended. REFUSED: the compiler does not want the module. UNABLE: it is not the module's fault.
-After MADE comes a byte with the module's traits."""
+After MADE come a byte with the module's traits, and the most memory that it had, in KiB, in 8 bytes."""
 
 STARTS = 1
 """Trait: the module has a start section, so that instantiating it runs code of the guest's."""
-COMPONENT = 2
-"""Trait: it is a component."""
 COMPONENT = 2
 """Trait: it is a component."""
 

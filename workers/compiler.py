@@ -31,6 +31,8 @@ from .protocol import Frame, Reader, send
 NOBODY = 65534  # user and group
 _OUTPUT = b"out.so"
 _MAX_TEXT = 2000
+_NO_MEMORY = b"bad_alloc", b"out of memory", b"MemoryError", b"memory allocation of", b"Resource temporarily"
+"""What libraries and Python say last when they lack memory, for a thread's stack as well (pthread_create(3))."""
 _WALL_FACTOR, _WALL_SECONDS = 20, 60
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC, _CLONE_NEWPID = 0x20000, 0x4000000, 0x8000000, 0x20000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 2, 4, 8, 0x4000, 0x40000
@@ -81,19 +83,19 @@ def _supervise(control: _socket.socket, request: Request, module: int) -> tuple[
         _compile(request, module, folder, theirs)
     os.close(theirs)
     os.close(stderr)
-    status, said, stopped = _watch(control, child, words, request.milliseconds / 1000)
+    status, kibibytes, said, stopped = _watch(control, child, words, request.milliseconds / 1000)
     if stopped is not None:
         return *stopped, []
     verdict = os.read(report, 4096)
     if os.WIFEXITED(status) and verdict[:1] == MADE:
         # All that ran in its namespaces is gone: it has no writer any more.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return MADE, verdict[1:2], [os.open(_OUTPUT, flags, dir_fd=folder)]
+        return MADE, verdict[1:2] + kibibytes.to_bytes(8, "little"), [os.open(_OUTPUT, flags, dir_fd=folder)]
     if os.WIFEXITED(status) and verdict:
         return verdict[:1], verdict[1:], []
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == _signal.SIGKILL:
         return UNABLE, b"it was killed, as the kernel does when the machine is out of memory", []
-    if any(word in said for word in (b"bad_alloc", b"out of memory", b"MemoryError")):
+    if any(word in said for word in _NO_MEMORY):
         return NO_MEMORY, b"it needs more than %d MiB" % (request.memory >> 20), []
     code = os.waitstatus_to_exitcode(status)
     end = f"signal {-code}" if code < 0 else f"status {code}"
@@ -112,8 +114,8 @@ def _wall_off(workshop: bytes, size: int) -> int:
 
 def _watch(
     control: _socket.socket, child: int, words: int, seconds: float
-) -> tuple[int, bytes, tuple[bytes, bytes] | None]:
-    """Wait for the child's end, or bring it about: its status, what it said last, and why it was ended.
+) -> tuple[int, int, bytes, tuple[bytes, bytes] | None]:
+    """Wait for the child's end, or bring it about: its status, its most memory in KiB, its last words, and why.
 
     Processor time counts, so that a busy machine makes nobody fail; the clock only bounds what sleeps.
     """
@@ -145,8 +147,8 @@ def _watch(
             if not text:
                 poll.unregister(words)
         elif pidfd in ready:
-            _, status = os.waitpid(child, 0)
-            return status, said, stopped
+            _, status, usage = os.wait4(child, 0)
+            return status, usage.ru_maxrss, said, stopped
 
 
 def _mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes) -> None:

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from workers.start_request import WASMEDGE, WASMTIME
 
 from ..host import interpreters
+from .cache import remember
 from .policy import Aot, Product
-from .terms import EngineLibrary, EngineMode, Failure, Level, Verdict
+from .terms import ENGINE_ANNOTATION, EngineLibrary, EngineMode, Failure, Level, Verdict
 
 log = logging.getLogger(__name__)
 
-ANNOTATION = "run.wasm-sandboxer/engine"
-"""A container's own choice."""
 _MAGIC = b"\0asm"
 _COMPONENT = b"\0asm\x0d\0\1\0"
 _MISSING = "Wasmtime is not here: install wasm-sandboxer[wasmtime] and restart the sandboxer"
@@ -37,6 +37,8 @@ class EngineChoice:
         self._mode = mode
         self._without = _NEVER
         """Why Wasmtime runs nothing, where it is not active."""
+        self._told: OrderedDict[str, str] = OrderedDict()
+        """Why modules run interpreted, by digest, as it was logged."""
 
     async def start(self, versions: Mapping[str, str]) -> None:
         """Begin with products for the engines of these versions. Raises ``CacheUnusable``."""
@@ -60,17 +62,17 @@ class EngineChoice:
 
     def asked(self, annotations: Mapping[str, str]) -> EngineMode:
         """The engine that a container asks for. Raises ``InvalidArgument``."""
-        name = annotations.get(ANNOTATION, self._mode.value)
+        name = annotations.get(ENGINE_ANNOTATION, self._mode.value)
         try:
             return EngineMode(name)
         except ValueError:
             modes = ", ".join(mode.value for mode in EngineMode)
-            raise InvalidArgument(f"annotation {ANNOTATION}: there is no engine {name!r} ({modes})") from None
+            raise InvalidArgument(f"annotation {ENGINE_ANNOTATION}: there is no engine {name!r} ({modes})") from None
 
     def seen(self, module: int, asked: EngineMode) -> None:
         """Compile this opened module, if it is one, when there is time. The descriptor stays the caller's."""
         try:
-            wasmtime = asked is EngineMode.WASMTIME or (asked is EngineMode.AUTO and _is_component(module))
+            wasmtime = asked is EngineMode.WASMTIME or (asked is EngineMode.AUTO and is_component(module))
         except OSError:  # Start will say so
             return
         (self._wasmtime if wasmtime else self._wasmedge).seen(module)
@@ -93,7 +95,7 @@ class EngineChoice:
         Its descriptor is the caller's, and so stays the module's. Raises ``OSError``, and a ``SandboxerError`` where
         the engine that has to run it cannot.
         """
-        component = _is_component(module)
+        component = is_component(module)
         if asked is EngineMode.WASMEDGE and component:
             raise InvalidArgument("it is a component, and WasmEdge runs none: use Wasmtime")
         if asked is EngineMode.WASMTIME or component:
@@ -101,12 +103,35 @@ class EngineChoice:
         found = await self._wasmedge.best(module)
         if found is not None or asked is EngineMode.WASMEDGE or not self._wasmtime.active:
             return found
-        failure = self._wasmedge.failure(module, Level.O0)
+        failure = await self._wasmedge.failure(module, Level.O0)
         if failure is None:
             return None
         if failure.verdict is Verdict.REFUSED:
             return await self._second_opinion(module, f"WasmEdge: {failure}")
         return await self._wasmtime.best(module)
+
+    async def why_interpreted(self, module: int, asked: EngineMode) -> str:
+        """Why there is no product of this opened module; empty where one may still be made. Logs it once.
+
+        It is asked after ``best`` had none.
+        """
+        digest = await self._wasmedge.digest(module)
+        failure = await self._wasmedge.failure(module, Level.O0)
+        if digest is None or failure is None:
+            return ""
+        reasons = [f"WasmEdge: {failure}"]
+        if asked is EngineMode.AUTO and not self._wasmtime.active:
+            reasons.append(self._without)
+        elif asked is EngineMode.AUTO:
+            second = await self._wasmtime.failure(module, Level.O2)
+            if second is None:
+                return ""
+            reasons.append(f"Wasmtime: {second}")
+        reason = "; ".join(reasons)
+        if self._told.get(digest) != reason:
+            remember(self._told, digest, reason)
+            log.warning("%.12s runs interpreted, which is slow: %s", digest, reason)
+        return reason
 
     async def instead(self, module: int, asked: EngineMode, error: str) -> Product | None:
         """The product of Wasmtime for a module that WasmEdge has refused; None where there is no second opinion.
@@ -147,7 +172,7 @@ class EngineChoice:
         product = await self._wasmtime.best(module, wait=True)
         if product is not None:
             return product
-        failure: Failure | None = self._wasmtime.failure(module, Level.O2)
+        failure: Failure | None = await self._wasmtime.failure(module, Level.O2)
         if failure is not None and failure.verdict is Verdict.REFUSED:
             raise InvalidArgument(failure.text)
         raise FailedPrecondition(f"it could not be compiled: {failure or 'it is no module'}")
@@ -157,5 +182,6 @@ def _is_binary(module: int) -> bool:
     return os.pread(module, len(_MAGIC), 0) == _MAGIC
 
 
-def _is_component(module: int) -> bool:
+def is_component(module: int) -> bool:
+    """Whether this opened file begins as a component does. Raises ``OSError``."""
     return os.pread(module, len(_COMPONENT), 0) == _COMPONENT

@@ -8,10 +8,12 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from workers import compile_protocol, protocol
 
 from ..host import interpreters
-from .terms import EngineLibrary, Level, Limits, Verdict
+from .terms import LARGE, EngineLibrary, Level, Limits, Verdict
 
 _VERDICTS = {
     compile_protocol.MADE: Verdict.MADE,
@@ -32,6 +34,8 @@ class Outcome:
     product: int = -1
     flags: int = 0
     """Bits of ``compile_protocol``: traits of the module."""
+    memory: int = 0
+    """The most bytes that it had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,16 @@ class CompilerProcess:
     pids: set[int]
     """Pids of compiling processes that are our children; filled in here."""
 
+    def limits_of(self, size: int) -> Limits:
+        """Limits of a compile of so many bytes, within what the machine has free now."""
+        return self.limits.grown(size, psutil.virtual_memory().available) if size > LARGE else self.limits
+
     async def compile(self, module: int, level: Level, idle: bool) -> Outcome:
         """Compile the opened module. Where this is cancelled, the compiler ends.
 
         ``idle`` leaves the processors to everybody else.
         """
+        limits = self.limits_of(os.fstat(module).st_size)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         request = compile_protocol.Request(
@@ -58,8 +67,8 @@ class CompilerProcess:
             version=self.engine.version.encode(),
             library=os.fsencode(self.engine.path),
             level=level,
-            milliseconds=max(1, int(self.limits.seconds * 1000)),
-            memory=self.limits.memory,
+            milliseconds=max(1, int(limits.seconds * 1000)),
+            memory=limits.memory,
             idle=idle,
             workshop=os.fsencode(self.workshop),
             filter=self.filter,
@@ -103,6 +112,7 @@ def _outcome(frame: protocol.Frame | None) -> Outcome:
         return Outcome(Verdict.UNABLE, "the compiler's parent process was killed")
     verdict, text = _VERDICTS[frame.body[:1]], frame.body[1:].decode(errors="replace")
     if verdict is Verdict.MADE and len(frame.fds) == 1:
-        return Outcome(verdict, "", frame.fds.pop(), frame.body[1] if len(frame.body) > 1 else 0)
+        flags, kibibytes = frame.body[1:2], frame.body[2:10]
+        return Outcome(verdict, "", frame.fds.pop(), int.from_bytes(flags), int.from_bytes(kibibytes, "little") << 10)
     frame.close()
     return Outcome(Verdict.UNABLE if verdict is Verdict.MADE else verdict, text)

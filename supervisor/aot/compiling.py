@@ -28,9 +28,8 @@ MOST_BYTES = 1 << 30
 class Compiler(Protocol):
     """The compiler; ``compiler_process.CompilerProcess``."""
 
-    @property
-    def limits(self) -> Limits:
-        """Limits of a compile."""
+    def limits_of(self, size: int) -> Limits:
+        """Limits of a compile of so many bytes."""
         ...
 
     async def compile(self, module: int, level: Level, idle: bool) -> Outcome:
@@ -78,15 +77,19 @@ class Compiling:
         self._workers = [asyncio.create_task(self._work(level)) for level in levels]
         self._admitting: set[asyncio.Task[None]] = set()
 
-    def missing(self, digest: str) -> tuple[Level, ...]:
+    def missing(self, digest: str, size: int) -> tuple[Level, ...]:
         """The levels at which a module of this digest is still to be compiled."""
         levels = []
         for level in reversed(self._levels):  # a product makes those of lower levels needless
             if self._cache.has(digest, level):
                 break
-            if self._cache.failure(digest, level, self._compiler.limits) is None:
+            if self.failure(digest, level, size) is None:
                 levels.append(level)
         return tuple(reversed(levels))
+
+    def failure(self, digest: str, level: Level, size: int) -> Failure | None:
+        """The failure on record of a module of this digest and size, unless more is allowed by now."""
+        return self._cache.failure(digest, level, self._compiler.limits_of(size))
 
     def want(self, digest: str, module: int, size: int, urgent: bool = False) -> Job | None:
         """See to it that an opened module is compiled; the job, or None where there is nothing (more) to be done.
@@ -96,7 +99,7 @@ class Compiling:
         job = self._jobs.get(digest)
         if job is not None:
             return job
-        levels = self.missing(digest)
+        levels = self.missing(digest, size)
         if not levels:
             return None
         if not urgent and (len(self._jobs) >= MOST_JOBS or self._bytes + size > MOST_BYTES):
@@ -163,7 +166,7 @@ class Compiling:
             os.close(job.module)
         for result in job.results.values():
             if not result.done():
-                result.set_result(Failure(Verdict.UNABLE, "given up", self._compiler.limits))
+                result.set_result(Failure(Verdict.UNABLE, "given up", self._compiler.limits_of(job.size)))
 
     async def _work(self, level: Level) -> None:
         queue, news = self._queues[level], self._news[level]
@@ -177,7 +180,7 @@ class Compiling:
             self._queue(job)
 
     async def _compile(self, job: Job, level: Level) -> Failure | None:
-        began = time.monotonic()
+        began, limits = time.monotonic(), self._compiler.limits_of(job.size)
         try:
             outcome = await self._compiler.compile(job.module, level, level is not self._levels[0] and not self._eager)
             verdict, text = outcome.verdict, outcome.text
@@ -186,7 +189,8 @@ class Compiling:
                 size = await loop.run_in_executor(self._threads, self._install, job.digest, level, outcome)
                 self._counters.compiles[level.name].observe(time.monotonic() - began)
                 log.info(
-                    "compiled %.12s at %s: %.2f s, %d bytes", job.digest, level.name, time.monotonic() - began, size
+                    "compiled %.12s at %s: %.2f s, %d bytes, %d MiB of memory",
+                    *(job.digest, level.name, time.monotonic() - began, size, outcome.memory >> 20),
                 )
                 return None
         except ValueError as error:
@@ -194,7 +198,7 @@ class Compiling:
         except OSError as error:
             verdict, text = Verdict.UNABLE, str(error)
         self._counters.compile_failures[verdict] += 1
-        failure = Failure(verdict, text, self._compiler.limits)
+        failure = Failure(verdict, text, limits)
         self._cache.fail(job.digest, level, failure)
         log.warning(
             "not compiled: %.12s at %s, after %.2f s: %s", job.digest, level.name, time.monotonic() - began, failure

@@ -55,10 +55,15 @@ _OPTIONS = (
         default=300,
         show_default=True,
         metavar="SECONDS",
-        help="Processor time that one compile may take.",
+        help="Processor time that one compile may take; more in proportion for a module over 8 MiB.",
     ),
     click.option(
-        "--aot-memory", type=Size(), default="2G", show_default=True, help="Memory that one compile may take."
+        "--aot-memory",
+        type=Size(),
+        default="2G",
+        show_default=True,
+        help="Memory that one compile may take; more in "
+        "proportion for a module over 8 MiB, up to half of what is free.",
     ),
 )
 

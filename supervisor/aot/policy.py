@@ -118,12 +118,16 @@ class Aot:
         """The digest of an opened module that was read before."""
         return self._digests.known(module)
 
-    def failure(self, module: int, level: Level) -> Failure | None:
-        """Why there is no product of a module that was read before; None where there is, or nothing is known."""
-        digest = self._digests.known(module)
-        if self._works is None or digest is None:
+    async def digest(self, module: int, wait: bool = False) -> str | None:
+        """The digest of an opened module, or None where it is none or takes long to read; ``wait`` does not mind."""
+        return self._digests.known(module) or await self._digest_soon(module, wait)
+
+    async def failure(self, module: int, level: Level) -> Failure | None:
+        """Why there is no product of an opened module; None where there is, or nothing is known."""
+        works, digest = self._works, await self.digest(module)
+        if works is None or digest is None:
             return None
-        return self._works.cache.failure(digest, level, self._settings.limits)
+        return works.compiling.failure(digest, level, os.fstat(module).st_size)
 
     async def best(self, module: int, wait: bool = False) -> Product | None:
         """The best product for this opened module, as ``_best`` finds it."""
@@ -142,7 +146,7 @@ class Aot:
         works = self._works
         if works is None:
             return None
-        digest = self._digests.known(module) or await self._digest_soon(module, wait)
+        digest = await self.digest(module, wait)
         if digest is None:
             return None
         found = await self._find(works, digest)
@@ -183,7 +187,7 @@ class Aot:
             if job is not None and level in job.results:
                 yield level, await asyncio.shield(job.results[level])
             else:
-                yield level, self._works.cache.failure(digest, level, self._settings.limits)
+                yield level, self._works.compiling.failure(digest, level, os.fstat(module).st_size)
 
     async def close(self) -> None:
         """End what compiles."""

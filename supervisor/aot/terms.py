@@ -9,6 +9,10 @@ from pathlib import Path
 
 UNABLE_SECONDS = 60
 """After so long it is tried again."""
+LARGE = 8 << 20
+"""Bytes of a module above which its limits grow in proportion."""
+_NOTABLY_MORE = 1.5
+"""Free memory varies: only this much more of it is a reason to try again."""
 
 
 class Level(IntEnum):
@@ -26,12 +30,17 @@ BEST_FIRST = (Level.O2, Level.O0)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one compile."""
+    """Limits of one compile of a module of up to ``LARGE`` bytes; larger ones have more."""
 
     seconds: float
     """Seconds of processor time: a busy machine makes no compile fail."""
     memory: int
     """Bytes, beside the compiler itself."""
+
+    def grown(self, size: int, free: int) -> Limits:
+        """The limits for a module of ``size`` bytes, on a machine with ``free`` bytes of memory: never less."""
+        factor = max(1, size / LARGE)
+        return Limits(self.seconds * factor, max(self.memory, min(int(self.memory * factor), free // 2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,10 @@ class EngineLibrary:
     """The engine's version, as the forkserver reports it."""
     path: str = ""
     """The library's, where it is not found by itself."""
+
+
+ENGINE_ANNOTATION = "run.wasm-sandboxer/engine"
+"""A container's own choice of an ``EngineMode``."""
 
 
 class EngineMode(StrEnum):
@@ -105,7 +118,7 @@ class Failure:
         if self.verdict is Verdict.TIMED_OUT:
             return self.limits.seconds >= limits.seconds
         if self.verdict is Verdict.NO_MEMORY:
-            return self.limits.memory >= limits.memory
+            return self.limits.memory * _NOTABLY_MORE > limits.memory
         if self.verdict is Verdict.UNABLE:
             return time.monotonic() - self.at < UNABLE_SECONDS
         return True

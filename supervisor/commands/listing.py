@@ -14,6 +14,7 @@ _CONTAINERS = (
     Column("CONTAINER", lambda row: row["id"]),
     Column("STATE", state),
     Column("PID", lambda row: str(row["pid"] or "-"), right=True),
+    Column("ENGINE", lambda row: f"{row['engine']} {row['tier']}".strip() or "-"),
     Column("BY", lambda row: row["maker"]),
     Column("POD", lambda row: row["pod"] if row["pod"] != row["id"] else "-"),
     Column("NAME", lambda row: row["name"] or "-"),

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from ..aot.options import Size
+from ..aot.terms import EngineMode
 from ..model import labels as names
 from . import spec
 from .client import NAMESPACE, CallFailed, Node, Tasks, with_status
@@ -116,6 +117,11 @@ class Source:
     metavar="host|none|PATH",
     help="The host's network, none, or that of a network namespace.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice([mode.value for mode in EngineMode]),
+    help="What runs it.  [default: the daemon's --engine]",
+)
 @click.option("--rm", "remove", is_flag=True, help="Remove the container when it has ended.")
 @click.argument("image", metavar="MODULE.wasm|IMAGE.tar|FOLDER")
 @click.argument("args", nargs=-1)
@@ -134,6 +140,7 @@ def run(
     memory: int,
     cpus: float,
     network: str,
+    engine: str | None,
     remove: bool,
     image: str,
     args: tuple[str, ...],
@@ -169,6 +176,7 @@ def run(
         memory=memory,
         cpus=cpus,
         network=network if network in ("host", "none") else os.path.abspath(network),
+        engine=engine or "",
     )
     with _failing(FAILED), _node(context, detach) as node:
         container = Making(node, wanted, source, remove)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ..aot.terms import ENGINE_ANNOTATION
 from ..model.labels import IMAGE_ANNOTATION
 
 CPU_PERIOD = 100_000
@@ -70,6 +71,8 @@ class Wanted:
     """Bytes; 0 is no limit."""
     cpus: float = 0.0
     network: str = "none"
+    engine: str = ""
+    """The daemon's choice where it is empty."""
 
     def document(self, annotations: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Describe it as an OCI spec, with its root file system in ``rootfs`` of the bundle."""
@@ -98,6 +101,7 @@ class Wanted:
             "annotations": {
                 "io.kubernetes.cri.sandbox-id": self.name,
                 IMAGE_ANNOTATION: self.image,
+                **({ENGINE_ANNOTATION: self.engine} if self.engine else {}),
                 **(annotations or {}),
             },
         }

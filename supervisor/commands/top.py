@@ -23,7 +23,7 @@ _COLUMNS = (
     Column("AGE", lambda row: age(row["started_at"]), right=True),
     Column("RESTARTS", lambda row: str(row["restarts"]), right=True),
     Column("STATE", lambda row: row["state"]),
-    Column("ENGINE", lambda row: row["engine"]),
+    Column("ENGINE", lambda row: row["engine"] or "-"),
     Column("TIER", lambda row: row["tier"] or "-"),
     Column("BY", lambda row: row["maker"]),
     Column("POD", lambda row: row["pod"] if row["pod"] != row["id"] else "-"),
@@ -76,17 +76,12 @@ class _Watch:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._meter = Meter({})
-        self._engine = node.row("node")["engine"]
 
     def look(self, sort: str = "c") -> list[Row]:
         """The rows now, sorted. What is used and what it is come in two answers: what is in one alone is left out."""
         known = {(row["namespace"], row["id"]): row for row in self._node.rows("containers")}
         used = self._meter.measure(list(self._node.rows("stats")))
-        rows = [
-            {**known[key], **row, "engine": self._engine}
-            for row in used
-            if (key := (row["namespace"], row["id"])) in known
-        ]
+        rows = [{**known[key], **row} for row in used if (key := (row["namespace"], row["id"])) in known]
         return sorted(rows, key=_SORTS[sort][1])
 
 

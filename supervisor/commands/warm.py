@@ -14,16 +14,19 @@ from typing import IO
 
 import click
 
-from workers.start_request import WASMEDGE
+from workers.start_request import WASMEDGE, WASMTIME
 
 from ..aot.cache import CacheUnusable
+from ..aot.choice import is_component
 from ..aot.options import aot_options
 from ..aot.policy import Aot
-from ..aot.terms import EngineLibrary, Failure, Level, Settings
+from ..aot.terms import EngineLibrary, EngineMode, Level, Settings
+from ..host import interpreters
 from ..images.archive import ArchiveUnfit, programs
 from .doctor import engine_version
 
 _MAGIC = b"\0asm"
+_INTERPRETED = "not compiled, and so interpreted"
 _AT_ONCE = 4  # modules; one is compiled at a time on each level
 
 
@@ -36,10 +39,18 @@ class _Module:
 @click.command()
 @click.argument("files", metavar="MODULE|IMAGE-ARCHIVE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @aot_options(mode=False)
-def warm(files: tuple[Path, ...], aot: Settings) -> None:
+@click.option(
+    "--engine",
+    type=click.Choice([mode.value for mode in EngineMode]),
+    default="auto",
+    show_default=True,
+    help="As the daemon's.",
+)
+def warm(files: tuple[Path, ...], aot: Settings, engine: str) -> None:
     """Compile modules, or the programs of image archives, before they are started.
 
-    The sandboxer finds what is made here when it uses the same --cache-dir, running or not.
+    Each is compiled for the engine that would run it, which is told. The sandboxer finds what is made here when it uses
+    the same --cache-dir, running or not.
 
     \b
     Example:
@@ -47,9 +58,9 @@ def warm(files: tuple[Path, ...], aot: Settings) -> None:
     """
     if os.geteuid() != 0:
         raise click.ClickException("the cache belongs to root: run this as root")
-    fine, engine = engine_version()
+    fine, version = engine_version()
     if not fine:
-        raise click.ClickException(engine)
+        raise click.ClickException(version)
     logging.getLogger("supervisor.aot.compiling").setLevel(logging.ERROR)  # what it warns of is told at the end
     unread: list[str] = []
     modules: list[_Module] = []
@@ -59,8 +70,8 @@ def warm(files: tuple[Path, ...], aot: Settings) -> None:
         except (ArchiveUnfit, OSError) as error:
             unread.append(f"{path}: {getattr(error, 'strerror', None) or error}")
     try:
-        with _progress(len(modules) * len(Level)) as (done, line):
-            fine = asyncio.run(_compile(modules, aot, engine, done, line))
+        with _progress(len(modules)) as (done, line):
+            fine = asyncio.run(_compile(modules, aot, version, EngineMode(engine), done, line))
     except CacheUnusable as error:
         raise click.ClickException(str(error)) from None
     for text in unread:
@@ -80,36 +91,63 @@ def _modules(path: Path) -> Iterator[_Module]:
 
 
 async def _compile(
-    modules: list[_Module], settings: Settings, engine: str, done: Callable[[], None], line: Callable[[str], None]
+    modules: list[_Module],
+    settings: Settings,
+    version: str,
+    asked: EngineMode,
+    done: Callable[[], None],
+    line: Callable[[str], None],
 ) -> bool:
     """Compile all; whether there is something better than the interpreter for each."""
     some = asyncio.Semaphore(_AT_ONCE)
-    aot = Aot(settings, eager=True)
-    await aot.start(EngineLibrary(WASMEDGE, engine))
+    wasmedge = Aot(settings, eager=True)
+    await wasmedge.start(EngineLibrary(WASMEDGE, version))
+    wasmtime = Aot(settings, eager=True, levels=(Level.O2,))
+    if found := interpreters.wasmtime():
+        await wasmtime.start(EngineLibrary(WASMTIME, *found))
 
     async def one(module: _Module) -> bool:
-        levels: dict[Level, Failure | None] = {}
         try:
             async with some:
-                async for level, failure in aot.compile(module.file.fileno()):
-                    levels[level] = failure
-                    done()
+                fine, told = await _compile_one(module.file.fileno(), wasmedge, wasmtime, asked)
         except (OSError, ValueError) as error:
-            line(f"{module.name}: {error}")
-            return False
-        line(f"{module.name}: {_summary(levels)}")
-        return None in levels.values()
+            fine, told = False, str(error)
+        done()
+        line(f"{module.name}: {told}")
+        return fine
 
     try:
         return all(await asyncio.gather(*(one(module) for module in modules)))
     finally:
-        await aot.close()
+        await wasmedge.close()
+        await wasmtime.close()
 
 
-def _summary(levels: dict[Level, Failure | None]) -> str:
-    made = [level.name for level, failure in levels.items() if failure is None]
-    failed = [f"{level.name} {failure}" for level, failure in levels.items() if failure is not None]
-    return "; ".join([f"compiled ({made[-1]})" if made else "not compiled", *failed])
+async def _compile_one(module: int, wasmedge: Aot, wasmtime: Aot, asked: EngineMode) -> tuple[bool, str]:
+    """Compile a module for the engine that would run it: whether that was done, and what to tell.
+
+    Raises ``ValueError`` where it is none that can be compiled, and ``OSError``.
+    """
+    reasons: list[str] = []
+    component = is_component(module)
+    if asked is not EngineMode.WASMTIME and not component:
+        levels = {level: failure async for level, failure in wasmedge.compile(module)}
+        made = [level.name for level, failure in levels.items() if failure is None]
+        failed = [f"{level.name} {failure}" for level, failure in levels.items() if failure is not None]
+        if made or asked is EngineMode.WASMEDGE:
+            return bool(made), "; ".join([f"compiled for WasmEdge ({made[-1]})" if made else _INTERPRETED, *failed])
+        reasons.append(f"WasmEdge: {'; '.join(failed)}")
+    elif component and asked is EngineMode.WASMEDGE:
+        return False, "not compiled: it is a component, and WasmEdge runs none"
+    if not wasmtime.active:
+        reasons.append("Wasmtime is not here: install wasm-sandboxer[wasmtime]")
+    else:
+        failure = {level: failure async for level, failure in wasmtime.compile(module)}[Level.O2]
+        if failure is None:
+            return True, "; ".join(["compiled for Wasmtime", *reasons])
+        reasons.append(f"Wasmtime: {failure}")
+    interpreted = not component and asked is EngineMode.AUTO
+    return False, "; ".join([_INTERPRETED if interpreted else "not compiled", *reasons])
 
 
 @contextlib.contextmanager

@@ -90,9 +90,11 @@ class Starter:
                 context = await asyncio.to_thread(wasi.assemble, what, source.plan)
             product = None
             asked = self._aot.asked(spec.annotations) if self._aot else EngineMode.WASMEDGE
+            why = ""
             if self._aot and not wasi.has_access_list(context.module):
                 try:
                     product = await self._aot.best(context.module, asked)
+                    why = "" if product else await self._aot.why_interpreted(context.module, asked)
                 except InvalidArgument as error:
                     raise ModuleRefused(str(error)) from None
                 if product is not None:
@@ -124,7 +126,7 @@ class Starter:
                 await self._relay.pump(process.instance, pump)
                 process.pumped = True
             try:
-                pid = await self._run(request, process, product)
+                pid = await self._run(request, process, product, why)
             except ModuleRefused as error:
                 pid = await self._run_otherwise(request, process, context, asked, product, error)
             return pid
@@ -141,11 +143,14 @@ class Starter:
             if not pid:
                 await self._logger.finish(process.instance)
 
-    async def _run(self, request: StartRequest, process: Process, product: Product | None) -> int:
-        """Run a module or its product; the pid. Raises as ``ForkserverClient.start``."""
+    async def _run(self, request: StartRequest, process: Process, product: Product | None, why: str = "") -> int:
+        """Run a module, which is interpreted for this reason, or its product; the pid.
+
+        Raises as ``ForkserverClient.start``.
+        """
         request.engine = product.engine if product is not None else WASMEDGE
         request.imageable = product.digest.encode() if product is not None and product.imageable else b""
-        process.tier = _tier(product)
+        process.tier = ": ".join(filter(None, (_tier(product), why)))
         started = await self._forkserver.start(request)
         if started.imaged:
             process.tier += IMAGED
@@ -169,23 +174,24 @@ class Starter:
             raise error
         if product is not None and product.engine == WASMTIME:
             return await self._run_made_again(request, process, context, product, error)
+        product_error = error
         if product is not None:  # the product may be at fault, and so our compiler: the module has the last word
             context.run_guest()
             _hand_over(request, context)
             try:
                 pid = await self._run(request, process, None)
-            except ModuleRefused:
-                pass
+            except ModuleRefused as refused:
+                error = refused
             else:
-                self._aot.condemn(product, str(error))
+                self._aot.condemn(product, str(product_error))
                 return pid
-        # Who may not read it by its access list may not run it either, and only the worker knows.
-        other = None
-        if not wasi.has_access_list(context.module):
-            try:
-                other = await self._aot.instead(context.module, asked, str(error))
-            except InvalidArgument as both:
-                raise ModuleRefused(str(both)) from None
+        # What loads and does not link is at fault itself. Who may not read it by its access list may not run it either.
+        if error.loaded or wasi.has_access_list(context.module):
+            raise error
+        try:
+            other = await self._aot.instead(context.module, asked, str(error))
+        except InvalidArgument as both:
+            raise ModuleRefused(str(both)) from None
         if other is None:
             raise error
         context.run_product(other.fd, other.component)

@@ -45,8 +45,8 @@ class Process:
     purged: bool = False
     """An exec that goes when it ends: its client will not ask for it."""
     tier: str = ""
-    """The way its code runs: interpreted, or compiled at a level, with "+image" where its module came from an image;
-    "" before its start."""
+    """The way its code runs: interpreted, with the reason behind a colon where it cannot be compiled; at a level of
+    WasmEdge's compiler, with "+image" where its module came from an image; by Wasmtime; "" before its start."""
     _waiters: list[asyncio.Future[Exit]] | None = field(default=None, repr=False)
 
     def require(self, what: str, *states: ProcessState) -> None:

@@ -20,14 +20,14 @@ from ..harness.daemon import Daemon
 
 
 def test_a_time_out_is_remembered(start: Callable[..., Node]) -> None:
-    node = start("--aot", "always", "--aot-timeout", "0.001")
+    node = start("--aot", "always", "--aot-timeout", "0.001", "--engine", "wasmedge")
     module = modules.exits(3)
     for _ in range(3):
         assert node.run(module) == 3
     until("given up", lambda: node.compiled("O2"))
     assert [node.compiled(level) for level in LEVELS] == [1, 1]
     assert "timed out: it takes more than 0.001 s" in node.daemon.log_text()
-    again = start("--aot", "always", "--aot-timeout", "0.001", like=node)
+    again = start("--aot", "always", "--aot-timeout", "0.001", "--engine", "wasmedge", like=node)
     assert again.run(module) == 3
     assert [again.compiled(level) for level in LEVELS] == [0, 0]
     patient = start("--aot", "always", "--aot-timeout", "60", like=node)
@@ -37,7 +37,7 @@ def test_a_time_out_is_remembered(start: Callable[..., Node]) -> None:
 
 def test_a_lack_of_memory_is_remembered(start: Callable[..., Node]) -> None:
     module = modules.laborious(200)
-    node = start("--aot", "always", "--aot-memory", "4M")
+    node = start("--aot", "always", "--aot-memory", "4M", "--engine", "wasmedge")
     for _ in range(2):
         assert node.run(module) == 0
     until("given up", lambda: node.compiled("O2"))
@@ -51,7 +51,7 @@ def test_a_crash_is_remembered(start: Callable[..., Node], tmp_path: Path) -> No
     path = tmp_path / "loops.wasm"
     path.write_bytes(modules.loops(400))
     done = warm(node, path, stack=128)  # the compiler's recursion does not fit
-    assert done.stdout == f"{path}: compiled (O0); O2 crashed: signal 11\n"
+    assert done.stdout == f"{path}: compiled for WasmEdge (O0); O2 crashed: signal 11\n"
     assert done.returncode == 0
     container = node.pod.with_wasm(path).build().start()
     assert container.wait() == 0
@@ -140,8 +140,8 @@ def test_warm_compiles_modules_and_the_programs_of_images(auto: Node, tmp_path: 
     done = warm(auto, files[0], image)
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(done.stdout.splitlines()) == [
-        f"{files[0]}: compiled (O2)",
-        f"{image}: /exits5.wasm: compiled (O2)",
+        f"{files[0]}: compiled for WasmEdge (O2)",
+        f"{image}: /exits5.wasm: compiled for WasmEdge (O2)",
     ]
     products = [(path, path.stat().st_mtime_ns) for path in auto.products()]
     assert len(products) == 2
@@ -161,8 +161,8 @@ def test_warm_says_what_it_cannot_compile(auto: Node, tmp_path: Path) -> None:
     nonsense.write_text("nonsense")
     done = warm(auto, fine, broken, nonsense, absent)
     assert done.returncode == 1
-    assert f"{fine}: compiled (O2)" in done.stdout
-    assert f"{broken}: not compiled; O0 refused: " in done.stdout
+    assert f"{fine}: compiled for WasmEdge (O2)" in done.stdout
+    assert f"{broken}: not compiled, and so interpreted; WasmEdge: O0 refused: " in done.stdout
     assert f"{nonsense}: not an image archive" in done.stderr
     assert f"{absent}: No such file or directory" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ import pytest
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 
 from ..harness import modules
+from ..harness.cli import Cli
 from ..harness.compiled import Node
 from ..harness.components import component
 from ..harness.container import Builder, Container
+from ..harness.guests import guest
 
 ENGINE = "run.wasm-sandboxer/engine"
 
@@ -123,6 +127,71 @@ def test_a_component_survives_the_supervisor(wasmtime: Node) -> None:
     assert container.status() == "RUNNING"
     container.kill(signal.SIGKILL)
     assert container.wait() == 128 + signal.SIGKILL
+
+
+def test_how_it_runs_is_shown(auto: Node) -> None:
+    cli = Cli(auto.daemon)
+    running = [
+        annotated(auto.pod.with_wasm("sleep"), engine).args("1000").build().start()
+        for engine in ("wasmtime", "wasmedge")
+    ]
+    rows = {row["id"]: (row["engine"], row["tier"]) for row in cli.rows("ps")}
+    assert rows[running[0].id] == ("wasmtime", "compiled")
+    assert rows[running[1].id][0] == "wasmedge"
+    assert f" {rows[running[1].id][0]} {rows[running[1].id][1]} " in cli.out("ps")
+    assert "  wasmtime  compiled  " in cli.out("top", "--interval", "0.1")
+
+
+def test_run_chooses_an_engine(auto: Node) -> None:
+    cli = Cli(auto.daemon)
+    cli.out("run", "-d", "--name", "chosen", "--engine", "wasmtime", guest("sleep"), "1000")
+    (row,) = cli.rows("ps")
+    assert (row["id"], row["engine"]) == ("chosen", "wasmtime")
+    cli.out("rm", "-f", "chosen")
+
+
+def test_what_no_engine_compiles_is_interpreted_and_told_once(start: Callable[..., Node], tmp_path: Path) -> None:
+    node = start("--aot", "always", "--aot-memory", "4M")
+    module = modules.laborious(4000)
+    containers = [node.pod.with_wasm(module).build().start() for _ in range(3)]
+    assert [each.wait() for each in containers] == [0] * 3
+    assert (
+        len(
+            re.findall(
+                "runs interpreted, which is slow: WasmEdge: out of memory.*; Wasmtime: out of memory",
+                node.daemon.log_text(),
+            )
+        )
+        == 1
+    )
+    (row,) = [json.loads(Cli(node.daemon).out("inspect", containers[-1].id))]
+    assert (row["engine"], row["tier"]) == ("wasmedge", "interpreted")
+    assert "Wasmtime: out of memory: it needs more than 4 MiB" in row["uncompiled"]
+    path = tmp_path / "laborious.wasm"
+    path.write_bytes(module)
+    told = Cli().run("warm", path, "--aot-memory", "4M", "--cache-dir", node.cache).stdout
+    assert "laborious.wasm: not compiled, and so interpreted; WasmEdge: O0 out of memory" in told
+
+
+def test_warm_compiles_for_the_engine_that_will_run_it(auto: Node, tmp_path: Path) -> None:
+    files = {"hello": component("hello"), "final": modules.final_exceptions(7), "exits": modules.exits(3)}
+    for name, content in files.items():
+        (tmp_path / f"{name}.wasm").write_bytes(content)
+    warm = partial(Cli().out, "warm", "--cache-dir", auto.cache)
+    told = warm(*(tmp_path / f"{name}.wasm" for name in files))
+    assert "hello.wasm: compiled for Wasmtime\n" in told
+    assert "final.wasm: compiled for Wasmtime; WasmEdge: O0 refused: " in told
+    assert "exits.wasm: compiled for WasmEdge (O2)\n" in told
+    assert auto.pod.with_wasm(files["final"]).build().start().wait() == 7
+    assert auto.compiled("O2") == 0
+    assert re.search(r"compiled for Wasmtime$", warm("--engine", "wasmtime", tmp_path / "exits.wasm").strip())
+
+
+def test_the_log_tells_what_a_compile_needed(wasmtime: Node) -> None:
+    assert wasmtime.run(modules.exits(3)) == 3
+    found = re.search(r"compiled \S+ at O2: .* bytes, (\d+) MiB of memory", wasmtime.daemon.log_text())
+    assert found
+    assert int(found[1]) > 4
 
 
 def test_threads_are_its_only_processes(wasmtime: Node) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from supervisor.aot import cache as cache_module
 from supervisor.aot.cache import Cache, CacheUnusable, Unverified
-from supervisor.aot.terms import Failure, Level, Limits, Verdict
+from supervisor.aot.terms import LARGE, Failure, Level, Limits, Verdict
 
 ENGINE = "0.14.1"
 ONE, TWO, THREE, FOUR = (f"{number:064x}" for number in range(1, 5))
@@ -283,3 +283,13 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CacheUnusable, match=r"Not a directory.*--aot never"):
         Cache(tmp_path / "file" / "cache", 1, ENGINE)
+
+
+def test_limits_grow_with_the_module_within_what_is_free() -> None:
+    assert LIMITS.grown(LARGE, 0) == LIMITS
+    assert LIMITS.grown(3 * LARGE, 64 << 30) == Limits(30, 3 << 30)
+    assert LIMITS.grown(3 * LARGE, 4 << 30) == Limits(30, 2 << 30)
+    assert LIMITS.grown(3 * LARGE, 1 << 30) == Limits(30, 1 << 30)  # never less than was asked for
+    lacked = Failure(Verdict.NO_MEMORY, "", Limits(10, 2 << 30))
+    assert lacked.counts(Limits(10, (2 << 30) + (200 << 20)))  # what is free varies
+    assert not lacked.counts(Limits(10, 3 << 30))

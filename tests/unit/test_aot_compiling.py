@@ -22,13 +22,15 @@ class FakeCompiler:
     """Counts what it compiles; it fails, or waits, where it is told to."""
 
     def __init__(self) -> None:
-        self.limits = Limits(10, 1 << 30)
         self.compiled: list[tuple[bytes, Level]] = []
         self.idle: dict[Level, bool] = {}
         self.outcomes: dict[Level, Outcome] = {}
         self.gate: asyncio.Event | None = None
         self.running = 0
         self.cancelled = 0
+
+    def limits_of(self, size: int) -> Limits:
+        return Limits(10, 1 << 30)
 
     async def compile(self, module: int, level: Level, idle: bool) -> Outcome:
         content = os.pread(module, 1 << 20, 0)
@@ -94,7 +96,7 @@ def test_a_module_goes_through_both_levels_once(tmp_path: Path) -> None:
         assert bench.compiler.compiled == [(b"one", Level.O0), (b"one", Level.O2)]
         assert bench.compiler.idle == {Level.O0: False, Level.O2: True}
         assert bench.want(b"one") is None
-        assert bench.compiling.missing(hashlib.sha256(b"one").hexdigest()) == ()
+        assert bench.compiling.missing(hashlib.sha256(b"one").hexdigest(), 3) == ()
 
     run(tmp_path, check)
 

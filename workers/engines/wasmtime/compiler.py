@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 from ctypes import byref, c_char_p, c_size_t, c_void_p
 
-from ...compile_protocol import COMPONENT, MADE, REFUSED, STARTS
+from ...compile_protocol import COMPONENT, MADE, NO_MEMORY, REFUSED, STARTS
 from .. import compiler, sections
 from . import capi
 from .engine import cause_first, configure
 
+_OS_ERROR = "(os error 12)"
+"""ENOMEM, as Rust's libraries write it."""
 _NEW, _SERIALIZE = (c_void_p, c_char_p, c_size_t, c_void_p), (c_void_p, c_void_p)
 _FUNCTIONS = {
     "wasmtime_module_new": (c_void_p, _NEW),
@@ -41,7 +43,7 @@ class Compiler(compiler.Compiler):
             text = capi.Vector()
             lib.wasmtime_error_message(error, byref(text))
             line = " ".join(cause_first(capi.text(text)).split())
-            return REFUSED + line.encode()[: compiler.MOST_TEXT]
+            return (NO_MEMORY if _OS_ERROR in line else REFUSED) + line.encode()[: compiler.MOST_TEXT]
         with open(output, "wb") as file:
             file.write((ctypes.c_char * product.size).from_address(product.data))
         starts = not component and sections.has_start(code)
