@@ -15,14 +15,14 @@ from pathlib import Path
 
 from ..e2e.compare import without_unified
 from ..harness.daemon import ROOT
-from . import compute, density, lifecycle, modules, peers, plots, rivals, table, throughput
+from . import compute, density, images, lifecycle, modules, peers, plots, rivals, table, throughput
 from .figures import Figure, Results
 from .machine import describe
 from .options import LEVELS, Options
 from .progress import Progress
 
 SECTIONS: dict[str, Callable[[Options, Progress], Iterator[Figure]]] = {
-    section.SECTION: section.measure for section in (lifecycle, throughput, density, compute, modules, peers)
+    section.SECTION: section.measure for section in (lifecycle, throughput, density, compute, modules, images, peers)
 }
 OUTPUT = ROOT / "build" / "bench"
 

@@ -49,10 +49,11 @@ class Task:
     id: str
     bundle: Path
     stdout: str = ""
+    stdin: str = ""
 
     def request(self) -> pb.CreateTaskRequest:
         """The request that creates it."""
-        return pb.CreateTaskRequest(id=self.id, bundle=str(self.bundle), stdout=self.stdout)
+        return pb.CreateTaskRequest(id=self.id, bundle=str(self.bundle), stdout=self.stdout, stdin=self.stdin)
 
 
 @dataclass
@@ -62,12 +63,14 @@ class Site:
     aot: str = "auto"
     cache: Path | None = None
     """Cache of compiled modules; one of its own where not given."""
+    images: str = "on"
+    """Whether modules start from images of them loaded."""
     daemon: Daemon = field(init=False)
     pod: Pod = field(init=False)
     _up: bool = False
 
     def __enter__(self) -> Site:
-        options = ["--log-level", "info", "--aot", self.aot]
+        options = ["--log-level", "info", "--aot", self.aot, "--images", self.images]
         if self.cache is not None:
             options += ["--cache-dir", str(self.cache)]
         self.daemon = Daemon(*options).__enter__()
@@ -187,9 +190,10 @@ def first_byte(connection: Connection, task: Task) -> float:
 class Crowd:
     """Idle containers, each with a pending Wait, all of one bundle: how many live is what matters, and nothing else."""
 
-    def __init__(self, site: Site, workload: Workload) -> None:
+    def __init__(self, site: Site, workload: Workload, stdin: str = "") -> None:
         self._site = site
         self._workload = workload
+        self._stdin = stdin
         self._template = None if workload.cgroups else site.task(workload)
         self._connections: list[Connection] = []
         self.alive = 0
@@ -217,7 +221,7 @@ class Crowd:
     def _task(self) -> Task:
         if self._template is None:
             return self._site.task(self._workload)
-        return Task(f"t{next(_numbers)}", self._template.bundle)
+        return Task(f"t{next(_numbers)}", self._template.bundle, stdin=self._stdin)
 
     @staticmethod
     def _all(connection: Connection, method: str, requests: Sequence[Message]) -> None:

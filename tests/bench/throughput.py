@@ -19,7 +19,7 @@ from .load import Order
 from .options import Options
 from .progress import Progress
 from .rivals import CRUN, WASMEDGE, Command, Job
-from .site import Site
+from .site import Site, Workload
 
 SECTION = "throughput"
 WHAT = "lifecycles a second, by clients"
@@ -37,12 +37,9 @@ def measure(options: Options, progress: Progress) -> Iterator[Figure]:
     seconds = options.seconds(SECONDS)
     with Site(cache=programs.AOT) as site, rivals.crun_in(site.daemon.folder / "crun") as crun:
         workload = site.workload(module)
-        bundles = [str(site.task(workload).bundle) for _ in range(max(CLIENTS))]
 
         def ours(clients: int) -> float:
-            prefix = f"l{next(_numbers)}"
-            order = Order(str(site.daemon.task_socket), site.pod.namespace, bundles[:clients], seconds, prefix)
-            return _in_a_process(order)
+            return lives_a_second(site, workload, clients, seconds)
 
         contenders: dict[str, Callable[[int], float] | None] = {OURS: ours, WASMEDGE: None, CRUN: None}
         job = Job(programs.product(module))
@@ -65,6 +62,14 @@ def measure(options: Options, progress: Progress) -> Iterator[Figure]:
             for name, rate in contenders.items():
                 note = "" if rate is not None else rivals.NOT_INSTALLED
                 yield Figure(SECTION, WHAT, name, RATE, tuple(rates[name]), clients, note)
+
+
+def lives_a_second(site: Site, workload: Workload, clients: int, seconds: float) -> float:
+    """Lifecycles a second, of clients that never pause, in a process of their own."""
+    bundles = [str(site.task(workload).bundle) for _ in range(clients)]
+    return _in_a_process(
+        Order(str(site.daemon.task_socket), site.pod.namespace, bundles, seconds, f"l{next(_numbers)}")
+    )
 
 
 def _in_a_process(order: Order) -> float:
