@@ -286,8 +286,13 @@ class TaskService:
         async with container.lock:
             container.init.require("update", ProcessState.CREATED, ProcessState.RUNNING, ProcessState.PAUSED)
             with _about(task_id):
-                self._containers.update(container, Resources.parse(oci.json_object(resources, "resources")))
+                asked = Resources.parse(oci.json_object(resources, "resources"))
+                self._containers.update(container, asked)
         log.info("updated %s", task_id)
+        if asked.memory_limit is not None and container.alive():
+            log.warning(
+                "%s: linear memory of what runs keeps the bound of its start; its new limit is enforced", task_id
+            )
 
     def _set_state(self, container: Container, state: ProcessState) -> None:
         alive = container.alive()
