@@ -47,6 +47,9 @@ from .containers import ContainerManager
 IMAGED = "+image"
 """Behind the tier of a process whose module was mapped from an image of it loaded."""
 
+FEW_MOUNTS = 16
+"""A start with more is put together in a thread, which takes 0.1 ms of its own."""
+
 
 class Starter:
     """Turns created processes into workers."""
@@ -84,9 +87,9 @@ class Starter:
         pid = 0
         try:
             opened = streams.open_streams(process.stdio, hold_stdin, await self._open_log(container, process, spec))
-            if what.cwd == "/":
+            if what.cwd == "/" and len(source.plan.binds) + len(source.plan.tmpfs) <= FEW_MOUNTS:
                 context = wasi.assemble(what, source.plan)
-            else:  # its root's top folder is listed, and a guest may have filled that
+            else:  # folders are made, and the root's top folder is listed: a guest may have filled that
                 context = await asyncio.to_thread(wasi.assemble, what, source.plan)
             product = None
             asked = self._aot.asked(spec.annotations) if self._aot else EngineMode.WASMEDGE

@@ -33,6 +33,9 @@ MAX_BYTES = 1 << 20
 MAX_MOUNTS = 128
 """Each may be a preopen, and all descriptors of a start travel in one message (unix(7), SCM_MAX_FD)."""
 
+MAX_PARTS = 64
+"""Of a mount's destination: each folder of it that its root lacks is made."""
+
 _MAX_ANNOTATIONS = 16384
 _MAX_NAME = 4096  # PATH_MAX (limits.h): strings by themselves are paths and names
 _MOST = {
@@ -327,6 +330,8 @@ def _destination(path: str) -> str:
     if ":" in path or "\0" in path:
         raise InvalidArgument(f"config.json: mounts: destination {path!r} holds a colon, which WASI's preopens cannot")
     normal = "/" + posixpath.normpath(path).lstrip("/")
+    if (parts := normal.count("/")) > MAX_PARTS:
+        raise InvalidArgument(f"config.json: mounts: a destination has {parts} parts; {MAX_PARTS} is the most")
     if normal == "/":
         raise InvalidArgument("config.json: mounts: '/' is the root file system: nothing else can be mounted there")
     return normal

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sandbox_api.errors import InvalidArgument
+from sandbox_api.proto import task_pb2 as pb
 from supervisor.oci.spec import MAX_BYTES
 
 from ..harness.container import Builder, Pod
@@ -37,6 +38,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"process": {"user": {"additionalGids": [1] * 400000}}},
         "additionalGids has 400000 entries; 65536 is the most",
     ),
+    "deep": ({"mounts": [{**bind(1), "destination": "/a" * 2000}]}, "a destination has 2000 parts; 64 is the most"),
     "path": ({"process": {"cwd": "/" + "a/" * 400000}}, "cwd has 800001 characters; 4096 is the most"),
     "annotations": (
         {"annotations": {f"{number}": "" for number in range(70000)}},
@@ -119,3 +121,21 @@ def test_a_seccomp_profile_without_end(pod: Pod) -> None:
     with pytest.raises(InvalidArgument, match="more than 1024 rules"):
         container.start()
     assert time.monotonic() - began < SECONDS
+
+
+def test_a_start_with_deep_mounts_holds_up_nobody(pod: Pod) -> None:
+    """All folders of 120 destinations of 2,000 parts were made where every client waits: for minutes."""
+    bystander = pod.with_wasm("sleep").build().start()
+    builder = pod.with_wasm("sleep")
+    builder.config["mounts"] = [
+        {"destination": f"{'/a' * 60}/{number}/b", "type": "bind", "source": "/etc/hostname"} for number in range(100)
+    ]
+    container = builder.build()
+    stream = container.connection.send("Start", pb.StartRequest(id=container.id))
+    slowest = 0.0
+    for _ in range(50):
+        begun = time.monotonic()
+        assert bystander.status() == "RUNNING"
+        slowest = max(slowest, time.monotonic() - begun)
+    container.connection.receive(stream, "Start")
+    assert slowest < SECONDS
