@@ -28,6 +28,12 @@ demo: $(VENV)/.ready ## Run a pod of WASM containers on a private sandboxer, and
 test: $(VENV)/.ready ## All tests (real forks, real libwasmedge; needs root)
 	$(RUN) -m pytest
 
+# Left out: WasmEdge's own socket functions, which no other engine has, and the words of its traps.
+test-wasmtime: $(VENV)/.ready ## Tests about guests in general once more, with Wasmtime (needs root)
+	SANDBOXER_TEST_ENGINE=wasmtime $(RUN) -m pytest tests/integration/test_exec.py tests/integration/test_terminal.py \
+		tests/integration/test_control.py tests/integration/test_streams.py tests/integration/test_lifecycle.py \
+		tests/integration/faults/test_recovery.py -k 'not with_the_trap_on_stderr'
+
 e2e: $(VENV)/.ready ## The real containerd through CRI, fetched into .cache (needs root)
 	$(RUN) -m pytest tests/e2e
 

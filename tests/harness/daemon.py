@@ -83,6 +83,7 @@ class Daemon:
         """Start it, and wait for nothing."""
         command = [sys.executable, "-m", "supervisor", "--listen", str(self.listen), "--dir", str(self.dir)]
         command += ["--cache-dir", str(self.cache), "--aot", os.environ.get("SANDBOXER_TEST_AOT", "auto")]
+        command += ["--engine", os.environ.get("SANDBOXER_TEST_ENGINE", "auto")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, *command, "--log-level", "debug", *self._options],
