@@ -65,7 +65,7 @@ def test_in_the_forkserver(daemon: Daemon, pod: Pod) -> None:
     runs, ends = (pod.with_wasm("sleep").build().start() for _ in range(2))
     waiter = ends.wait_later().arrived()
     big = pod.with_wasm("exit").args("4").env(FILLER="x" * 1_000_000).build()
-    with no_more_memory(server):
+    with no_more_memory(server, 512 << 10):  # less than the request; a new connection of the supervisor's fits
         with pytest.raises((Unavailable, ResourceExhausted)):
             big.start()
         assert (runs.status(), big.status()) == ("RUNNING", "CREATED")
