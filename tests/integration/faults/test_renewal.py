@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,13 +31,26 @@ def layout(container: Container) -> str:
     return next(line.split("-")[0] for line in lines if "libwasmedge" in line)
 
 
+def present(daemon: Daemon) -> psutil.Process:
+    """The forkserver, once there is one: it may be on its way."""
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        with suppress(StopIteration, psutil.Error):
+            found.append(forkserver(daemon))
+        return bool(found)
+
+    until("a forkserver is there", look)
+    return found[0]
+
+
 def gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def test_an_idle_forkserver_is_renewed_and_a_busy_one_is_not(daemon: Daemon, pod: Pod) -> None:
     first = pod.with_wasm("sleep").build().start()
-    before, place = forkserver(daemon), layout(first)
+    before, place = present(daemon), layout(first)
     pod.with_wasm("hello").build().start().wait()
     assert forkserver(daemon) == before  # the first still runs
     first.kill(signal.SIGKILL)
@@ -49,7 +63,7 @@ def test_an_idle_forkserver_is_renewed_and_a_busy_one_is_not(daemon: Daemon, pod
 
 def test_a_start_during_a_renewal_waits_for_it(daemon: Daemon, pod: Pod) -> None:
     for number in range(5):
-        before = forkserver(daemon)
+        before = present(daemon)
         assert pod.with_wasm("exit").args(str(number)).build().start().wait() == number
         until("gone", partial(gone, before))
         assert pod.with_wasm("exit").args(str(number)).build().start().wait() == number
