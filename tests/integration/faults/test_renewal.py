@@ -45,7 +45,10 @@ def present(daemon: Daemon) -> psutil.Process:
 
 
 def gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_an_idle_forkserver_is_renewed_and_a_busy_one_is_not(daemon: Daemon, pod: Pod) -> None:
