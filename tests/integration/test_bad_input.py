@@ -185,7 +185,7 @@ def test_a_memory_limit_below_the_modules_first_memory(pod: Pod) -> None:
         builder,
         InvalidArgument,
         "/app.wasm: cannot be instantiated: out of bounds memory access "
-        r"\(it wants 262144 KiB of memory from the start, and the memory limit allows 65536 KiB\)",
+        r"\(it wants 262144 KiB of memory from the start, and the memory limit allows 64256 KiB\)",
     )
 
 
