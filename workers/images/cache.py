@@ -44,7 +44,7 @@ class ImageCache:
     @property
     def room(self) -> int:
         """How many bytes one more image may have."""
-        return max(0, self.most - sum(each.bytes for each in (*self._images.values(), *self._retired)))
+        return max(0, self.most - self._taken())
 
     def find(self, key: object) -> Image | None:
         """The image of a product; where there is none, this start of it is counted."""
@@ -113,7 +113,10 @@ class ImageCache:
         return [*map(_made, self._images.values()), *list(self._unfit.values())[-64:]]
 
     def _fits(self, needed: int) -> bool:
-        return sum(each.bytes for each in (*self._images.values(), *self._retired)) + needed <= self.most
+        return self._taken() + needed <= self.most
+
+    def _taken(self) -> int:
+        return sum(each.bytes for each in (*self._images.values(), *self._retired))
 
     def _drop(self, key: object, reason: str) -> None:
         image = self._images.pop(key)
