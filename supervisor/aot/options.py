@@ -6,11 +6,13 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from .terms import Limits, Mode, Settings
+
+T = TypeVar("T")
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -28,6 +30,15 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         if match is None:
             self.fail(f"{value!r} is no size: write it like 512M or 2G", param, ctx)
         return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def wanted(name: str, value: T) -> T:
+    """An option's value; where it is given before the subcommand alone, the value that it has there."""
+    context = click.get_current_context()
+    if context.parent is None or context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+        return value
+    given: T = context.find_root().params[name]
+    return given
 
 
 _MODE = click.option(
@@ -82,8 +93,9 @@ def aot_options(mode: bool) -> Callable[[Callable[..., None]], Callable[..., Non
             aot_mode: str = Mode.AUTO,
             **kwargs: Any,
         ) -> None:
-            limits = Limits(aot_timeout, aot_memory)
-            function(*args, aot=Settings(Mode(aot_mode), cache_dir.absolute(), cache_size, limits), **kwargs)
+            limits = Limits(wanted("aot_timeout", aot_timeout), wanted("aot_memory", aot_memory))
+            folder, size = wanted("cache_dir", cache_dir), wanted("cache_size", cache_size)
+            function(*args, aot=Settings(Mode(aot_mode), folder.absolute(), size, limits), **kwargs)
 
         for option in reversed(((_MODE,) if mode else ()) + _OPTIONS):
             call = option(call)

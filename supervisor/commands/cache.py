@@ -77,11 +77,11 @@ def prune(context: click.Context, everything: bool, unused_for: int | None, fail
     Example:
       wasm-sandboxer cache prune --unused-for 7d
     """
-    present = _present_engine()
+    present = _present_engines()
     count = freed = 0
     for entry in _entries(context):
         old = unused_for is not None and entry.used_at / 1e9 < time.time() - unused_for
-        if not (everything or old or (failed and entry.failure) or entry.engine != present):
+        if not (everything or old or (failed and entry.failure) or entry.engine not in present):
             continue
         if not dry_run:
             try:
@@ -119,10 +119,13 @@ def _entries(context: click.Context) -> list[Entry]:
         raise click.ClickException(f"{folder}: {error.strerror}") from None
 
 
-def _present_engine() -> str:
+def _present_engines() -> set[str]:
+    """Names and versions, as entries have them."""
+    from ..host import interpreters
     from .doctor import engine_version
 
     fine, version = engine_version()
     if not fine:
         raise click.ClickException(f"which engine is in use is not known: {version}")
-    return f"wasmedge {version}"
+    found = interpreters.wasmtime()
+    return {f"wasmedge {version}"} | ({f"wasmtime {found[0]}"} if found else set())

@@ -18,7 +18,7 @@ from workers.start_request import WASMEDGE, WASMTIME
 
 from ..aot.cache import CacheUnusable
 from ..aot.choice import is_component
-from ..aot.options import aot_options
+from ..aot.options import aot_options, wanted
 from ..aot.policy import Aot
 from ..aot.terms import EngineLibrary, EngineMode, Level, Settings
 from ..host import interpreters
@@ -71,7 +71,7 @@ def warm(files: tuple[Path, ...], aot: Settings, engine: str) -> None:
             unread.append(f"{path}: {getattr(error, 'strerror', None) or error}")
     try:
         with _progress(len(modules)) as (done, line):
-            fine = asyncio.run(_compile(modules, aot, version, EngineMode(engine), done, line))
+            fine = asyncio.run(_compile(modules, aot, version, EngineMode(wanted("engine", engine)), done, line))
     except CacheUnusable as error:
         raise click.ClickException(str(error)) from None
     for text in unread:

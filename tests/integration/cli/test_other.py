@@ -19,6 +19,7 @@ from supervisor.cli import SECTIONS, main
 from ...harness.cli import SECONDS, Cli
 from ...harness.container import Pod
 from ...harness.daemon import Daemon
+from ...harness.guests import guest
 
 COMMANDS = [name for commands in SECTIONS.values() for name in commands]
 
@@ -45,6 +46,9 @@ def test_cache_lists_and_prunes(own: Daemon) -> None:
     assert row["engine"].startswith("wasmedge 0.")
     assert Path(row["path"]).stat().st_size == row["bytes"]
     assert row["digest"][:12] in cli.out("cache", "ls")
+    options = ("--cache-dir", own.cache, "--engine", "wasmtime")
+    assert "compiled for Wasmtime" in Cli().out(*options, "warm", guest("hello"))  # options before the subcommand count
+    of_wasmtime = next(row for row in cli.rows("cache", "ls") if row["engine"].startswith("wasmtime "))
     other = Path(row["path"]).parent.with_name("wasmedge-0.1.2-0123456789abcdef")
     other.mkdir()
     stale = other / Path(row["path"]).name
@@ -54,6 +58,7 @@ def test_cache_lists_and_prunes(own: Daemon) -> None:
     assert cli.out("cache", "prune") == "1 removed, 28 B\n"
     assert not stale.exists()
     assert Path(row["path"]).exists()
+    assert Path(of_wasmtime["path"]).exists()
     assert cli.out("cache", "prune", "--unused-for", "1h").startswith("0 removed")
     assert "write it like 12h or 7d" in cli.run("cache", "prune", "--unused-for", "long").stderr
     cli.out("cache", "prune", "--all")

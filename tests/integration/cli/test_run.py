@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from supervisor.commands.pack import Reference, pack_image
@@ -292,42 +291,3 @@ def test_a_terminal_is_refused_where_there_is_none(cli: Cli) -> None:
     done = cli.run("run", "-it", guest("hello"))
     assert done.returncode == 2
     assert "is not a terminal" in done.stderr
-
-
-class TestWithoutADaemon:
-    @pytest.fixture
-    def alone(self, tmp_path: Path) -> Cli:
-        where = {"WASM_SANDBOXER_LISTEN": str(tmp_path / "no.sock"), "WASM_SANDBOXER_DIR": str(tmp_path / "no")}
-        (tmp_path / "tmp").mkdir()
-        return Cli(**where, TMPDIR=str(tmp_path / "tmp"))
-
-    def test_a_private_one_serves_and_leaves_nothing(self, alone: Cli, tmp_path: Path) -> None:
-        done = alone.run("--cache-dir", tmp_path / "cache", "run", "-i", guest("cat"), input="text")
-        assert (done.returncode, done.stdout, done.stderr) == (0, "text", "")
-        assert list((tmp_path / "tmp").iterdir()) == []
-        assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
-        assert not processes_of(tmp_path)
-
-    def test_a_private_daemon_ends_with_its_killed_client(self, alone: Cli, tmp_path: Path) -> None:
-        process = alone.start("--cache-dir", tmp_path / "cache", "run", guest("sleep"), "1000")
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        assert processes_of(tmp_path)
-        process.kill()
-        process.wait()
-        deadline = time.monotonic() + SECONDS
-        while processes_of(tmp_path) or list((tmp_path / "tmp").glob("wasm-run-*")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
-
-    def test_detached_needs_one_that_stays(self, alone: Cli) -> None:
-        done = alone.run("run", "-d", guest("hello"))
-        assert done.returncode == 125
-        assert "-d needs a daemon that stays" in done.stderr
-
-
-def processes_of(folder: Path) -> list[str]:
-    """Command lines with this folder in them, but for the test's own."""
-    lines = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
-    return [line for line in lines if f"{folder}/tmp/wasm-run" in line]
