@@ -26,6 +26,7 @@ from ..aot.policy import Product
 from ..aot.terms import EngineMode
 from ..cgroups import Resources
 from ..host import errors
+from ..host.closer import Closer
 from ..host.counters import Counters
 from ..ipc.forkserver import ForkserverClient
 from ..ipc.logger import LoggerClient
@@ -73,6 +74,7 @@ class Starter:
         self._logger = logger
         self._aot = aot
         self._counters = counters or Counters()
+        self._closer = Closer()
 
     async def start(self, sandbox: Sandbox, container: Container, process: Process, hold_stdin: bool) -> int:
         """Run a process and return its pid. Raises a ``SandboxerError``, and leaves nothing open or running then."""
@@ -140,7 +142,7 @@ class Starter:
             raise errors.for_errno(error, FailedPrecondition)(f"{what_for}: {error.strerror}") from None
         finally:
             opened.close()
-            context.close()
+            context.close(self._closer if pid else None)
             for fd in opened_here:
                 os.close(fd)
             if not pid:

@@ -16,6 +16,7 @@ from sandbox_api.errors import InvalidArgument
 from workers.start_request import COMPONENT, FOLDER, MODULE, NATIVE, WASM, Descriptors, Preopen, StartRequest
 
 from ..host import errors, linux
+from ..host.closer import Closer
 from . import mount_tree
 from .rootfs import MountPlan
 from .spec import ProcessSpec
@@ -60,14 +61,17 @@ class WasiContext:
         os.close(self.module)
         self._guest, self.module, self.kind = -1, self._guest, WASM
 
-    def close(self) -> None:
-        """Close every descriptor."""
+    def close(self, closer: Closer | None = None) -> None:
+        """Close every descriptor; those of mounts aside, where ``closer`` is given."""
         for fd in (self.module, self._guest):
             if fd >= 0:
                 os.close(fd)
         self.module = self._guest = -1
-        for fd in self.folders:
-            os.close(fd)
+        if closer is not None:
+            closer.close(self.folders)
+        else:
+            for fd in self.folders:
+                os.close(fd)
         self.folders.clear()
 
 
@@ -83,7 +87,7 @@ class Placement:
     memory_limit: int = 0
     """Bytes; 0 is none."""
     seccomp: Sequence[bytes] = ()
-    """Filter from the OCI spec's profile; b"" is none."""
+    """Filters for this start alone, installed before the workers' own; an empty one is none."""
 
 
 def module_and_function(argument: str) -> tuple[str, str]:

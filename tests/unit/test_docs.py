@@ -26,6 +26,18 @@ def test_named_files_exist(document: str) -> None:
     assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
+def test_tables_name_functions_of_their_files() -> None:
+    rows = re.findall(r"\| `([\w/]+\.py)` \| (`\w+`(?:, `\w+`)*) \|", (ROOT / "docs/architecture.md").read_text())
+    assert len(rows) > 12
+    missing = [
+        f"{name} of {file}"
+        for file, names in rows
+        for name in re.findall(r"\w+", names)
+        if f"def {name}(" not in (ROOT / file).read_text()
+    ]
+    assert missing == []
+
+
 def test_security_claims_name_tests_that_exist() -> None:
     last = ""
     claims = CLAIM.findall((ROOT / "docs/security.md").read_text())

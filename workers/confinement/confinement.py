@@ -57,14 +57,14 @@ class Confinement:
     def __init__(self, filters: Filters) -> None:
         """Take the seccomp filters."""
         self._landlock = Landlock()
+        # compiled, threads, network
         self._filters = {
-            (compiled, threads, network): Filter(getattr(filters, f"{kind}_with{'' if network else 'out'}_network"))
-            for compiled, threads, kind in (
-                (False, False, "interpreted"),
-                (True, False, "compiled"),
-                (True, True, "threaded"),
-            )
-            for network in (False, True)
+            (False, False, False): Filter(filters.interpreted_without_network),
+            (False, False, True): Filter(filters.interpreted_with_network),
+            (True, False, False): Filter(filters.compiled_without_network),
+            (True, False, True): Filter(filters.compiled_with_network),
+            (True, True, False): Filter(filters.threaded_without_network),
+            (True, True, True): Filter(filters.threaded_with_network),
         }
         self._no_new_code = Filter(filters.no_new_code)
 

@@ -1,6 +1,7 @@
-"""The interface of an engine. Each engine is a folder beside this file, and the only place that names it.
+"""The interface of an engine. Each engine is a folder beside this file, the only place that knows its library.
 
-An engine is loaded once, in the forkserver. After the fork it acts by calls that it adds to a worker's list.
+An engine is loaded once, in the forkserver or in a root zygote of its own. After the fork it acts by calls that it adds
+to a worker's list.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Engine:
     stages: range
     """The labels of its steps that can fail; no other engine's."""
     threads = False
-    """Whether it makes threads while a guest runs."""
+    """Whether it makes threads while a guest runs. Then it runs products alone: interpreters get no such filter."""
     apart = False
     """Whether it is loaded in its own root zygote, so that no other engine's workers have it in memory."""
     images = False
