@@ -44,6 +44,7 @@ from .lifecycle.module_images import ModuleImages
 from .lifecycle.preparations import Preparations
 from .lifecycle.recovery import Recovery
 from .lifecycle.signals import Signals
+from .lifecycle.start import Starter
 from .model.registry import Registry
 from .model.sandbox import SandboxState
 from .options import Options
@@ -172,8 +173,9 @@ class Daemon:
         forkserver = ForkserverManager(registry, client, exits, [relay, logger], aot, counters, images)
         containers = ContainerManager(folder, registry, store, hierarchy, aot, counters, images)
         preparations = Preparations(folder, registry, store, containers, execs)
+        starter = Starter(registry, store, containers, client, relay, logger, aot, counters)
         tasks = TaskService(
-            registry, store, containers, execs, preparations, signals, client, relay, logger, events, aot, counters
+            registry, store, containers, execs, preparations, signals, starter, client, relay, logger, events, counters
         )
         sandboxes = SandboxService(
             registry, store, containers, preparations, signals, tasks, str(self._options.task_socket), folder

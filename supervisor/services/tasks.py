@@ -22,7 +22,6 @@ from sandbox_api.errors import (
 from sandbox_api.interface import Connection, Exit, NewExec, NewTask, Stdio, TaskInfo, TaskStatus, Usage
 
 from .. import __version__
-from ..aot.choice import EngineChoice
 from ..cgroups import Resources
 from ..host import proc
 from ..host.counters import Counters
@@ -77,11 +76,11 @@ class TaskService:
         execs: Execs,
         preparations: Preparations,
         signals: Signals,
+        starter: Starter,
         forkserver: ForkserverClient,
         relay: RelayClient,
         logger: LoggerClient,
         events: TaskEvents,
-        aot: EngineChoice | None = None,
         counters: Counters | None = None,
     ) -> None:
         self._registry = registry
@@ -90,11 +89,11 @@ class TaskService:
         self._execs = execs
         self._preparations = preparations
         self._signals = signals
+        self._starter = starter
         self._forkserver = forkserver
         self._relay = relay
         self._logger = logger
         self._events = events
-        self._starter = Starter(registry, store, containers, forkserver, relay, logger, aot, counters)
         self._starts: Counter[tuple[str, str]] = Counter()  # under way, by sandbox
         self._counters = counters or Counters()
 

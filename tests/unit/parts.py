@@ -15,6 +15,7 @@ from supervisor.lifecycle.events import TaskEvents
 from supervisor.lifecycle.execs import Execs
 from supervisor.lifecycle.preparations import Preparations
 from supervisor.lifecycle.signals import Signals
+from supervisor.lifecycle.start import Starter
 from supervisor.model.registry import Registry
 from supervisor.services.sandboxes import SandboxService
 from supervisor.services.tasks import TaskService
@@ -41,8 +42,19 @@ class Parts:
         events = TaskEvents(None)
         execs = Execs(self.registry, self.store, events)
         preparations = Preparations(str(folder), self.registry, self.store, containers, execs)
+        starter = Starter(self.registry, self.store, containers, forkserver, relay, logger)
         self.tasks = TaskService(
-            self.registry, self.store, containers, execs, preparations, signals, forkserver, relay, logger, events
+            self.registry,
+            self.store,
+            containers,
+            execs,
+            preparations,
+            signals,
+            starter,
+            forkserver,
+            relay,
+            logger,
+            events,
         )
         self.sandboxes = SandboxService(
             self.registry,
