@@ -161,7 +161,7 @@ class Daemon:
         relay = RelayClient(f"{folder}/relay.sock", counters)
         logger = LoggerClient(f"{folder}/logger.sock", self._options.folder / "logs", counters)
         wasmedge = Aot(self._options.aot, counters=counters)
-        wasmtime = Aot(self._options.aot, counters=counters, levels=(Level.O2,))
+        wasmtime = Aot(self._options.aot, counters=counters, levels=(Level.O2,), digests=wasmedge.digests)
         aot = EngineChoice(wasmedge, wasmtime, self._options.engine)
         events = TaskEvents(self._publisher)
         filters = _filters(self._options.require_confinement)

@@ -30,6 +30,9 @@ LOADED, READY, FAILED, REFUSED = b"L", b"R", b"F", b"X"
 """A worker's report is its pid, in 4 bytes; LOADED when the module is parsed and validated, since its own code, a start
 section, may run from then on; and a verdict: about to run; set-up failed, why; module refused, why."""
 
+UNLINKED = "cannot be linked"
+"""Beginning of why a module is refused whose imports this engine lacks."""
+
 OWN_PID = 0x5AFE0B1D
 """Stands in a seccomp filter where the worker puts its own pid; above every pid there is (proc_sys_kernel(5))."""
 

@@ -10,6 +10,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from workers.start_request import WASMEDGE, WASMTIME
@@ -17,7 +18,7 @@ from workers.start_request import WASMEDGE, WASMTIME
 from ..host import interpreters
 from .cache import remember
 from .policy import Aot, Product
-from .terms import ENGINE_ANNOTATION, EngineLibrary, EngineMode, Failure, Level, Verdict
+from .terms import ENGINE_ANNOTATION, EngineLibrary, EngineMode, Level, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,18 @@ _COMPONENT = b"\0asm\x0d\0\1\0"
 _MISSING = "Wasmtime is not here: install wasm-sandboxer[wasmtime] and restart the sandboxer"
 _BROKEN = "Wasmtime does not load, as the log says: see wasm-sandboxer doctor, and restart the sandboxer"
 _NEVER = "Wasmtime runs what is compiled alone, and --aot is never"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a start runs."""
+
+    product: Product | None = None
+    """The caller's to close; None where WasmEdge's interpreter runs the module."""
+    why: str = ""
+    """Why there is nothing better, where that is known and will stay so."""
+    digest: str = ""
+    """The module's, where it is known."""
 
 
 class EngineChoice:
@@ -89,49 +102,39 @@ class EngineChoice:
         """WasmEdge's best product there can be of an opened module, if it is there. Raises ``OSError``."""
         return await self._wasmedge.ready(module)
 
-    async def best(self, module: int, asked: EngineMode) -> Product | None:
-        """The best product for this opened module; None where WasmEdge's interpreter runs it.
+    async def choose(self, module: int, asked: EngineMode) -> Choice:
+        """What is the best to run for this opened module, whose digest is looked for once.
 
-        Its descriptor is the caller's, and so stays the module's. Raises ``OSError``, and a ``SandboxerError`` where
-        the engine that has to run it cannot.
+        Raises ``OSError``, and a ``SandboxerError`` where the engine that has to run it cannot.
         """
         component = is_component(module)
         if asked is EngineMode.WASMEDGE and component:
             raise InvalidArgument("it is a component, and WasmEdge runs none: use Wasmtime")
         if asked is EngineMode.WASMTIME or component:
-            return await self._by_wasmtime(module)
-        found = await self._wasmedge.best(module)
-        if found is not None or asked is EngineMode.WASMEDGE or not self._wasmtime.active:
-            return found
-        failure = await self._wasmedge.failure(module, Level.O0)
-        if failure is None:
-            return None
-        if failure.verdict is Verdict.REFUSED:
-            return await self._second_opinion(module, f"WasmEdge: {failure}")
-        return await self._wasmtime.best(module)
-
-    async def why_interpreted(self, module: int, asked: EngineMode) -> str:
-        """Why there is no product of this opened module; empty where one may still be made. Logs it once.
-
-        It is asked after ``best`` had none.
-        """
+            return Choice(await self._by_wasmtime(module))
         digest = await self._wasmedge.digest(module)
-        failure = await self._wasmedge.failure(module, Level.O0)
-        if digest is None or failure is None:
-            return ""
-        reasons = [f"WasmEdge: {failure}"]
-        if asked is EngineMode.AUTO and not self._wasmtime.active:
-            reasons.append(self._without)
-        elif asked is EngineMode.AUTO:
-            second = await self._wasmtime.failure(module, Level.O2)
-            if second is None:
-                return ""
-            reasons.append(f"Wasmtime: {second}")
-        reason = "; ".join(reasons)
-        if self._told.get(digest) != reason:
-            remember(self._told, digest, reason)
-            log.warning("%.12s runs interpreted, which is slow: %s", digest, reason)
-        return reason
+        product = await self._wasmedge.best(module, digest)
+        if product is not None or digest is None:
+            return Choice(product)
+        failure = self._wasmedge.failure(module, digest, Level.O0)
+        if failure is None:  # it may still be compiled
+            return Choice()
+        reason = f"WasmEdge: {failure}"
+        if asked is EngineMode.WASMEDGE:
+            return Choice(None, reason, digest)
+        if not self._wasmtime.active:
+            return Choice(None, f"{reason}; {self._without}", digest)
+        product = await self._wasmtime.best(module, digest, wait=failure.verdict is Verdict.REFUSED)
+        if product is not None:
+            return Choice(product, reason, digest)
+        second = self._wasmtime.failure(module, digest, Level.O2)
+        return Choice(None, f"{reason}; Wasmtime: {second}", digest) if second is not None else Choice()
+
+    def interpreted(self, choice: Choice) -> None:
+        """Log once why a module runs interpreted."""
+        if choice.why and self._told.get(choice.digest) != choice.why:
+            remember(self._told, choice.digest, choice.why)
+            log.warning("%.12s runs interpreted, which is slow: %s", choice.digest, choice.why)
 
     async def instead(self, module: int, asked: EngineMode, error: str) -> Product | None:
         """The product of Wasmtime for a module that WasmEdge has refused; None where there is no second opinion.
@@ -140,7 +143,14 @@ class EngineChoice:
         """
         if asked is not EngineMode.AUTO or not self._wasmtime.active or not _is_binary(module):
             return None
-        return await self._second_opinion(module, f"WasmEdge: {error}")
+        try:
+            return await self._by_wasmtime(module)
+        except (InvalidArgument, FailedPrecondition) as second:
+            raise InvalidArgument(f"WasmEdge: {error}; Wasmtime: {second}") from None
+
+    def unlinked(self, product: Product, why: str) -> None:
+        """Leave this module to WasmEdge from now on: Wasmtime lacks what it imports."""
+        self._wasmtime.refuse(product, why)
 
     def condemn(self, product: Product, why: str) -> None:
         """Never use this product again: it does not load, though its module does."""
@@ -156,23 +166,18 @@ class EngineChoice:
 
     async def close(self) -> None:
         """End what compiles."""
-        await self._wasmedge.close()
         await self._wasmtime.close()
-
-    async def _second_opinion(self, module: int, first: str) -> Product:
-        try:
-            return await self._by_wasmtime(module)
-        except (InvalidArgument, FailedPrecondition) as error:
-            raise InvalidArgument(f"{first}; Wasmtime: {error}") from None
+        await self._wasmedge.close()
 
     async def _by_wasmtime(self, module: int) -> Product:
         """Wasmtime's product, which is waited for: it has no interpreter."""
         if not self._wasmtime.active:
             raise FailedPrecondition(self._without)
-        product = await self._wasmtime.best(module, wait=True)
+        digest = await self._wasmedge.digest(module, wait=True)
+        product = await self._wasmtime.best(module, digest, wait=True)
         if product is not None:
             return product
-        failure: Failure | None = await self._wasmtime.failure(module, Level.O2)
+        failure = self._wasmtime.failure(module, digest, Level.O2) if digest is not None else None
         if failure is not None and failure.verdict is Verdict.REFUSED:
             raise InvalidArgument(failure.text)
         raise FailedPrecondition(f"it could not be compiled: {failure or 'it is no module'}")

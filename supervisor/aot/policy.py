@@ -59,14 +59,18 @@ class Aot:
         eager: bool = False,
         counters: Counters | None = None,
         levels: tuple[Level, ...] = tuple(Level),
+        digests: Digests | None = None,
     ) -> None:
-        """``eager`` leaves no processor time to others; ``levels`` are those the engine's compiler has."""
+        """``eager`` leaves no processor time to others; ``levels`` are those the engine's compiler has.
+
+        ``digests`` are another engine's, so that a module is read once for both.
+        """
         self._levels = levels
         self._settings = settings
         self._eager = eager
         self._counters = counters or Counters()
         self._threads = ThreadPoolExecutor(_THREADS, "aot")
-        self._digests = Digests(self._threads)
+        self.digests = digests or Digests(self._threads)
         self._works: _Works | None = None
         self.pids: set[int] = set()
         """Pids of our children that compile."""
@@ -94,7 +98,7 @@ class Aot:
         """Compile this opened module, if it is one, when there is time. The descriptor stays the caller's."""
         if self._works is None:
             return
-        digest = self._digests.known(module)
+        digest = self.digests.known(module)
         if digest is not None:
             self._works.compiling.want(digest, module, os.fstat(module).st_size)
         else:
@@ -105,7 +109,7 @@ class Aot:
     async def ready(self, module: int) -> Product | None:
         """The best product there can be of an opened module, if it is there. Raises ``OSError``."""
         works = self._works
-        digest = await self._digests.of(module)
+        digest = await self.digests.of(module)
         if works is None or digest is None:
             return None
         found = await self._find(works, digest)
@@ -116,39 +120,34 @@ class Aot:
 
     def known(self, module: int) -> str | None:
         """The digest of an opened module that was read before."""
-        return self._digests.known(module)
+        return self.digests.known(module)
 
     async def digest(self, module: int, wait: bool = False) -> str | None:
         """The digest of an opened module, or None where it is none or takes long to read; ``wait`` does not mind."""
-        return self._digests.known(module) or await self._digest_soon(module, wait)
+        return self.digests.known(module) or await self._digest_soon(module, wait)
 
-    async def failure(self, module: int, level: Level) -> Failure | None:
-        """Why there is no product of an opened module; None where there is, or nothing is known."""
-        works, digest = self._works, await self.digest(module)
-        if works is None or digest is None:
+    def failure(self, module: int, digest: str, level: Level) -> Failure | None:
+        """Why there is no product of an opened module of this digest; None where there is, or nothing is known."""
+        if self._works is None:
             return None
-        return works.compiling.failure(digest, level, os.fstat(module).st_size)
+        return self._works.compiling.failure(digest, level, os.fstat(module).st_size)
 
-    async def best(self, module: int, wait: bool = False) -> Product | None:
-        """The best product for this opened module, as ``_best`` finds it."""
-        found = await self._best(module, wait)
-        if found is not None:
-            self._counters.module_hits[found.level.name] += 1
-        elif self._works is not None:
-            self._counters.module_misses += 1
-        return found
-
-    async def _best(self, module: int, wait: bool) -> Product | None:
-        """The best product for this opened module; None where the module itself is the best.
+    async def best(self, module: int, digest: str | None, wait: bool = False) -> Product | None:
+        """The best product for this opened module of this digest; None where the module itself is the best.
 
         Its descriptor is the caller's, and so stays the module's. Raises ``OSError``.
         """
         works = self._works
         if works is None:
             return None
-        digest = await self.digest(module, wait)
-        if digest is None:
-            return None
+        found = await self._best(works, module, digest, wait) if digest is not None else None
+        if found is not None:
+            self._counters.module_hits[found.level.name] += 1
+        else:
+            self._counters.module_misses += 1
+        return found
+
+    async def _best(self, works: _Works, module: int, digest: str, wait: bool) -> Product | None:
         found = await self._find(works, digest)
         if found is not None and found.level is BEST_FIRST[0]:
             return found
@@ -158,6 +157,11 @@ class Aot:
             await asyncio.shield(job.results[self._levels[0]])
             found = await self._find(works, digest)
         return found
+
+    def refuse(self, product: Product, why: str) -> None:
+        """Never use this product again, nor make another: its module is not for this engine."""
+        if self._works is not None:
+            self._works.cache.fail(product.digest, product.level, Failure(Verdict.REFUSED, why, self._settings.limits))
 
     def condemn(self, product: Product, why: str, verdict: Verdict = Verdict.CRASHED) -> None:
         """Never use this product again: it does not load, though its module does."""
@@ -179,7 +183,7 @@ class Aot:
         Raises ``ValueError`` where it is no module that can be compiled, and ``OSError``.
         """
         assert self._works is not None
-        digest = await self._digests.of(module)
+        digest = await self.digests.of(module)
         if digest is None:
             raise ValueError("not a WebAssembly module")
         job = self._works.compiling.want(digest, module, os.fstat(module).st_size, urgent=True)
@@ -205,7 +209,7 @@ class Aot:
 
     async def _see(self, works: _Works, module: int) -> None:
         try:
-            digest = await self._digests.of(module)
+            digest = await self.digests.of(module)
             if digest is not None:
                 works.compiling.want(digest, module, os.fstat(module).st_size)
         except OSError as error:
@@ -217,7 +221,7 @@ class Aot:
         """The digest, unless a start would have to wait for it where it must not: others' large files may be before."""
         try:
             async with asyncio.timeout(HASH_SECONDS if self._settings.mode is Mode.AUTO and not wait else None):
-                return await self._digests.of(module)
+                return await self.digests.of(module)
         except TimeoutError:
             return None
 

@@ -17,7 +17,12 @@ class ModuleRefused(InvalidArgument):
     """A worker refuses the module; the text says why, and does not name it."""
 
     loaded = False
-    """Whether it was loaded, and could not be linked then."""
+    """Whether it was loaded, and could not be instantiated then."""
+
+    @property
+    def unlinked(self) -> bool:
+        """Whether the engine lacks what it imports: another may have it."""
+        return str(self).startswith(protocol.UNLINKED)
 
 
 async def read(pipe: int) -> tuple[bytes, bool]:

@@ -21,7 +21,7 @@ from workers.start_request import (
     StartRequest,
 )
 
-from ..aot.choice import EngineChoice
+from ..aot.choice import Choice, EngineChoice
 from ..aot.policy import Product
 from ..aot.terms import EngineMode
 from ..cgroups import Resources
@@ -93,17 +93,15 @@ class Starter:
                 context = wasi.assemble(what, source.plan)
             else:  # folders are made, and the root's top folder is listed: a guest may have filled that
                 context = await asyncio.to_thread(wasi.assemble, what, source.plan)
-            product = None
+            choice = Choice()
             asked = self._aot.asked(spec.annotations) if self._aot else EngineMode.WASMEDGE
-            why = ""
             if self._aot and not wasi.has_access_list(context.module):
                 try:
-                    product = await self._aot.best(context.module, asked)
-                    why = "" if product else await self._aot.why_interpreted(context.module, asked)
+                    choice = await self._aot.choose(context.module, asked)
                 except InvalidArgument as error:
                     raise ModuleRefused(str(error)) from None
-                if product is not None:
-                    context.run_product(product.fd, product.component)
+                if choice.product is not None:
+                    context.run_product(choice.product.fd, choice.product.component)
             for role, fd in ((STDIN, opened.stdin), (STDOUT, opened.stdout), (STDERR, opened.stderr)):
                 descriptors.put(role, fd)
             for path in container.cgroup.entrances() if container.cgroup else ():
@@ -131,9 +129,9 @@ class Starter:
                 await self._relay.pump(process.instance, pump)
                 process.pumped = True
             try:
-                pid = await self._run(request, process, product, why)
+                pid = await self._run(request, process, choice)
             except ModuleRefused as error:
-                pid = await self._run_otherwise(request, process, context, asked, product, error)
+                pid = await self._run_otherwise(request, process, context, asked, choice, error)
             return pid
         except ModuleRefused as error:
             raise InvalidArgument(f"{wasi.module_and_function(what.args[0])[0]}: {error}") from None
@@ -148,18 +146,21 @@ class Starter:
             if not pid:
                 await self._logger.finish(process.instance)
 
-    async def _run(self, request: StartRequest, process: Process, product: Product | None, why: str = "") -> int:
-        """Run a module, which is interpreted for this reason, or its product; the pid.
+    async def _run(self, request: StartRequest, process: Process, choice: Choice) -> int:
+        """Run the product that was chosen, or the module itself, interpreted; the pid.
 
         Raises as ``ForkserverClient.start``.
         """
+        product = choice.product
         request.engine = product.engine if product is not None else WASMEDGE
         request.imageable = product.digest.encode() if product is not None and product.imageable else b""
-        process.tier = ": ".join(filter(None, (_tier(product), why)))
+        process.tier = ": ".join(filter(None, (_tier(product), "" if product else choice.why)))
         started = await self._forkserver.start(request)
         if started.imaged:
             process.tier += IMAGED
             self._counters.image_starts += 1
+        if self._aot is not None and product is None:
+            self._aot.interpreted(choice)
         return started.pid
 
     async def _run_otherwise(
@@ -168,7 +169,7 @@ class Starter:
         process: Process,
         context: wasi.WasiContext,
         asked: EngineMode,
-        product: Product | None,
+        choice: Choice,
         error: ModuleRefused,
     ) -> int:
         """Run a module that was refused: as it came, where its product was refused, or by the other engine; the pid.
@@ -177,14 +178,13 @@ class Starter:
         """
         if self._aot is None:
             raise error
+        product = choice.product
         if product is not None and product.engine == WASMTIME:
-            return await self._run_made_again(request, process, context, product, error)
+            return await self._run_beside_wasmtime(request, process, context, asked, choice, product, error)
         product_error = error
         if product is not None:  # the product may be at fault, and so our compiler: the module has the last word
-            context.run_guest()
-            _hand_over(request, context)
             try:
-                pid = await self._run(request, process, None)
+                pid = await self._run_guest(request, process, context, Choice())
             except ModuleRefused as refused:
                 error = refused
             else:
@@ -199,12 +199,40 @@ class Starter:
             raise ModuleRefused(str(both)) from None
         if other is None:
             raise error
-        context.run_product(other.fd, other.component)
-        _hand_over(request, context)
         try:
-            return await self._run(request, process, other)
-        except ModuleRefused:
-            raise error from None
+            return await self._run_product(request, process, context, other)
+        except ModuleRefused as refused:
+            raise ModuleRefused(f"WasmEdge: {error}; Wasmtime: {refused}") from None
+
+    async def _run_beside_wasmtime(
+        self,
+        request: StartRequest,
+        process: Process,
+        context: wasi.WasiContext,
+        asked: EngineMode,
+        choice: Choice,
+        product: Product,
+        error: ModuleRefused,
+    ) -> int:
+        """Run a module whose product of Wasmtime was refused: compiled again, or by WasmEdge's interpreter; the pid.
+
+        Raises as ``_run``.
+        """
+        assert self._aot is not None
+        if not error.loaded:
+            try:
+                return await self._run_made_again(request, process, context, product, error)
+            except ModuleRefused as refused:
+                error = refused
+        if not error.unlinked or asked is not EngineMode.AUTO or product.component:  # the module itself is at fault
+            raise error
+        try:
+            interpreted = Choice(None, f"{choice.why}; Wasmtime: refused: {error}", product.digest)
+            pid = await self._run_guest(request, process, context, interpreted)
+        except ModuleRefused as refused:
+            raise ModuleRefused(f"WasmEdge: {refused}; Wasmtime: {error}") from None
+        self._aot.unlinked(product, str(error))
+        return pid
 
     async def _run_made_again(
         self,
@@ -215,14 +243,11 @@ class Starter:
         error: ModuleRefused,
     ) -> int:
         """Run a module whose product of Wasmtime did not load, compiled again; the pid. Raises as ``_run``."""
-        if self._aot is None or error.loaded:  # the module itself is at fault
-            raise error
+        assert self._aot is not None
         context.run_guest()
         product = await self._aot.again(context.module, product, str(error))
-        context.run_product(product.fd, product.component)
-        _hand_over(request, context)
         try:
-            return await self._run(request, process, product)
+            return await self._run_product(request, process, context, product)
         except ModuleRefused as refused:
             if refused.loaded:
                 raise
@@ -230,6 +255,20 @@ class Starter:
             raise FailedPrecondition(
                 f"what Wasmtime compiled it into does not load: {refused}: restart the sandboxer if Wasmtime is another"
             ) from None
+
+    async def _run_product(
+        self, request: StartRequest, process: Process, context: wasi.WasiContext, product: Product
+    ) -> int:
+        context.run_product(product.fd, product.component)
+        _hand_over(request, context)
+        return await self._run(request, process, Choice(product))
+
+    async def _run_guest(
+        self, request: StartRequest, process: Process, context: wasi.WasiContext, choice: Choice
+    ) -> int:
+        context.run_guest()
+        _hand_over(request, context)
+        return await self._run(request, process, choice)
 
     async def _open_log(self, container: Container, process: Process, spec: oci.Spec) -> tuple[int, int] | None:
         """Begin the log that a container's annotations ask for, where no engine reads its output."""

@@ -30,22 +30,31 @@ def custom(name: bytes, body: bytes) -> bytes:
     return section(0, leb(len(name)) + name + body)
 
 
-def start(code: bytes, locals_: int = 4) -> bytes:
-    """A module whose ``_start`` is this code; it has ``locals_`` of type i32."""
+def start(code: bytes, locals_: int = 4, sockets: bool = False) -> bytes:
+    """A module whose ``_start`` is this code; it has ``locals_`` of type i32.
+
+    With ``sockets`` it imports a function of WASI's that WasmEdge alone has.
+    """
     body = vector(leb(locals_) + b"\x7f") + code + b"\x0b"
+    name = b"wasi_snapshot_preview1"
+    imported = [leb(len(name)) + name + leb(9) + b"sock_open" + b"\0\1"] if sockets else []
     return MAGIC + b"".join(
         (
-            section(1, vector(b"\x60\0\0")),  # () -> ()
+            section(1, vector(b"\x60\0\0", b"\x60\3\x7f\x7f\x7f\1\x7f")),  # () -> (), and sock_open's
+            section(2, vector(*imported)),
             section(3, vector(b"\0")),
             section(5, vector(b"\0\1")),  # one page of memory
-            section(7, vector(leb(6) + b"_start" + b"\0\0", leb(6) + b"memory" + b"\2\0")),
+            section(7, vector(leb(6) + b"_start" + b"\0" + leb(len(imported)), leb(6) + b"memory" + b"\2\0")),
             section(10, vector(leb(len(body)) + body)),
         )
     )
 
 
-def laborious(steps: int) -> bytes:
-    """Runs in no time and takes long to compile: many branches on what is not known before it runs."""
+def laborious(steps: int, sockets: bool = False) -> bytes:
+    """Runs in no time and takes long to compile: many branches on what is not known before it runs.
+
+    ``sockets`` as of ``start``.
+    """
     # local 0 = mem[8 * n]; if (local 0 & n) local 1 += local 0 * n else local 2 ^= local 1
     step = (
         b"\x41%s\x28\2\0\x21\0"  # i32.const, i32.load, local.set 0
@@ -58,7 +67,7 @@ def laborious(steps: int) -> bytes:
         small = leb(n % 63 + 1)
         parts.append(step % (leb(n % 64), small, small))
     # what was computed must be stored, or it is all thrown away
-    return start(b"".join(parts) + b"\x41\0\x20\1\x20\2\x6a\x36\2\0")
+    return start(b"".join(parts) + b"\x41\0\x20\1\x20\2\x6a\x36\2\0", sockets=sockets)
 
 
 def loops(depth: int) -> bytes:

@@ -173,6 +173,30 @@ def test_what_no_engine_compiles_is_interpreted_and_told_once(start: Callable[..
     assert "laborious.wasm: not compiled, and so interpreted; WasmEdge: O0 out of memory" in told
 
 
+def test_what_wasmtime_compiles_and_cannot_link_is_interpreted(start: Callable[..., Node]) -> None:
+    """WasmEdge's compiler needs more than it may have, and its own socket functions are no other engine's."""
+    node = start("--aot", "always", "--aot-memory", "64M")
+    module = modules.laborious(4000, sockets=True)
+    containers = [node.pod.with_wasm(module).build().start() for _ in range(3)]
+    assert [each.wait() for each in containers] == [0] * 3
+    reason = "WasmEdge: out of memory.*; Wasmtime: refused: cannot be linked: unknown import.*sock_open"
+    assert len(re.findall(f"runs interpreted, which is slow: {reason}", node.daemon.log_text())) == 1
+    for each in containers:
+        (row,) = [json.loads(Cli(node.daemon).out("inspect", each.id))]
+        assert (row["engine"], row["tier"]) == ("wasmedge", "interpreted")
+        assert re.fullmatch(f"{reason}.*", row["uncompiled"])
+    with pytest.raises(InvalidArgument, match="cannot be linked: unknown import"):
+        annotated(node.pod.with_wasm(module), "wasmtime").build().start()
+
+
+def test_imports_that_neither_engine_has_are_errors_of_both(start: Callable[..., Node]) -> None:
+    node = start("--aot", "always", "--aot-memory", "64M")
+    module = modules.laborious(4000, sockets=True).replace(b"sock_open", b"sock_none")
+    for _ in range(2):
+        with pytest.raises(InvalidArgument, match=r"WasmEdge: .*; Wasmtime: cannot be linked: unknown import"):
+            node.pod.with_wasm(module).build().start()
+
+
 def test_warm_compiles_for_the_engine_that_will_run_it(auto: Node, tmp_path: Path) -> None:
     files = {"hello": component("hello"), "final": modules.final_exceptions(7), "exits": modules.exits(3)}
     for name, content in files.items():

@@ -58,7 +58,7 @@ def test_auto_does_not_wait_for_a_slow_disk(
         try:
             asyncio.get_running_loop().call_later(1, readable.set)
             before = time.monotonic()
-            assert await aot.best(module) is None
+            assert await aot.best(module, await aot.digest(module)) is None
             assert (time.monotonic() - before < 0.9) == (mode is Mode.AUTO)
         finally:
             readable.set()
@@ -75,7 +75,7 @@ def test_until_it_is_started_and_with_never_it_does_nothing(tmp_path: Path, modu
                 await aot.start(EngineLibrary(WASMEDGE, ENGINE))
             assert not aot.active
             aot.seen(module)
-            assert await aot.best(module) is None
+            assert await aot.best(module, await aot.digest(module)) is None
             await aot.close()
 
     asyncio.run(check())

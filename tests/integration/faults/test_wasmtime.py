@@ -30,7 +30,7 @@ def wasmtime(start: Callable[..., Node]) -> Node:
     return start("--engine", "wasmtime")
 
 
-Making = Callable[[str], Daemon]
+Making = Callable[[bytes], Daemon]
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def having(tmp_path: Path) -> Iterator[Making]:
     """A sandboxer on a machine whose Wasmtime has this in place of its library, or nothing."""
     with ExitStack() as stack:
 
-        def make(library: str) -> Daemon:
+        def make(library: bytes) -> Daemon:
             package = tmp_path / "wasmtime"
             (folder := package / f"linux-{platform.machine()}").mkdir(parents=True)
             (package / "__init__.py").touch()
             if library:
-                (folder / "_libwasmtime.so").write_text(library)
+                (folder / "_libwasmtime.so").write_bytes(library)
             daemon = Daemon("--aot", "auto")
             daemon.environment["PYTHONPATH"] = str(tmp_path)
             return stack.enter_context(daemon)
@@ -99,8 +99,29 @@ def test_a_product_that_does_not_load_is_made_again(wasmtime: Node) -> None:
     assert wasmtime.compiled("O2") == 2
 
 
+def test_a_library_that_is_replaced_meanwhile_is_named_once_its_products_do_not_load(having: Making) -> None:
+    """What runs has the old one loaded; a compile loads the new one, whose settings have another name."""
+    found = interpreters.wasmtime()
+    assert found
+    library = Path(found[1]).read_bytes()
+    daemon = having(library)
+    path = Path(daemon.environment["PYTHONPATH"], f"wasmtime/linux-{platform.machine()}/_libwasmtime.so")
+    path.with_suffix(".new").write_bytes(library.replace(b"tls_model", b"tls_modes"))
+    path.with_suffix(".new").rename(path)
+    pod = Pod(daemon)
+    container = pod.with_wasm(component("hello")).build()
+    with pytest.raises(
+        FailedPrecondition, match=r"does not load: .*: unknown shared.*: restart the sandboxer if Wasmtime is another"
+    ):
+        container.start()
+    assert "does not load, and is compiled again" in daemon.log_text()
+    with pytest.raises(FailedPrecondition, match="it could not be compiled: unable: does not load"):
+        container.start()
+    pod.close()
+
+
 def test_without_the_package_all_else_works(having: Making) -> None:
-    pod = Pod(having(""))
+    pod = Pod(having(b""))
     assert pod.with_wasm("exit").args("3").build().start().wait() == 3
     with pytest.raises(FailedPrecondition, match=r"install wasm-sandboxer\[wasmtime\]"):
         pod.with_wasm(component("hello")).build().start()
@@ -108,7 +129,7 @@ def test_without_the_package_all_else_works(having: Making) -> None:
 
 
 def test_a_library_that_does_not_load_is_no_engine(having: Making) -> None:
-    daemon = having("no library")
+    daemon = having(b"no library")
     pod = Pod(daemon)
     assert pod.with_wasm("exit").args("3").build().start().wait() == 3
     with pytest.raises(FailedPrecondition, match="Wasmtime does not load"):

@@ -12,6 +12,7 @@ from ctypes import byref, c_int, c_void_p
 
 from ...calls import machine
 from ...calls.call_list import ANY, FALSE, NEVER, NONZERO, ZERO, At, Label, address
+from ...protocol import UNLINKED
 from ...start_request import COMPONENT, WASMTIME
 from ..engine import EXITED, REFUSED, TRAPPED, End, Engine, EngineMissing, Module
 from . import capi
@@ -34,6 +35,7 @@ _RESULTS = 16  # results for which a function called by name has room
 LOAD, WASI, INSTANTIATE, START_TRAP, NO_FUNCTION, PARAMETERS, TRAP = range(201, 208)
 """Labels of the steps that can fail."""
 
+_IMPORT_MISSING = ("unknown import", "incompatible import type")
 _WHAT = {LOAD: "cannot be loaded", WASI: "cannot be given its WASI context", INSTANTIATE: "cannot be instantiated"}
 
 
@@ -169,7 +171,9 @@ class Wasmtime(Engine):
         message = self._message(result)
         if step.stage == INSTANTIATE and "wasm backtrace" in message:
             return End(TRAPPED, cause_first(message))
-        return End(REFUSED, f"{_WHAT[step.stage]}: {cause_first(message)}")
+        cause = cause_first(message)
+        unlinked = step.stage == INSTANTIATE and cause.startswith(_IMPORT_MISSING)
+        return End(REFUSED, f"{UNLINKED if unlinked else _WHAT[step.stage]}: {cause}")
 
     def _instantiate_module(self, calls: CallList, guest: Guest, function: bytes) -> None:
         context, found = At(guest.context), calls.data(bytes(capi.EXTERN_BYTES))
@@ -303,9 +307,14 @@ def configure(library: ctypes.PyDLL, config: int) -> None:
 
 
 def cause_first(message: str) -> str:
-    """Wasmtime's text with its cause in front: it begins with the backtrace and ends with why."""
+    """Wasmtime's text with its cause in front: it begins with the backtrace and ends with why. An error is one line."""
     context, found, cause = message.partition("\n\nCaused by:\n")
     if not found:
         return message.strip()
-    reason = cause.strip().removeprefix("wasm trap: ")
-    return f"{reason}\n{context.strip()}" if "backtrace" in context else f"{context.strip()}: {reason}"
+    if "backtrace" in context:
+        return f"{cause.strip().removeprefix('wasm trap: ')}\n{context.strip()}"
+    causes = (line.strip() for line in cause.strip().splitlines())  # where there are several, each has its number
+    numbered = (line.partition(": ") for line in causes)
+    return ": ".join(
+        [context.strip(), *(rest if head.isdigit() else head + colon + rest for head, colon, rest in numbered)]
+    )
