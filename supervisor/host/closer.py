@@ -18,7 +18,7 @@ class Closer:
     """
 
     def __init__(self) -> None:
-        self._waiting: queue.Queue[int] = queue.Queue(_MAX_WAITING)
+        self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def close(self, fds: Iterable[int]) -> None:
@@ -27,9 +27,9 @@ class Closer:
             self._thread = threading.Thread(target=self._run, name="closer", daemon=True)
             self._thread.start()
         for fd in fds:
-            try:
-                self._waiting.put_nowait(fd)
-            except queue.Full:
+            if self._waiting.qsize() < _MAX_WAITING:
+                self._waiting.put(fd)
+            else:
                 os.close(fd)
 
     def _run(self) -> None:

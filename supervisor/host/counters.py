@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 START_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -36,12 +34,25 @@ class Histogram:
         self.counts[bisect_left(self.buckets, seconds)] += 1
         self.sum += seconds
 
-    @contextmanager
-    def time(self) -> Iterator[None]:
+    def time(self) -> _Timer:
         """Count what is done in here, unless it fails."""
-        began = time.perf_counter()
-        yield
-        self.observe(time.perf_counter() - began)
+        return _Timer(self)
+
+
+class _Timer:
+    """A plain class: twice as fast as a generator with ``contextmanager``, and there are a dozen a lifecycle."""
+
+    __slots__ = ("_began", "_histogram")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self._histogram.observe(time.perf_counter() - self._began)
 
 
 @dataclass(slots=True)

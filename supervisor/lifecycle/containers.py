@@ -35,9 +35,10 @@ _LONGEST_REMEMBERED = 64 << 10  # bytes of a config.json
 
 @dataclass(frozen=True, slots=True)
 class ContainerSource:
-    """A container's spec and mounts, parsed."""
+    """A container's spec, its resources and mounts, parsed."""
 
     spec: oci.Spec
+    resources: Resources
     plan: rootfs.MountPlan
 
 
@@ -111,7 +112,7 @@ class ContainerManager:
             raise
         self._registry.add(sandbox, container)
         if len(config) <= _LONGEST_REMEMBERED:
-            self._remembered[container.init.instance] = ContainerSource(spec, plan)
+            self._remembered[container.init.instance] = ContainerSource(spec, resources, plan)
             if len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
         self._foresee(spec, plan, resources)
@@ -140,7 +141,8 @@ class ContainerManager:
         if remembered is not None:
             return remembered
         recorded = self._store.recorded(container)
-        return ContainerSource(oci.parse(recorded.config), recorded.plan)
+        spec = oci.parse(recorded.config)
+        return ContainerSource(spec, Resources.parse(spec.resources), recorded.plan)
 
     def unmake(self, container: Container) -> None:
         """Undo a ``make`` that a dead supervisor left half done."""

@@ -24,7 +24,6 @@ from workers.start_request import (
 from ..aot.choice import Choice, EngineChoice
 from ..aot.policy import Product
 from ..aot.terms import EngineMode
-from ..cgroups import Resources
 from ..host import errors
 from ..host.closer import Closer
 from ..host.counters import Counters
@@ -121,7 +120,7 @@ class Starter:
                 descriptors=descriptors,
                 network=network,
                 terminal=process.stdio.terminal,
-                memory_limit=Resources.parse(spec.resources).memory_limit or 0,
+                memory_limit=source.resources.memory_limit or 0,
                 seccomp=seccomp,
             )
             request = wasi.request(process.instance, what, context, placement)

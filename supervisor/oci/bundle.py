@@ -26,8 +26,11 @@ def read_config(bundle: str) -> bytes:
 
 
 def root(bundle: str, path: str) -> str:
-    """The root file system's folder, for a ``root.path`` that may be absolute or relative to the bundle."""
-    return os.path.realpath(os.path.join(bundle, path))
+    """The root file system's folder, for a ``root.path`` that may be absolute or relative to the bundle.
+
+    Links on its way are not followed yet.
+    """
+    return os.path.join(bundle, path)
 
 
 def sandbox_id(bundle: str, annotations: dict[str, str]) -> str:

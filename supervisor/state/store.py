@@ -295,7 +295,8 @@ class Store:
         """Record the state, pid and exit of many at once."""
         if not processes:
             return
-        with self._transaction():
+        # One statement is a transaction by itself.
+        with self._transaction() if len(processes) > 1 else self._transactions.time():
             for process in processes:
                 self._run(
                     "UPDATE processes SET state = ?, pid = ?, start_time = ?, pumped = ?, purged = ?, tier = ?,"

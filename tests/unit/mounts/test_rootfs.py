@@ -53,14 +53,19 @@ def test_the_plan_says_where(folder: Path) -> None:
         ("link", "rootfs"),
         ("{folder}/rootfs", "rootfs"),
         ("../{name}/rootfs", "rootfs"),
-        ("/", "/"),
-        ("host-root", "/"),
     ],
 )
 def test_the_root_may_be_named_in_many_ways(folder: Path, path: str, root: str) -> None:
     (folder / "link").symlink_to("rootfs")
+    named = bundle.root(str(folder), path.format(folder=folder, name=folder.name))
+    assert plan(Spec(ProcessSpec(("a",)), path), named, (), "", "").root == str(folder / root)
+
+
+@pytest.mark.parametrize("path", ["/", "host-root", "host-root/usr/.."])
+def test_the_hosts_root_is_none(folder: Path, path: str) -> None:
     (folder / "host-root").symlink_to("/")
-    assert bundle.root(str(folder), path.format(folder=folder, name=folder.name)) == str(folder / root)
+    with pytest.raises(InvalidArgument, match="the host's root file system"):
+        plan(Spec(ProcessSpec(("a",)), path), bundle.root(str(folder), path), (), "", "")
 
 
 def test_invalid_mounts_are_not_planned(folder: Path) -> None:
