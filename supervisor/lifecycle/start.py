@@ -140,9 +140,11 @@ class Starter:
         finally:
             opened.close()
             context.close(self._closer if pid else None)
-            for fd in opened_here:
-                os.close(fd)
-            if not pid:
+            if pid:
+                self._closer.close(opened_here)
+            else:  # nothing of a start that failed stays open after it
+                for fd in opened_here:
+                    os.close(fd)
                 await self._logger.finish(process.instance)
 
     async def _run(self, request: StartRequest, process: Process, choice: Choice) -> int:
