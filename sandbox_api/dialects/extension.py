@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from .. import strict_json
 from ..errors import InvalidArgument
 from ..interface import Mount, NewContainer, NewExec, Preparation, Stdio
 
@@ -18,8 +19,8 @@ KEY = "tasks"
 def parse(value: bytes) -> list[Preparation]:
     """Parse the list: containers before their processes. Raises ``InvalidArgument``."""
     try:
-        root = json.loads(value)
-    except (ValueError, RecursionError) as error:
+        root = strict_json.loads(value)
+    except ValueError as error:
         raise InvalidArgument(f"{FIELD} is not JSON: {error}") from None
     found: list[Preparation] = []
     seen: dict[str, set[str]] = {}  # containers' processes

@@ -54,16 +54,19 @@ class Decoder:
     __slots__ = ("_buffer",)
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._buffer: bytearray | None = None  # grows in place: a frame may come byte by byte
 
     @property
     def partial(self) -> bool:
         """Whether it holds the beginning of a frame."""
-        return bool(self._buffer)
+        return self._buffer is not None
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """The frames that ``data`` completes. Raises ``BrokenFrame``; feed nothing more after that."""
-        buffer = self._buffer + data if self._buffer else data
+        buffer: bytes | bytearray = data
+        if self._buffer is not None:
+            self._buffer += data
+            buffer = self._buffer
         at = 0
         try:
             while len(buffer) - at >= _HEADER.size:
@@ -75,8 +78,11 @@ class Decoder:
                 end = at + _HEADER.size + length
                 if len(buffer) < end:
                     break
-                frame = Frame(stream, kind, flags, buffer[at + _HEADER.size : end])
+                frame = Frame(stream, kind, flags, bytes(buffer[at + _HEADER.size : end]))
                 at = end
                 yield frame
         finally:
-            self._buffer = buffer[at:] if at < len(buffer) else b""
+            if at >= len(buffer):
+                self._buffer = None
+            elif at or self._buffer is None:
+                self._buffer = bytearray(buffer[at:])

@@ -108,8 +108,11 @@ def _hear(reader: protocol.Reader, answered: asyncio.Future[protocol.Frame | Non
 
 
 def _outcome(frame: protocol.Frame | None) -> Outcome:
-    if frame is None or frame.body[:1] not in _VERDICTS:
+    if frame is None:
         return Outcome(Verdict.UNABLE, "the compiler's parent process was killed")
+    if frame.body[:1] not in _VERDICTS:
+        frame.close()
+        return Outcome(Verdict.UNABLE, "the compiler's parent process answered what is no verdict")
     verdict, text = _VERDICTS[frame.body[:1]], frame.body[1:].decode(errors="replace")
     if verdict is Verdict.MADE and len(frame.fds) == 1:
         flags, kibibytes = frame.body[1:2], frame.body[2:10]

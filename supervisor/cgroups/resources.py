@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ DEFAULT_SHARES = 1024
 """The default weight of a group, and of a single process beside groups (sched(7))."""
 
 _MOST = (1 << 63) - 1
-_CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+_CPU_LIST = re.compile(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*")
 _UNIFIED_NAME = re.compile(r"[a-zA-Z0-9_]+(\.[a-zA-Z0-9_]+)+")
 
 
@@ -120,7 +121,7 @@ def _object(owner: Mapping[str, object], name: str) -> Mapping[str, object]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InvalidArgument(f"linux.resources: {name} {value!r} is {type(value).__name__}, not an object")
+        raise InvalidArgument(f"linux.resources: {name} {reprlib.repr(value)} is {type(value).__name__}, not an object")
     return value
 
 
@@ -129,10 +130,12 @@ def _number(owner: Mapping[str, object], member: str, minus_one: bool = False) -
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidArgument(f"linux.resources: {member} {value!r} is {type(value).__name__}, not a whole number")
+        raise InvalidArgument(
+            f"linux.resources: {member} {reprlib.repr(value)} is {type(value).__name__}, not a whole number"
+        )
     if not (-1 if minus_one else 0) <= value <= _MOST:
         least = "-1 (no limit)" if minus_one else "0"
-        raise InvalidArgument(f"linux.resources: {member} {value} is not from {least} to {_MOST}")
+        raise InvalidArgument(f"linux.resources: {member} {reprlib.repr(value)} is not from {least} to {_MOST}")
     return value or None
 
 
@@ -141,7 +144,7 @@ def _list(owner: Mapping[str, object], member: str) -> str:
     if value is None or value == "":
         return ""
     if not isinstance(value, str) or not _CPU_LIST.fullmatch(value):
-        raise InvalidArgument(f"linux.resources: {member} {value!r} is not a list as 0-3,7")
+        raise InvalidArgument(f"linux.resources: {member} {reprlib.repr(value)} is not a list as 0-3,7")
     return value
 
 
@@ -150,8 +153,12 @@ def _unified(files: Mapping[str, object]) -> dict[str, str]:
     for name, value in files.items():
         # cgroup.* would move processes and switch controllers behind our back.
         if not _UNIFIED_NAME.fullmatch(name) or name.startswith("cgroup."):
-            raise InvalidArgument(f"linux.resources: unified {name!r} is not the name of a controller's file")
+            raise InvalidArgument(
+                f"linux.resources: unified {reprlib.repr(name)} is not the name of a controller's file"
+            )
         if not isinstance(value, str) or not value:
-            raise InvalidArgument(f"linux.resources: unified[{name}] {value!r} is not a string to write")
+            raise InvalidArgument(
+                f"linux.resources: unified[{name[:200]}] {reprlib.repr(value)} is not a string to write"
+            )
         checked[name] = value
     return checked

@@ -19,6 +19,7 @@ REQUEST_SECONDS = 10.0
 SEND_SECONDS = 30.0
 """Seconds that a client may leave its answer unread."""
 _MAX_HEAD = 16 << 10
+_MAX_FIELDS = 16  # of a query
 
 JSON, LINES, TEXT = "application/json", "application/jsonl", "text/plain; charset=utf-8"
 
@@ -87,7 +88,11 @@ class HttpServer:
             return Answer(b"too many questions are under way: try again\n", TEXT, "503 Service Unavailable")
         try:
             target = urlsplit(words[1])
-            return await self._answer(unquote(target.path), dict(parse_qsl(target.query, keep_blank_values=True)))
+            query = dict(parse_qsl(target.query, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
+        except ValueError as error:
+            return Answer(f"not a target to GET: {error}\n".encode(errors="replace"), TEXT, "400 Bad Request")
+        try:
+            return await self._answer(unquote(target.path), query)
         except Exception:
             log.exception("GET %.200s failed unexpectedly", words[1])
             return Answer(b"failed unexpectedly: see the log\n", TEXT, "500 Internal Server Error")

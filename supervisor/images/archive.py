@@ -7,7 +7,6 @@ what is read into memory is of bounded size.
 from __future__ import annotations
 
 import gzip
-import json
 import lzma
 import posixpath
 import tarfile
@@ -19,12 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from sandbox_api import strict_json
+
 from ..oci.wasi import module_and_function
 
 MAX_DOCUMENT = 8 << 20
 MAX_MODULE = 256 << 20
 _MAX_ENTRIES = 1 << 20
 _MAX_NAME = 4096  # PATH_MAX
+_NO_ID = 0xFFFFFFFF  # chown(2)
 _MAX_LAYERS = 512  # overlayfs mounts no more (fs/overlayfs/params.c)
 _MAX_DEPTH = 8  # of indexes in indexes
 _MAX_LINKS = 40  # as in the kernel (path_resolution(7))
@@ -74,6 +76,8 @@ def reading(path: Path) -> Iterator[tarfile.TarFile]:
         EOFError,
         KeyError,
         RecursionError,
+        ValueError,  # tarfile's, of numbers in extended headers
+        OverflowError,
         zlib.error,
         lzma.LZMAError,
         gzip.BadGzipFile,
@@ -197,7 +201,13 @@ class Tree:
         for entry in tar:
             if len(entry.name) > _MAX_NAME:
                 raise ArchiveUnfit(f"layer {layer} has a name of {len(entry.name)} characters; {_MAX_NAME} is the most")
+            if "\0" in entry.name or "\0" in entry.linkname:
+                raise ArchiveUnfit(f"layer {layer} has a name that holds a NUL: {entry.name[:200]!r}")
+            if not (0 <= entry.uid < _NO_ID and 0 <= entry.gid < _NO_ID):
+                raise ArchiveUnfit(f"layer {layer}: {entry.name[:200]}: there is no user {entry.uid}:{entry.gid}")
             path = _normal(entry.name)
+            if path == "/" and not entry.isdir():
+                raise ArchiveUnfit(f"layer {layer} has a root that is not a folder")
             folder, name = posixpath.split(path)
             if name == _OPAQUE:
                 self._hide(folder, itself=False)
@@ -279,8 +289,8 @@ def _document(archive: tarfile.TarFile, name: str) -> Any:
         text = file.read(MAX_DOCUMENT + 1) if file else b""
         if len(text) > MAX_DOCUMENT:
             raise ArchiveUnfit(f"{name} is larger than {MAX_DOCUMENT} bytes")
-        return json.loads(text)
-    except (KeyError, ValueError, RecursionError):
+        return strict_json.loads(text)
+    except (KeyError, ValueError):
         raise ArchiveUnfit(f"{name} is missing, or not JSON") from None
 
 

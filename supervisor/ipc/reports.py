@@ -84,7 +84,7 @@ def _wake(readable: asyncio.Future[None]) -> None:
 
 def refusal(verdict: bytes, status: int, killed: bool, loaded: bool = False) -> SandboxerError:
     """The error for a start whose worker gave this verdict and exited with this wait status."""
-    text = verdict[1:].decode(errors="replace")
+    text = verdict[1:].decode(errors="replace") or "the worker gave no reason"
     if verdict[:1] == protocol.REFUSED:
         refused = ModuleRefused(text)
         refused.loaded = loaded

@@ -19,9 +19,11 @@ from workers import relay_protocol
 
 from ..host import errors
 
-_SIZE = re.compile(r"(\d+) ?([KMGT]?)(i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18}) ?([KMGT]?)(i?B)?", re.IGNORECASE | re.ASCII)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MOST_FILES = 100
+_MOST_BYTES = 1 << 60
+"""A larger bound is taken for this: the logger's numbers have 64 bits."""
 _LEAST_BYTES = 64 << 10
 """A smaller bound is taken for this: all containers share the logger, and each rotation renames all files."""
 _FACILITIES = {
@@ -65,10 +67,10 @@ def parse(annotations: Mapping[str, str], container_id: str) -> Log | None:
         return None
     if driver != "json-file":
         raise InvalidArgument(f"log.console.driver {driver!r} is not supported (supported: json-file, syslog, none)")
-    if not path.startswith("/") or "\0" in path or Path(path).name in ("", "..") or path.endswith("/"):
+    if not path.startswith("/") or "\0" in path or os.path.basename(path) in ("", ".", ".."):
         raise InvalidArgument(f"log.console.file {path!r} is not the absolute path of a file")
     files = annotations.get("log.console.filerotate", "1")
-    if not files.isdecimal() or not 1 <= int(files) <= _MOST_FILES:
+    if not re.fullmatch("[0-9]{1,9}", files) or not 1 <= int(files) <= _MOST_FILES:
         raise InvalidArgument(f"log.console.filerotate {files!r} is not a number from 1 to {_MOST_FILES}")
     most_bytes = _size(annotations.get("log.console.filesize", "0"))
     return JsonLog(path, max(most_bytes, _LEAST_BYTES) if most_bytes else 0, int(files))
@@ -109,4 +111,4 @@ def _size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise InvalidArgument(f"log.console.filesize {text!r} is not a size such as 1MB")
-    return int(match[1]) * _UNITS[match[2].upper()]
+    return min(int(match[1]) * _UNITS[match[2].upper()], _MOST_BYTES)

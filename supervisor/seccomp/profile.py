@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import platform
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
@@ -40,6 +41,9 @@ _OPERATORS = {
 }
 MAX_RULES = 1024
 """Rules: one name with its conditions each. The usual default profile has 500; a filter ends at 4,096 instructions."""
+MAX_CONDITIONAL, MAX_INTRICATE = 64, 2
+"""Rules with conditions for one call; and where one of them has conditions on several arguments. libseccomp 2.5 may
+never come to an end with more: it merges them into a tree, and 16 rules of three conditions took it minutes."""
 _MAX_ERRNO = 4095
 _OURS = ("seccomp", "chdir", "getcwd")  # the worker's last steps
 
@@ -62,6 +66,7 @@ def oci_filter(profile: Mapping[str, Any], machine: str = platform.machine()) ->
     if len(rules) > MAX_RULES:
         raise InvalidArgument(f"config.json: {where}.syscalls comes to more than {MAX_RULES} rules, which is the most")
     _require_needed(default, rules)
+    _require_simple(rules)
     with FilterBuilder(default, machine) as builder:
         for action, name, compares in rules:
             if name not in _OURS:
@@ -103,6 +108,22 @@ def _require_needed(default: int, rules: list[_Rule]) -> None:
         )
 
 
+def _require_simple(rules: list[_Rule]) -> None:
+    conditions: defaultdict[str, list[int]] = defaultdict(list)
+    for _, name, compares in rules:
+        if compares:
+            conditions[name].append(len(compares))
+    for name, counts in conditions.items():
+        most, what = (
+            (MAX_CONDITIONAL, "") if max(counts) == 1 else (MAX_INTRICATE, ", one of them on several arguments")
+        )
+        if len(counts) > most:
+            raise InvalidArgument(
+                f"config.json: linux.seccomp has {len(counts)} rules with conditions for {name[:200]}{what}; {most} is "
+                "the most that libseccomp can be trusted with"
+            )
+
+
 def _action(owner: Mapping[str, Any], name: str, number: str, where: str) -> int:
     text = member(owner, name, str, where)
     action = _ACTIONS.get(text or "")
@@ -131,8 +152,9 @@ def _compare(arg: Mapping[str, Any]) -> Compare:
 
 def _strings(owner: Mapping[str, Any], name: str, where: str) -> list[str]:
     values = member(owner, name, list, where) or []
-    if not all(isinstance(value, str) for value in values):
-        raise InvalidArgument(f"config.json: {where}.{name} holds something that is not a string")
+    # A library in C reads a name as far as its NUL.
+    if not all(isinstance(value, str) and "\0" not in value for value in values):
+        raise InvalidArgument(f"config.json: {where}.{name} holds something that is not a string without NUL")
     return values
 
 

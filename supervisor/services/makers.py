@@ -72,7 +72,7 @@ def _maker(container: Container, annotations: Mapping[str, str]) -> str:
 def _log(container: Container, maker: str, annotations: Mapping[str, str]) -> dict[str, str]:
     stdout = container.init.stdio.stdout
     if annotations.get(_LOG_FILE) and annotations.get(_LOG_DRIVER, "json-file") == "json-file" and not stdout:
-        return {"path": annotations[_LOG_FILE], "format": "json-file"}
+        return {"path": str(annotations[_LOG_FILE]), "format": "json-file"}
     if stdout.startswith("file://"):
         return {"path": stdout.removeprefix("file://"), "format": "raw"}
     if maker == CONTAINERD:
@@ -87,4 +87,5 @@ def _first(annotations: Mapping[str, str], keys: tuple[str, ...]) -> str:
 
 
 def _number(text: object) -> int:
-    return int(text) if isinstance(text, str) and text.isdecimal() else 0
+    """A number of at most nine digits: engines count so far, and int() has a bound of its own."""
+    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < 10 else 0

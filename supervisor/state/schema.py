@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sandbox_api.interface import Mount, NewContainer, NewExec, Preparation, Stdio
 
 from ..model.prepared import Prepared
 from ..oci.rootfs import MountPlan
 from ..oci.spec import Bind, Tmpfs
+from . import rows
+
+T = TypeVar("T")
 
 VERSION = 7
 
@@ -112,14 +116,14 @@ def members(value: Any) -> dict[str, object]:
 
 
 def plan_of(text: str) -> MountPlan:
-    """A plan from its JSON."""
+    """A plan from its JSON. Raises ``ValueError``, ``KeyError`` and ``TypeError``."""
     values = json.loads(text)
     for name in ("inner", "masked", "readonly", "pod_files"):
-        values[name] = tuple(values[name])
+        values[name] = rows.texts(values[name])
     values["rootfs"] = _mounts(values["rootfs"])
-    values["binds"] = tuple(Bind(**each) for each in values["binds"])
-    values["tmpfs"] = tuple(Tmpfs(**each) for each in values["tmpfs"])
-    return MountPlan(**values)
+    values["binds"] = tuple(_made(Bind, each) for each in values["binds"])
+    values["tmpfs"] = tuple(_made(Tmpfs, each) for each in values["tmpfs"])
+    return _made(MountPlan, values)
 
 
 PREPARED_COLUMNS = (
@@ -141,7 +145,9 @@ def prepared_of(
     listed: int,
     digest: str,
 ) -> Prepared[Any]:
-    """A preparation from its row: ``PREPARED_COLUMNS``."""
+    """A preparation from its row: ``PREPARED_COLUMNS``. Raises ``ValueError``, ``KeyError`` and ``TypeError``."""
+    texts = sandbox_id, container_id, exec_id, rootfs, stdin, stdout, stderr, bundle, digest
+    rows.checked((spec, terminal, listed, *texts), bytes, int, int, *[str] * len(texts))
     stdio = Stdio(stdin, stdout, stderr, bool(terminal))
     new: Preparation
     if exec_id:
@@ -152,4 +158,21 @@ def prepared_of(
 
 
 def _mounts(values: list[dict[str, Any]]) -> tuple[Mount, ...]:
-    return tuple(Mount(**{**each, "options": tuple(each["options"])}) for each in values)
+    return tuple(_made(Mount, {**each, "options": rows.texts(each["options"])}) for each in values)
+
+
+def _made(kind: type[T], values: dict[str, Any]) -> T:
+    """A dataclass's value of these members. Raises ``TypeError`` where one is missing, unknown or of another kind."""
+    made = kind(**values)
+    for name, kinds in _SIMPLE[kind]:
+        if type(getattr(made, name)) is not kinds:
+            raise TypeError(f"{kind.__name__}.{name} is {type(getattr(made, name)).__name__}")
+    return made
+
+
+_KINDS = {"str": str, "int": int, "bool": bool}
+_SIMPLE: dict[type, list[tuple[str, type]]] = {
+    kind: [(each.name, _KINDS[str(each.type)]) for each in fields(kind) if each.type in _KINDS]
+    for kind in (Bind, Tmpfs, Mount, MountPlan)
+}
+"""Members that are no lists, and their kinds."""

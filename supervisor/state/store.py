@@ -15,16 +15,16 @@ from enum import IntEnum
 from typing import Any
 
 from sandbox_api.errors import Internal, NotFound, OutOfDisk, Unavailable
-from sandbox_api.interface import Exit, NewContainer, NewExec, NewSandbox, Stdio
+from sandbox_api.interface import NewContainer, NewExec, NewSandbox
 
 from ..host.counters import Counters
 from ..model.container import Container
 from ..model.prepared import Prepared
-from ..model.process import Process, ProcessState
-from ..model.sandbox import Sandbox, SandboxState
+from ..model.process import Process
+from ..model.sandbox import Sandbox
 from ..oci.rootfs import MountPlan
 from . import file as state_file
-from . import schema
+from . import rows, schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Store:
         """Values that were not written like this are damage, too."""
         try:
             yield
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise self._give_up(f"{type(error).__name__}: {error}") from None
 
     def number_from(self, instance: int) -> None:
@@ -184,11 +184,7 @@ class Store:
     def sandboxes(self) -> list[Sandbox]:
         """Every sandbox on record."""
         with self._decoding():
-            found = self._read("SELECT namespace, id, netns, labels, state, created_at, exited_at, pids FROM sandboxes")
-            return [
-                Sandbox(where, name, netns, json.loads(labels), SandboxState(state), made, ended, pids=json.loads(pids))
-                for where, name, netns, labels, state, made, ended, pids in found
-            ]
+            return [rows.sandbox(row) for row in self._read(f"SELECT {rows.SANDBOX} FROM sandboxes")]
 
     def add_container(
         self, container: Container, recorded: Recorded, cgroup: str, made: Made = Made.UNFINISHED
@@ -233,7 +229,8 @@ class Store:
             "SELECT config, plan FROM containers WHERE namespace = ? AND id = ?", (container.namespace, container.id)
         ):
             with self._decoding():
-                return Recorded(bytes(config), schema.plan_of(plan))
+                rows.checked((config, plan), bytes, str)
+                return Recorded(config, schema.plan_of(plan))
         raise NotFound(f"container {container.id}: it was deleted")
 
     def remove_container(self, container: Container) -> None:
@@ -247,29 +244,12 @@ class Store:
         """Every container on record with its processes; its control group's state ("": none); how far it was made."""
         processes: dict[tuple[str, str], dict[str, Process]] = {}
         with self._decoding():
-            for namespace, container_id, instance, exec_id, state, pid, start_time, *rest in self._read(
-                "SELECT namespace, container_id, instance, exec_id, state, pid, start_time, stdin, stdout, stderr,"
-                " terminal, pumped, purged, tier, exit_status, exited_at FROM processes"
-            ):
-                stdin, stdout, stderr, terminal, pumped, purged, tier, status, at = rest
-                process = Process(
-                    instance,
-                    f"{container_id}/{exec_id}" if exec_id else container_id,
-                    exec_id,
-                    Stdio(stdin, stdout, stderr, bool(terminal)),
-                    ProcessState(state),
-                    pid,
-                    start_time,
-                    None if status is None else Exit(status, at),
-                    bool(pumped),
-                    bool(purged),
-                    tier,
-                )
-                processes.setdefault((namespace, container_id), {})[exec_id] = process
+            for row in self._read(f"SELECT {rows.PROCESS} FROM processes"):
+                process = rows.process(row)
+                processes.setdefault((row[0], row[1]), {})[process.exec_id] = process
             found = []
-            for namespace, container_id, sandbox_id, bundle, cgroup, made in self._read(
-                "SELECT namespace, id, sandbox_id, bundle, cgroup, made FROM containers"
-            ):
+            for row in self._read("SELECT namespace, id, sandbox_id, bundle, cgroup, made FROM containers"):
+                namespace, container_id, sandbox_id, bundle, cgroup, made = rows.checked(row, *[str] * 5, int)
                 execs = processes[namespace, container_id]
                 init = execs.pop("")
                 container = Container(namespace, container_id, sandbox_id, bundle, init, execs=execs or None)
@@ -284,6 +264,7 @@ class Store:
         """The OCI process, as JSON, of an exec. Raises ``NotFound`` where it is not on record."""
         for (spec,) in self._read("SELECT spec FROM processes WHERE instance = ?", (process.instance,)):
             with self._decoding():
+                rows.checked((spec,), bytes)
                 return bytes(spec)
         raise NotFound(f"container {process.name}: it was deleted")
 

@@ -13,9 +13,13 @@ import pytest
 
 from supervisor.aot import compiling as compiling_module
 from supervisor.aot.cache import Cache
-from supervisor.aot.compiler_process import Outcome
+from supervisor.aot.compiler_process import Outcome, _outcome
 from supervisor.aot.compiling import Compiling, Job
 from supervisor.aot.terms import Failure, Level, Limits, Verdict
+from workers.compile_protocol import COMPILED
+from workers.protocol import Frame
+
+from .leaks import nothing_left_open
 
 
 class FakeCompiler:
@@ -210,3 +214,11 @@ def test_the_end_ends_compilers_and_whoever_waits(tmp_path: Path) -> None:
             assert all(failure and failure.verdict is Verdict.UNABLE for failure in await bench.done(job))
 
     run(tmp_path, check)
+
+
+@pytest.mark.parametrize(("body", "count"), [(b"", 1), (b"?", 1), (b"M", 0), (b"M", 2), (b"Rwhy", 1)])
+def test_an_answer_that_is_none_leaves_nothing_open(body: bytes, count: int) -> None:
+    with nothing_left_open():
+        outcome = _outcome(Frame(COMPILED, body, [os.dup(0) for _ in range(count)]))
+    assert outcome.product == -1
+    assert outcome.verdict in (Verdict.UNABLE, Verdict.REFUSED)

@@ -241,3 +241,30 @@ def test_a_module_of_any_size_does_not_fill_the_disk(image: Path, monkeypatch: p
     bomb = gzip.compress(layer(("app.wasm", bytes(64 << 20))))
     with pytest.raises(ArchiveUnfit, match="too many for a module"):
         found(oci(image, [bomb], Entrypoint=["/app.wasm"]))
+
+
+def with_header(**members: Any) -> bytes:
+    """A layer with one file whose header says so."""
+    info = tarfile.TarInfo("app.wasm")
+    for name, value in members.items():
+        setattr(info, name, value)
+    return info.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        ({"pax_headers": {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}}, "not an image archive"),
+        ({"pax_headers": {"GNU.sparse.map": "0,x"}}, "not an image archive"),
+        ({"pax_headers": {"path": "app\0.wasm"}}, "holds a NUL"),
+        ({"pax_headers": {"linkpath": "a\0"}, "type": tarfile.SYMTYPE}, "holds a NUL"),
+        ({"name": "./", "type": tarfile.SYMTYPE, "linkname": "/etc"}, "root that is not a folder"),
+        ({"name": "/", "type": tarfile.REGTYPE}, "root that is not a folder"),
+        ({"uid": 1 << 33}, "no user"),
+        ({"gid": 0xFFFFFFFF}, "no user"),
+        ({"uid": -1}, "no user"),
+    ],
+)
+def test_a_header_that_cannot_be_is_told(image: Path, members: dict[str, Any], why: str) -> None:
+    with pytest.raises(ArchiveUnfit, match=why):
+        found(oci(image, [with_header(**members)], Entrypoint=["/app.wasm"]))

@@ -65,6 +65,8 @@ def test_only_real_limits_need_a_group(resources: dict[str, Any], limited: bool)
         ({"cpu": {"shares": -1}}, "cpu.shares -1"),
         ({"cpu": {"period": -1}}, "cpu.period -1"),
         ({"cpu": {"cpus": "0,"}}, "cpu.cpus '0,'"),
+        ({"cpu": {"cpus": "0-\u0661"}}, "not a list as 0-3,7"),
+        ({"cpu": {"mems": "x" * 10_000}}, "xx...xx"),
         ({"cpu": {"cpus": "0\n"}}, r"cpu.cpus '0\n'"),
         ({"cpu": {"mems": 0}}, "cpu.mems 0"),
         ({"pids": {"limit": -5}}, "pids.limit -5"),

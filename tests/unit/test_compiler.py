@@ -73,3 +73,12 @@ def test_a_start_section_is_a_trait_of_its_module() -> None:
     assert has_start(empty + types + functions + start + code)
     assert not has_start(empty + types + functions + code)
     assert not has_start(empty + b"\x00\x05\x04start" + b"\xff")  # malformed: the compiler has refused it before
+
+
+def test_a_name_that_ends_beyond_its_section_is_no_name() -> None:
+    """The bytes after an empty section were taken for its name, and it was left out of the module."""
+    header = b"\0asm\1\0\0\0"
+    empty, rest = b"\0\0", bytes([len(NATIVE_SECTION)]) + NATIVE_SECTION
+    assert without_native(header + empty + rest) == header + empty + rest
+    whole = b"\0" + bytes([len(rest)]) + rest
+    assert without_native(header + whole) == header

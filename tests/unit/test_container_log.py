@@ -16,6 +16,7 @@ from sandbox_api.errors import InvalidArgument
 from supervisor.oci import container_log as annotations
 from workers import container_log
 from workers.container_log import JsonFile, Lost, Syslog
+from workers.protocol import pack_numbers, unpack_numbers
 
 from .disk import disk
 from .leaks import nothing_left_open
@@ -147,3 +148,30 @@ def test_rotation_that_would_hold_up_all_logs_is_not_to_be_had() -> None:
     assert (log.most_bytes, log.most_files) == (64 << 10, 100)
     with pytest.raises(InvalidArgument, match="from 1 to 100"):
         annotations.parse({**asked, "log.console.filerotate": "1000"}, "id")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"filesize": "9" * 5000},
+        {"filesize": "\u0661MB"},
+        {"filesize": "1\u212a"},  # the kelvin sign, which is a K to those who pass over case
+        {"filerotate": "9" * 5000},
+        {"filerotate": "\u0661"},
+        {"file": "/logs/id/."},
+        {"file": "/logs/id/.."},
+        {"file": "/logs/id/"},
+    ],
+)
+def test_what_is_no_number_and_no_file_is_refused(wrong: dict[str, str]) -> None:
+    asked = {"log.console.file": "/logs/id/log", **{f"log.console.{name}": value for name, value in wrong.items()}}
+    with pytest.raises(InvalidArgument, match=r"is not (a|the) "):
+        annotations.parse(asked, "id")
+
+
+def test_the_largest_size_can_be_sent() -> None:
+    asked = {"log.console.file": "/logs/id/log", "log.console.filesize": f"{'9' * 18}TB"}
+    log = annotations.parse(asked, "id")
+    assert log is not None
+    numbers, _ = annotations.encode(log)
+    assert unpack_numbers(pack_numbers(*numbers)) == tuple(numbers)

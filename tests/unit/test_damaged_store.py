@@ -108,6 +108,36 @@ def test_a_value_that_cannot_be_read_is_damage(path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "sandboxes SET labels = '5'",
+        "sandboxes SET labels = '{\"a\": 1}'",
+        "sandboxes SET pids = '[\"a\"]'",
+        "sandboxes SET netns = x'00'",
+        "sandboxes SET created_at = 'x'",
+        "processes SET pid = 'x'",
+        "processes SET exit_status = x'00'",
+        "containers SET config = 1000000000000",  # bytes(config) took that much memory
+        "containers SET plan = '[]'",
+        "containers SET plan = replace(plan, '\"/', '5, \"')",
+        "containers SET plan = json_set(plan, '$.root', 5)",
+        "containers SET plan = json_set(plan, '$.masked', '/a')",
+        'containers SET plan = json_set(plan, \'$.binds\', json(\'[{"destination": 1, "source": "/"}]\'))',
+        "containers SET plan = '" + "[" * 100_000 + "'",
+    ],
+)
+def test_values_of_another_kind_are_damage(path: Path, damage: str) -> None:
+    """SQLite stores any value in any column: one was taken for what it is not, far from here."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"UPDATE {damage}")
+    store = Store(str(path))
+    with pytest.raises(StoreDamaged, match="is damaged"):
+        (store.sandboxes(), store.containers(), store.recorded(container()))
+    assert len(set_aside(path)) == 1
+    store.close()
+
+
 def test_damage_that_shows_later_ends_the_store(path: Path) -> None:
     told: list[str] = []
     store = Store(str(path), lambda: told.append("damage"))

@@ -57,7 +57,8 @@ async def ask(path: Path, request: bytes) -> bytes:
         (b"\xff\xfe\0\r\n\r\n", b"400"),
         (b"GET /a HTTP/1.1\r\nX: " + b"y" * 40_000 + b"\r\n\r\n", b"431"),
         (b"GET /broken HTTP/1.1\r\n\r\n", b"500"),
-        (b"GET //[ HTTP/1.1\r\n\r\n", b"500"),
+        (b"GET //[ HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /a?" + b"b&" * 5000 + b" HTTP/1.1\r\n\r\n", b"400"),
     ],
 )
 def test_each_request_is_answered(tmp_path: Path, request_bytes: bytes, status: bytes) -> None:

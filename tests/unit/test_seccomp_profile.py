@@ -105,6 +105,11 @@ def test_architectures_and_flags_of_containerds_default_profile() -> None:
         ({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"action": "SCMP_ACT_ERRNO"}]}, "without names"),
         ({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["x"]}]}, "action is None"),
         ({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": [1], "action": "SCMP_ACT_LOG"}]}, "not a string"),
+        # cut at its NUL it was a call of the worker's last steps
+        (
+            {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["seccomp\0"], "action": "SCMP_ACT_ERRNO"}]},
+            "without NUL",
+        ),
         ({"defaultAction": "SCMP_ACT_ALLOW", "architectures": [7]}, "architectures holds something"),
         ({"defaultAction": "SCMP_ACT_NOTIFY"}, "'SCMP_ACT_NOTIFY', not one of"),
         ({"defaultAction": "SCMP_ACT_ERRNO"}, "forbids openat, close, .* the engine runs no module"),
@@ -130,3 +135,27 @@ def test_malformed_profiles(members: dict[str, Any], message: str) -> None:
 def test_malformed_conditions(arg: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument, match=r"linux\.seccomp\.syscalls\.args"):
         profile({"names": ["lseek"], "action": "SCMP_ACT_ERRNO", "args": [arg]})
+
+
+@pytest.mark.parametrize(("rules", "conditions", "most"), [(65, 1, 64), (3, 2, 2), (1024, 1, 64), (100, 6, 2)])
+def test_more_conditions_than_libseccomp_ends_with(rules: int, conditions: int, most: int) -> None:
+    """It never came back from 16 rules of three conditions: six such starts held every thread of the daemon."""
+    args = [{"index": i, "op": "SCMP_CMP_GE", "value": i} for i in range(conditions)]
+    entries = [{"names": ["ioctl"], "action": "SCMP_ACT_ERRNO", "args": args} for _ in range(rules)]
+    with pytest.raises(InvalidArgument, match=f"{rules} rules with conditions for ioctl.*; {most} is the most"):
+        profile(*entries)
+
+
+def test_as_many_conditions_as_may_be() -> None:
+    single = [
+        {"names": ["ioctl"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 1, "op": "SCMP_CMP_EQ", "value": value}]}
+        for value in range(64)
+    ]
+    pair = {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "args": [
+        {"index": 0, "op": "SCMP_CMP_EQ", "value": 16}, {"index": 2, "op": "SCMP_CMP_GE", "value": 9}
+    ]}  # fmt: skip
+    program = profile(*single, pair, pair)
+    assert verdict(program, numbers("x86_64")["ioctl"], 0, 63) == ERRNO | 1
+    assert verdict(program, numbers("x86_64")["ioctl"], 0, 64) == ALLOW
+    assert verdict(program, numbers("x86_64")["socket"], 16, 0, 9) == ERRNO | 1
+    assert verdict(program, numbers("x86_64")["socket"], 16, 0, 8) == ALLOW

@@ -35,7 +35,8 @@ def without_custom(code: bytes, name: bytes) -> bytes:
     kept = bytearray(code[: len(MODULE)])
     for kind, begin, content, end in sections(code):
         size, at = _leb(code, content) if kind == _CUSTOM else (0, content)
-        if kind != _CUSTOM or code[at : at + size] != name:
+        # A name that ends beyond its section is another's bytes.
+        if kind != _CUSTOM or at + size > end or code[at : at + size] != name:
             kept += code[begin:end]
     return bytes(kept)
 
