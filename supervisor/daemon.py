@@ -249,8 +249,10 @@ class Daemon:
         if self._publisher is not None:
             self._spawn(self._publisher.run())
         methods = TaskMethods(parts.tasks, parts.cgroup_version).table()
-        given_up = GivenUp(options.folder / "given-up", self._registry, parts.tasks, parts.sandboxes)
+        containerd = sockets.CONTAINERD_EVENTS if options.events in ("auto", "off") else options.events
+        given_up = GivenUp(options.folder / "given-up", self._registry, parts.tasks, parts.sandboxes, containerd)
         await given_up.obey()
+        await given_up.end_forgotten(connections_lost=parts.relay.began and not kept)
         self._spawn(given_up.watch())
         servers = self._servers
         await servers.serve_ttrpc(cleanup, parts.relay, methods, kept)

@@ -169,6 +169,13 @@ class Cgroup:
         with self._explained("read"):
             return self._layout.usage(self._path, at_ns)
 
+    def memory_limit(self) -> int:
+        """Bytes that its processes may take together; 0 where nothing bounds this group."""
+        if self._layout.memory not in self._own:
+            return 0
+        with self._explained("read"):
+            return self._layout.memory_limit(self._path)
+
     def oom_kills(self) -> int:
         """Count its processes that the kernel killed for memory; 0 where no group of its own counts them."""
         if self._layout.memory not in self._own:

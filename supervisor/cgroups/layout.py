@@ -72,6 +72,10 @@ class Layout(ABC):
         """Read the group's usage; None where the kernel does not count its memory, or the group is gone."""
 
     @abstractmethod
+    def memory_limit(self, group: GroupPath) -> int:
+        """Read the group's own limit in bytes; 0 is none."""
+
+    @abstractmethod
     def oom_kills(self, group: GroupPath) -> int:
         """Processes of the group that the kernel killed for want of memory."""
 

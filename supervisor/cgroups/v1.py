@@ -125,6 +125,10 @@ class V1(Layout):
             process_limit=pids.number(group, "pids.max") if pids else 0,
         )
 
+    def memory_limit(self, group: GroupPath) -> int:
+        """Source: memory.rst."""
+        return _bound(self._tree("memory").number(group, _LIMIT))
+
     def oom_kills(self, group: GroupPath) -> int:
         """memory.oom_control counts them in the victim's group alone."""
         return self._tree("memory").table(group, "memory.oom_control").get("oom_kill", 0)

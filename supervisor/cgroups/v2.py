@@ -135,6 +135,10 @@ class V2(Layout):
             written_bytes=io.get("wbytes", 0),
         )
 
+    def memory_limit(self, group: GroupPath) -> int:
+        """Source: cgroup-v2.rst, memory.max."""
+        return self._tree.number(group, "memory.max")
+
     def oom_kills(self, group: GroupPath) -> int:
         """Read memory.events, which counts groups below as well: there are none."""
         return self._tree.table(group, "memory.events").get("oom_kill", 0)

@@ -107,6 +107,8 @@ class HelperChannel:
         self._writing = False
         self.pid = 0
         """Pid of the helper, if we started it; a child of ours."""
+        self.replaced = False
+        """Another helper goes on unreachable."""
 
     @property
     def connected(self) -> bool:
@@ -135,6 +137,7 @@ class HelperChannel:
         Raises ``HelperFailed``.
         """
         self.close()
+        self.replaced = True
         Path(self._path).unlink(missing_ok=True)
         await self.connect()
 

@@ -40,6 +40,11 @@ class HelperClient:
         return self._helper.pid
 
     @property
+    def began(self) -> bool:
+        """Whether we started it because there was none."""
+        return bool(self._helper.pid) and not self._helper.replaced
+
+    @property
     def peer(self) -> int:
         """Pid of the helper, also of one that we did not start; 0 where there is none."""
         return self._helper.peer

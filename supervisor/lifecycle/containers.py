@@ -104,6 +104,7 @@ class ContainerManager:
                     container.cgroup = self._hierarchy.create(group, resources)
             if state is not Made.DONE:
                 self._store.update_container(container)
+            container.spec_limits = True
         except BaseException:
             if container.cgroup is not None:
                 container.cgroup.delete()
@@ -177,6 +178,7 @@ class ContainerManager:
     def update(self, container: Container, resources: Resources) -> None:
         """Change the limits of a container, running or not."""
         cgroup = self._cgroup(container)
+        container.spec_limits = False
         self._store.change_container(container, cgroup.plan_update(resources))
         cgroup.update(resources, [process.pid for process in container.alive()])
         self._store.update_container(container)

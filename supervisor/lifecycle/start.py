@@ -42,7 +42,7 @@ from ..seccomp.allowed import log_filter
 from ..seccomp.library import SeccompMissing
 from ..seccomp.profile import oci_filter
 from ..state.store import Store
-from .containers import ContainerManager
+from .containers import ContainerManager, ContainerSource
 
 IMAGED = "+image"
 """Behind the tier of a process whose module was mapped from an image of it loaded."""
@@ -116,11 +116,11 @@ class Starter:
             if opened.logged:
                 with suppress(SeccompMissing):  # then there are no filters at all, and that has been said
                     seccomp.append(log_filter())
+            context.memory_limit = self._memory_limit(container, source)
             placement = wasi.Placement(
                 descriptors=descriptors,
                 network=network,
                 terminal=process.stdio.terminal,
-                memory_limit=source.resources.memory_limit or 0,
                 seccomp=seccomp,
             )
             request = wasi.request(process.instance, what, context, placement)
@@ -278,6 +278,12 @@ class Starter:
         where = container_log.parse(spec.annotations, container.id)
         return await self._logger.start(process.instance, container.id, where) if where is not None else None
 
+    def _memory_limit(self, container: Container, source: ContainerSource) -> int:
+        """Bytes that a container may take by now; 0 is no limit."""
+        if container.spec_limits or container.cgroup is None:
+            return source.resources.memory_limit or 0
+        return container.cgroup.memory_limit()
+
     def _network(self, sandbox: Sandbox, spec: oci.Spec) -> tuple[str, bool]:
         """Choose the network namespace to join ("" for none), and whether the guest has a network.
 
@@ -300,6 +306,7 @@ class Starter:
 def _hand_over(request: StartRequest, context: wasi.WasiContext) -> None:
     """Have a request run the file that its context holds by now."""
     request.module_kind = context.kind
+    request.max_pages = context.max_pages()
     request.descriptors.put(MODULE, context.module)
 
 

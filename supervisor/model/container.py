@@ -21,6 +21,8 @@ class Container:
     init: Process
     cgroup: Cgroup | None = None
     """Its control group, where its spec names one or asks for limits."""
+    spec_limits: bool = False
+    """Its limits are known to be those of its spec: this supervisor made it, and nobody has changed them since."""
     oom_kills: int = 0
     """Kills for memory that were reported already."""
     execs: dict[str, Process] | None = None

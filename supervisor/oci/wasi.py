@@ -28,6 +28,8 @@ _BESIDES = 1 << 20
 _PER_PAGE_TABLE = 256
 """Bytes of a limit that a worker needs besides its linear memory: so many, and one in so many for page tables. Half of
 both is enough for small modules (docs/kubernetes.md)."""
+_PER_INTERPRETED_BYTE = 15
+"""And so many for each byte of a module that is interpreted: what the engine makes of it."""
 _MAX_TOP_FOLDERS = 64
 _MAX_ENTRIES = 4096
 _MAX_PATH_FOLDERS = 64
@@ -44,6 +46,8 @@ class WasiContext:
     preopens: list[Preopen] = field(default_factory=list)
     folders: list[int] = field(default_factory=list)
     """One descriptor for each preopen."""
+    memory_limit: int = 0
+    """Bytes that the container may take; 0 is no limit."""
     _guest: int = -1
     """The module as it came, while a product stands in its place."""
 
@@ -60,6 +64,11 @@ class WasiContext:
         """Take the module as it came after all."""
         os.close(self.module)
         self._guest, self.module, self.kind = -1, self._guest, WASM
+
+    def max_pages(self) -> int:
+        """The bound of the guest's linear memory; 0 is none."""
+        interpreted = self.memory_limit > 0 and self.kind == WASM and self.module >= 0
+        return max_pages(self.memory_limit, os.fstat(self.module).st_size if interpreted else 0)
 
     def close(self, closer: Closer | None = None) -> None:
         """Close every descriptor; those of mounts aside, where ``closer`` is given."""
@@ -84,8 +93,6 @@ class Placement:
     network: bool = False
     """Its seccomp filter allows sockets."""
     terminal: bool = False
-    memory_limit: int = 0
-    """Bytes; 0 is none."""
     seccomp: Sequence[bytes] = ()
     """Filters for this start alone, installed before the workers' own; an empty one is none."""
 
@@ -96,15 +103,15 @@ def module_and_function(argument: str) -> tuple[str, str]:
     return (path, function) if mark and path and function else (argument, "_start")
 
 
-def max_pages(memory_limit: int) -> int:
+def max_pages(memory_limit: int, interpreted: int = 0) -> int:
     """A memory limit in bytes as a bound on linear memory; 0 is none.
 
     It is less than the limit by what a worker needs besides: so a guest that takes all it can get sees a grow fail, and
-    is not killed by its control group.
+    is not killed by its control group. ``interpreted`` are the bytes of a module that is not compiled.
     """
     if memory_limit <= 0:
         return 0
-    besides = min(_BESIDES + memory_limit // _PER_PAGE_TABLE, memory_limit // 4)
+    besides = min(_BESIDES + memory_limit // _PER_PAGE_TABLE, memory_limit // 4) + _PER_INTERPRETED_BYTE * interpreted
     return max(1, min((memory_limit - besides) // PAGE, _MAX_PAGES))
 
 
@@ -130,7 +137,7 @@ def request(instance: int, spec: ProcessSpec, context: WasiContext, placement: P
         groups=list(spec.groups),
         rlimits=[(limit.resource, limit.soft, limit.hard) for limit in spec.rlimits],
         oom_score_adj=spec.oom_score_adj,
-        max_pages=max_pages(placement.memory_limit),
+        max_pages=context.max_pages(),
         terminal=placement.terminal,
         network=placement.network,
         seccomp=placement.seccomp,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -23,7 +24,7 @@ from sandbox_api.interface import Connection, Exit, NewExec, NewTask, Stdio, Tas
 
 from .. import __version__
 from ..cgroups import Resources
-from ..host import proc
+from ..host import linear_memory, proc
 from ..host.counters import Counters
 from ..ipc.forkserver import ForkserverClient
 from ..ipc.logger import LoggerClient
@@ -39,7 +40,7 @@ from ..model.process import ALIVE, Process, ProcessState
 from ..model.registry import Registry, check_id
 from ..model.sandbox import SandboxState
 from ..oci import spec as oci
-from ..oci import streams
+from ..oci import streams, wasi
 from ..state.store import Store, StoreFailed
 
 log = logging.getLogger(__name__)
@@ -287,11 +288,20 @@ class TaskService:
             with _about(task_id):
                 asked = Resources.parse(oci.json_object(resources, "resources"))
                 self._containers.update(container, asked)
+            if asked.memory_limit is not None:
+                await self._bound_again(container, asked.memory_limit)
         log.info("updated %s", task_id)
-        if asked.memory_limit is not None and container.alive():
-            log.warning(
-                "%s: linear memory of what runs keeps the bound of its start; its new limit is enforced", task_id
-            )
+
+    async def _bound_again(self, container: Container, memory_limit: int) -> None:
+        """Have linear memories that are there already end where the new limit says."""
+        for process in container.alive():
+            pages = wasi.max_pages(memory_limit) or linear_memory.MOST_PAGES
+            if not await asyncio.to_thread(linear_memory.set_bound, process.pid, process.start_time, pages):
+                log.warning(
+                    "%s: its linear memory keeps the bound of its start, as its engine has no other; the new limit is "
+                    "enforced",
+                    process.name,
+                )
 
     def _set_state(self, container: Container, state: ProcessState) -> None:
         alive = container.alive()

@@ -78,9 +78,13 @@ class Containerd:
     def __init__(
         self, folder: Path, sandboxer: Path, *, extra: str = "", peers: bool = False, programs: Path | None = None
     ) -> None:
-        """``programs`` is a folder laid out like / with a containerd in it; without one, Debian's is fetched."""
+        """``programs`` is a folder laid out like / with a containerd in it.
+
+        Without one it is $SANDBOXER_TEST_CONTAINERD (``releases``), or else Debian's, which is fetched.
+        """
         self.folder = folder
-        self.tools = programs or tools(peers)
+        chosen = os.environ.get("SANDBOXER_TEST_CONTAINERD")
+        self.tools = programs or (Path(chosen) if chosen else tools(peers))
         self.log = folder / "containerd.log"
         self.socket = folder / "c.sock"
         self._process: subprocess.Popen[bytes] | None = None
@@ -111,6 +115,11 @@ class Containerd:
 
     def start(self) -> None:
         """Start it and wait until its CRI answers."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start it, and wait for nothing."""
         environment = {
             **os.environ,
             "PATH": f"{PACKAGING}:{self.tools}/usr/bin:{self.tools}/usr/sbin:{os.environ['PATH']}",
@@ -118,6 +127,10 @@ class Containerd:
         with self.log.open("ab") as log:
             command = [str(self.tools / "usr/bin/containerd"), "--config", str(self.folder / "config.toml")]
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder)
+
+    def wait_ready(self) -> None:
+        """Wait until its CRI answers."""
+        assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while True:
             self._client = Cri(self.socket)
@@ -132,14 +145,20 @@ class Containerd:
                     raise AssertionError(f"containerd did not start:\n{tail}") from None
                 time.sleep(0.05)
 
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End containerd; what it runs goes on."""
+    def stop(self, number: signal.Signals = signal.SIGTERM, patience: float = 30, kill: bool = False) -> None:
+        """End containerd; what it runs goes on. ``kill``: by SIGKILL after ``patience`` seconds."""
         if self._client is not None:
             self._client.close()
             self._client = None
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(30)
+            try:
+                self._process.wait(patience)
+            except subprocess.TimeoutExpired:
+                if not kill:
+                    raise
+                self._process.kill()
+                self._process.wait()
             self._process = None
 
     def ctr(self, *arguments: str | Path) -> str:

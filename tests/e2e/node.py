@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -105,13 +106,20 @@ class Container:
             time.sleep(0.005)
 
 
+# containerd 2.3 pulls the image of a process that there is not: any local image will do (packaging/README.md).
+PINNED = """
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "docker.io/library/sleep:e2e"
+"""
+
+
 class Node:
     """containerd and the sandboxer together. Everything lies in one short folder and goes with it."""
 
     def __init__(self, *, extra: str = "", peers: bool = False, options: tuple[str, ...] = ()) -> None:
         """``options`` are the sandboxer's."""
         self._options = options
-        self._extra = extra
+        self._extra = extra or PINNED
         self._peers = peers
         self._parts = ExitStack()
         self._images: dict[str, str] = {}
@@ -120,13 +128,17 @@ class Node:
     def __enter__(self) -> Node:
         with ExitStack() as parts:
             parts.callback(lambda: remove_cgroups(self.cgroup))  # last: processes have to be gone
-            self.sandboxer = parts.enter_context(Daemon(*self._options))
-            self.folder = self.sandboxer.folder / "c"
+            folder = Path(tempfile.mkdtemp(prefix="wasm-sb-"))
+            events = f"{folder}/c/c.sock.ttrpc"
+            self.sandboxer = parts.enter_context(Daemon("--events", events, *self._options, folder=folder))
+            self.folder = folder / "c"
             self.logs = self.sandboxer.folder / "pods"
             self.cgroup = f"/wasm-e2e-{self.sandboxer.folder.name}"
             containerd = Containerd(self.folder, self.sandboxer.listen, extra=self._extra, peers=self._peers)
             self.containerd = parts.enter_context(containerd)
             self._parts = parts.pop_all()
+        if self._extra == PINNED:
+            self.image("sleep")
         return self
 
     def __exit__(self, *exc: object) -> None:

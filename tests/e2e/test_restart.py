@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from ..harness.compiled import until
+from ..harness.helpers import relay
 from . import cri_pb2 as pb
 from .cri import eventually
 from .node import Node, Pod
@@ -18,6 +19,8 @@ from .test_containers import pid_of
 
 CONTAINERD_WAITS = 5
 """Seconds that a containerd that starts waits for an answer about a container (io.containerd.timeout.shim.load)."""
+
+UNKNOWN = 255
 
 KINDS = [signal.SIGTERM, signal.SIGKILL]
 
@@ -107,13 +110,36 @@ def test_a_restart_of_containerd_does_not_end_a_containers_stdin(node: Node) -> 
         assert container.wait().exit_code == 0
 
 
+def wait_seen(node: Node) -> None:
+    """Wait until the sandboxer knows which containerd it serves, which takes it less than a second."""
+    until("it has seen containerd", (node.sandboxer.dir / "containerd").exists)
+
+
+@pytest.mark.parametrize("number", KINDS)
+def test_sandboxer_and_relay_die_together(node: Node, number: signal.Signals) -> None:
+    """Connections are lost, which containerd takes for the containers' end: so they end, and pods are made anew."""
+    with node.pod() as pod:
+        container = pod.run("sleep", "3600")
+        wait_seen(node)
+        held = relay(node.sandboxer)
+        node.sandboxer.stop() if number == signal.SIGTERM else node.sandboxer.kill()
+        held.kill()
+        assert container.wait().exit_code == UNKNOWN
+        node.sandboxer.start()
+        until("its end", lambda: not node.sandboxer.workers())
+        assert eventually(lambda: node.cri.pod_status(pod.id)).state == pb.SANDBOX_NOTREADY
+    with node.pod() as pod:
+        assert pod.run("exit", "5").wait().exit_code == 5
+
+
 @pytest.mark.parametrize("seconds", [2, 12])
 @pytest.mark.parametrize("number", KINDS)
 def test_containerd_starts_while_the_sandboxer_is_away(node: Node, number: signal.Signals, seconds: int) -> None:
     """Either everything is as it was, or what containerd has given up has ended: nothing runs that it does not know."""
-    with node.pod() as pod:
+    with node.pod() as pod, node.pod() as empty:
         container = pod.run("sleep", "3600")
         pid = pid_of(container)
+        wait_seen(node)
         node.containerd.stop(number)
         node.sandboxer.stop() if number == signal.SIGTERM else node.sandboxer.kill()
         starter = threading.Timer(seconds, node.sandboxer.start)
@@ -123,6 +149,8 @@ def test_containerd_starts_while_the_sandboxer_is_away(node: Node, number: signa
         starter.join()
         away = time.monotonic() - began  # with the time that the sandboxer takes to start on a busy machine
         eventually(lambda: node.cri.pod_status(pod.id))  # containerd dials again after a while
+        if eventually(lambda: node.cri.pod_status(empty.id)).state == pb.SANDBOX_READY:
+            assert empty.run("exit", "5").wait().exit_code == 5
         state = node.cri.status(container.id).state
         if away < CONTAINERD_WAITS - 1:
             assert state == pb.CONTAINER_RUNNING

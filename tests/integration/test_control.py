@@ -155,11 +155,3 @@ def test_a_container_killed_for_memory_is_told_from_one_that_was_killed(
             pod.close()
     finally:
         receiver.close()
-
-
-def test_a_memory_limit_that_is_changed_while_it_runs_is_said_not_to_move_the_guests_bound(pod: Pod) -> None:
-    container = pod.with_wasm("sleep").linux(resources={"memory": {"limit": 64 << 20}}).build().start()
-    update(container, b'{"cpu": {"shares": 512}}')
-    assert f"{container.id}: linear memory" not in pod.daemon.log_text()
-    update(container, b'{"memory": {"limit": 134217728}}')
-    assert f"{container.id}: linear memory of what runs keeps the bound of its start" in pod.daemon.log_text()

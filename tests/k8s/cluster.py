@@ -123,6 +123,13 @@ class Cluster:
         process.send_signal(number)
         process.wait(60)
 
+    def keep_kubelet(self) -> bool:
+        """Start the kubelet again where it has ended, as its unit does: it gives up where no engine answers."""
+        ended = self._processes["kubelet"].poll() is not None
+        if ended:
+            self.start_kubelet()
+        return not ended
+
     def eventually(self, condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
         """Return when the condition holds. A program of the cluster that ended, or too long a wait, is a failure."""
         deadline = time.monotonic() + seconds

@@ -61,5 +61,6 @@ def start_request(process: ProcessSpec, instance: int = 1, **members: Any) -> St
     descriptors = Descriptors()
     for role in (REPORT, STDIN, STDOUT, STDERR):
         descriptors.put(role, 0)
+    context = wasi.WasiContext(memory_limit=members.pop("memory_limit", 0))
     placement = wasi.Placement(**({"descriptors": descriptors} | members))
-    return wasi.request(instance, process, wasi.WasiContext(), placement)
+    return wasi.request(instance, process, context, placement)
