@@ -7,22 +7,9 @@ import os
 from contextlib import suppress
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
-from workers.start_request import (
-    CGROUP,
-    MODULE,
-    NETNS,
-    RESOLVER,
-    STDERR,
-    STDIN,
-    STDOUT,
-    WASMEDGE,
-    WASMTIME,
-    Descriptors,
-    StartRequest,
-)
+from workers.start_request import CGROUP, NETNS, RESOLVER, STDERR, STDIN, STDOUT, Descriptors
 
 from ..aot.choice import Choice, EngineChoice
-from ..aot.policy import Product
 from ..aot.terms import EngineMode
 from ..host import errors
 from ..host.closer import Closer
@@ -38,17 +25,56 @@ from ..model.sandbox import Sandbox
 from ..oci import container_log, mount_tree, streams, wasi
 from ..oci import spec as oci
 from ..oci.netns import open_netns, process_of
+from ..oci.rootfs import MountPlan
 from ..seccomp.allowed import log_filter
 from ..seccomp.library import SeccompMissing
 from ..seccomp.profile import oci_filter
 from ..state.store import Store
 from .containers import ContainerManager, ContainerSource
-
-IMAGED = "+image"
-"""Behind the tier of a process whose module was mapped from an image of it loaded."""
+from .launch import Launch
 
 FEW_MOUNTS = 16
 """A start with more is put together in a thread, which takes 0.1 ms of its own."""
+
+
+class _Opened:
+    """All that is opened for one worker, until it has it."""
+
+    __slots__ = ("_others", "context", "descriptors", "streams")
+
+    def __init__(self) -> None:
+        self.streams = streams.Streams()
+        self.context = wasi.WasiContext()
+        self.descriptors = Descriptors()
+        self._others: list[int] = []
+
+    def join(self, container: Container, netns: str, plan: MountPlan | None) -> None:
+        """Put streams, control groups, the network namespace and the resolver's files in their roles.
+
+        ``plan`` is given where the guest has a network. Raises ``OSError`` and ``FailedPrecondition``.
+        """
+        for role, fd in ((STDIN, self.streams.stdin), (STDOUT, self.streams.stdout), (STDERR, self.streams.stderr)):
+            self.descriptors.put(role, fd)
+        for path in container.cgroup.entrances() if container.cgroup else ():
+            self._add(CGROUP, os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        if netns:
+            self._add(NETNS, open_netns(netns))
+        if plan is not None and plan.pod:
+            self._add(RESOLVER, mount_tree.build_resolver(plan))
+
+    def _add(self, role: int, fd: int) -> None:
+        self._others.append(fd)
+        self.descriptors.add(role, fd)
+
+    def close(self, closer: Closer | None) -> None:
+        """Close everything; with a ``closer``, what takes long aside."""
+        self.streams.close()
+        self.context.close(closer)
+        if closer is not None:
+            closer.close(self._others)
+        else:
+            for fd in self._others:
+                os.close(fd)
 
 
 class Starter:
@@ -78,59 +104,30 @@ class Starter:
     async def start(self, sandbox: Sandbox, container: Container, process: Process, hold_stdin: bool) -> int:
         """Run a process and return its pid. Raises a ``SandboxerError``, and leaves nothing open or running then."""
         source = self._containers.source(container)
-        spec = source.spec
-        what = oci.parse_exec(self._store.exec_spec(process)) if process.exec_id else spec.process
-        netns, network = self._network(sandbox, spec)
-        opened = streams.Streams()
-        context = wasi.WasiContext()
-        opened_here: list[int] = []
-        descriptors = Descriptors()
+        what = oci.parse_exec(self._store.exec_spec(process)) if process.exec_id else source.spec.process
+        netns, network = self._network(sandbox, source.spec)
+        opened = _Opened()
         pid = 0
         try:
-            opened = streams.open_streams(process.stdio, hold_stdin, await self._open_log(container, process, spec))
-            if what.cwd == "/" and len(source.plan.binds) + len(source.plan.tmpfs) <= FEW_MOUNTS:
-                context = wasi.assemble(what, source.plan)
-            else:  # folders are made, and the root's top folder is listed: a guest may have filled that
-                context = await asyncio.to_thread(wasi.assemble, what, source.plan)
-            choice = Choice()
-            asked = self._aot.asked(spec.annotations) if self._aot else EngineMode.WASMEDGE
-            if self._aot and not wasi.has_access_list(context.module):
-                try:
-                    choice = await self._aot.choose(context.module, asked)
-                except InvalidArgument as error:
-                    raise ModuleRefused(str(error)) from None
-                if choice.product is not None:
-                    context.run_product(choice.product.fd, choice.product.component)
-            for role, fd in ((STDIN, opened.stdin), (STDOUT, opened.stdout), (STDERR, opened.stderr)):
-                descriptors.put(role, fd)
-            for path in container.cgroup.entrances() if container.cgroup else ():
-                opened_here.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
-                descriptors.add(CGROUP, opened_here[-1])
-            if netns:
-                opened_here.append(open_netns(netns))
-                descriptors.put(NETNS, opened_here[-1])
-            if network and source.plan.pod:
-                opened_here.append(mount_tree.build_resolver(source.plan))
-                descriptors.put(RESOLVER, opened_here[-1])
-            seccomp = [await asyncio.to_thread(oci_filter, spec.seccomp)] if spec.seccomp else []
-            if opened.logged:
-                with suppress(SeccompMissing):  # then there are no filters at all, and that has been said
-                    seccomp.append(log_filter())
-            context.memory_limit = self._memory_limit(container, source)
+            log = await self._open_log(container, process, source.spec)
+            opened.streams = streams.open_streams(process.stdio, hold_stdin, log)
+            opened.context = await _assemble(what, source.plan)
+            opened.context.memory_limit = self._memory_limit(container, source)
+            asked = self._aot.asked(source.spec.annotations) if self._aot else EngineMode.WASMEDGE
+            choice = await self._choose(opened.context, asked)
+            opened.join(container, netns, source.plan if network else None)
             placement = wasi.Placement(
-                descriptors=descriptors,
+                descriptors=opened.descriptors,
                 network=network,
                 terminal=process.stdio.terminal,
-                seccomp=seccomp,
+                seccomp=await _filters(source.spec, opened.streams),
             )
-            request = wasi.request(process.instance, what, context, placement)
-            for pump in opened.pumps:
+            request = wasi.request(process.instance, what, opened.context, placement)
+            for pump in opened.streams.pumps:
                 await self._relay.pump(process.instance, pump)
                 process.pumped = True
-            try:
-                pid = await self._run(request, process, choice)
-            except ModuleRefused as error:
-                pid = await self._run_otherwise(request, process, context, asked, choice, error)
+            launch = Launch(self._forkserver, self._aot, self._counters, process, request, opened.context, asked)
+            pid = await launch.run(choice)
             return pid
         except ModuleRefused as error:
             raise InvalidArgument(f"{wasi.module_and_function(what.args[0])[0]}: {error}") from None
@@ -138,138 +135,21 @@ class Starter:
             what_for = error.filename or "its descriptors"
             raise errors.for_errno(error, FailedPrecondition)(f"{what_for}: {error.strerror}") from None
         finally:
-            opened.close()
-            context.close(self._closer if pid else None)
-            if pid:
-                self._closer.close(opened_here)
-            else:  # nothing of a start that failed stays open after it
-                for fd in opened_here:
-                    os.close(fd)
+            opened.close(self._closer if pid else None)  # of a start that failed, nothing stays open after it
+            if not pid:
                 await self._logger.finish(process.instance)
 
-    async def _run(self, request: StartRequest, process: Process, choice: Choice) -> int:
-        """Run the product that was chosen, or the module itself, interpreted; the pid.
-
-        Raises as ``ForkserverClient.start``.
-        """
-        product = choice.product
-        request.engine = product.engine if product is not None else WASMEDGE
-        request.imageable = product.digest.encode() if product is not None and product.imageable else b""
-        process.tier = ": ".join(filter(None, (_tier(product), "" if product else choice.why)))
-        started = await self._forkserver.start(request)
-        if started.imaged:
-            process.tier += IMAGED
-            self._counters.image_starts += 1
-        if self._aot is not None and product is None:
-            self._aot.interpreted(choice)
-        return started.pid
-
-    async def _run_otherwise(
-        self,
-        request: StartRequest,
-        process: Process,
-        context: wasi.WasiContext,
-        asked: EngineMode,
-        choice: Choice,
-        error: ModuleRefused,
-    ) -> int:
-        """Run a module that was refused: as it came, where its product was refused, or by the other engine; the pid.
-
-        Raises as ``ForkserverClient.start``.
-        """
-        if self._aot is None:
-            raise error
-        product = choice.product
-        if product is not None and product.engine == WASMTIME:
-            return await self._run_beside_wasmtime(request, process, context, asked, choice, product, error)
-        product_error = error
-        if product is not None:  # the product may be at fault, and so our compiler: the module has the last word
-            try:
-                pid = await self._run_guest(request, process, context, Choice())
-            except ModuleRefused as refused:
-                error = refused
-            else:
-                self._aot.condemn(product, str(product_error))
-                return pid
-        # What loads and does not link is at fault itself. Who may not read it by its access list may not run it either.
-        if error.loaded or wasi.has_access_list(context.module):
-            raise error
+    async def _choose(self, context: wasi.WasiContext, asked: EngineMode) -> Choice:
+        """Choose what runs for the module, and have the context hold it. Raises ``OSError`` and ``SandboxerError``."""
+        if self._aot is None or wasi.has_access_list(context.module):
+            return Choice()
         try:
-            other = await self._aot.instead(context.module, asked, str(error))
-        except InvalidArgument as both:
-            raise ModuleRefused(str(both)) from None
-        if other is None:
-            raise error
-        try:
-            return await self._run_product(request, process, context, other)
-        except ModuleRefused as refused:
-            raise ModuleRefused(f"WasmEdge: {error}; Wasmtime: {refused}") from None
-
-    async def _run_beside_wasmtime(
-        self,
-        request: StartRequest,
-        process: Process,
-        context: wasi.WasiContext,
-        asked: EngineMode,
-        choice: Choice,
-        product: Product,
-        error: ModuleRefused,
-    ) -> int:
-        """Run a module whose product of Wasmtime was refused: compiled again, or by WasmEdge's interpreter; the pid.
-
-        Raises as ``_run``.
-        """
-        assert self._aot is not None
-        if not error.loaded:
-            try:
-                return await self._run_made_again(request, process, context, product, error)
-            except ModuleRefused as refused:
-                error = refused
-        if not error.unlinked or asked is not EngineMode.AUTO or product.component:  # the module itself is at fault
-            raise error
-        try:
-            interpreted = Choice(None, f"{choice.why}; Wasmtime: refused: {error}", product.digest)
-            pid = await self._run_guest(request, process, context, interpreted)
-        except ModuleRefused as refused:
-            raise ModuleRefused(f"WasmEdge: {refused}; Wasmtime: {error}") from None
-        self._aot.unlinked(product, str(error))
-        return pid
-
-    async def _run_made_again(
-        self,
-        request: StartRequest,
-        process: Process,
-        context: wasi.WasiContext,
-        product: Product,
-        error: ModuleRefused,
-    ) -> int:
-        """Run a module whose product of Wasmtime did not load, compiled again; the pid. Raises as ``_run``."""
-        assert self._aot is not None
-        context.run_guest()
-        product = await self._aot.again(context.module, product, str(error))
-        try:
-            return await self._run_product(request, process, context, product)
-        except ModuleRefused as refused:
-            if refused.loaded:
-                raise
-            self._aot.condemn(product, str(refused))
-            raise FailedPrecondition(
-                f"what Wasmtime compiled it into does not load: {refused}: restart the sandboxer if Wasmtime is another"
-            ) from None
-
-    async def _run_product(
-        self, request: StartRequest, process: Process, context: wasi.WasiContext, product: Product
-    ) -> int:
-        context.run_product(product.fd, product.component)
-        _hand_over(request, context)
-        return await self._run(request, process, Choice(product))
-
-    async def _run_guest(
-        self, request: StartRequest, process: Process, context: wasi.WasiContext, choice: Choice
-    ) -> int:
-        context.run_guest()
-        _hand_over(request, context)
-        return await self._run(request, process, choice)
+            choice = await self._aot.choose(context.module, asked)
+        except InvalidArgument as error:
+            raise ModuleRefused(str(error)) from None
+        if choice.product is not None:
+            context.run_product(choice.product.fd, choice.product.component)
+        return choice
 
     async def _open_log(self, container: Container, process: Process, spec: oci.Spec) -> tuple[int, int] | None:
         """Begin the log that a container's annotations ask for, where no engine reads its output."""
@@ -303,14 +183,17 @@ class Starter:
         return spec.netns, bool(spec.netns) or not spec.private_network
 
 
-def _hand_over(request: StartRequest, context: wasi.WasiContext) -> None:
-    """Have a request run the file that its context holds by now."""
-    request.module_kind = context.kind
-    request.max_pages = context.max_pages()
-    request.descriptors.put(MODULE, context.module)
+async def _assemble(what: oci.ProcessSpec, plan: MountPlan) -> wasi.WasiContext:
+    """Open module and folders: in a thread, where a guest may have filled one that is listed."""
+    if what.cwd == "/" and len(plan.binds) + len(plan.tmpfs) <= FEW_MOUNTS:
+        return wasi.assemble(what, plan)
+    return await asyncio.to_thread(wasi.assemble, what, plan)
 
 
-def _tier(product: Product | None) -> str:
-    if product is None:
-        return "interpreted"
-    return "wasmtime" if product.engine == WASMTIME else product.level.name
+async def _filters(spec: oci.Spec, opened: streams.Streams) -> list[bytes]:
+    """Make the seccomp programs of this start alone. Raises ``InvalidArgument``."""
+    found = [await asyncio.to_thread(oci_filter, spec.seccomp)] if spec.seccomp else []
+    if opened.logged:
+        with suppress(SeccompMissing):  # then there are no filters at all, and that has been said
+            found.append(log_filter())
+    return found
