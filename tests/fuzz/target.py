@@ -1,0 +1,63 @@
+"""A target by its name, and what every run of any target is held to."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CORPUS = HERE / "corpus"
+
+SECONDS, SECONDS_A_BYTE = 0.25, 1e-5
+"""Processor time that a run may take: so much, and so much for each byte. Instrumented code takes three times what it
+takes otherwise; a parser whose time grows with the square of its input's size shows all the same."""
+
+Run = Callable[[bytes], None]
+Mutate = Callable[[bytes, int, int], bytes]
+
+
+class Broken(AssertionError):
+    """A run did what no run may do, whatever its target."""
+
+
+class Target:
+    """A target: a module of ``tests.fuzz.targets``, or any other that has a ``run``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name.rpartition(".")[2]
+        module = importlib.import_module(name if "." in name else f"tests.fuzz.targets.{name}")
+        self._run: Run = module.run
+        self.words: tuple[bytes, ...] = getattr(module, "WORDS", ())
+        self.most: int = getattr(module, "MOST", 4096)
+        self.mutate: Mutate | None = getattr(module, "mutate", None)
+
+    def run(self, data: bytes) -> None:
+        """Run it once. Raises what the target raises, and ``Broken`` for time and descriptors."""
+        lowest = _lowest_free()
+        began = time.thread_time()
+        self._run(data)
+        took = time.thread_time() - began
+        if took > SECONDS + SECONDS_A_BYTE * len(data):
+            raise Broken(f"{len(data)} bytes took {took:.2f} s of processor time")
+        if _lowest_free() != lowest:
+            raise Broken("a descriptor was left open, or one was closed that is another's")
+
+
+def names() -> list[str]:
+    """Every target's name."""
+    return sorted(path.stem for path in (HERE / "targets").glob("*.py") if path.stem != "__init__")
+
+
+def corpus(name: str) -> list[Path]:
+    """The inputs of a target that are in the tree."""
+    return sorted((CORPUS / name).iterdir())
+
+
+def _lowest_free() -> int:
+    """The lowest free descriptor, which the next one gets (open(2)): one that leaks takes it."""
+    fd = os.dup(2)
+    os.close(fd)
+    return fd
