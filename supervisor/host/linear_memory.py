@@ -21,6 +21,7 @@ PAGE = 65536
 MOST_PAGES = 65536
 _RESERVED, _BEFORE = 12 << 30, 4 << 30
 _MOST_SEARCHED = 256 << 20
+_PIECE = 1 << 20
 _OBJECT = struct.Struct("<IIxxxxQI")
 """Pages open, the module's maximum, where they begin, the bound."""
 _BEGIN_AT, _BOUND_AT = 12, 20
@@ -119,12 +120,13 @@ def _find(memory: int, areas: list[_Area], opened: dict[int, int], begin: int) -
         searched += area.end - area.begin
         if searched > _MOST_SEARCHED:
             return None
-        data = os.pread(memory, area.end - area.begin, area.begin)
-        at = data.find(needle)
-        while at >= 0:
-            if _BEGIN_AT <= at <= len(data) - (_OBJECT.size - _BEGIN_AT):
+        # In pieces, since a worker's size is the guest's doing; they overlap by less than an object.
+        for start in range(area.begin, area.end, _PIECE):
+            data = os.pread(memory, min(_PIECE + _OBJECT.size - 1, area.end - start), start)
+            at = data.find(needle, _BEGIN_AT)
+            while 0 <= at <= len(data) - (_OBJECT.size - _BEGIN_AT):
                 now, _, _, bound = _OBJECT.unpack_from(data, at - _BEGIN_AT)
                 if now * PAGE == opened[begin] - begin and 0 < bound <= MOST_PAGES:
-                    found.append(area.begin + at - _BEGIN_AT)
-            at = data.find(needle, at + 1)
+                    found.append(start + at - _BEGIN_AT)
+                at = data.find(needle, at + 1)
     return found[0] if len(found) == 1 else None
