@@ -66,9 +66,9 @@ class Forkserver:
     def __init__(self, listener: boot.ControlListener, loaded: dict[bytes, Engine]) -> None:
         self._listener = listener
         self._engines = loaded
-        self._zygotes = zygotes(loaded)
-        self._confinement = confinement.Confinement(Filters())
         self._reporter = seccomp.Reporter()
+        self._zygotes = zygotes(loaded, self._reporter)
+        self._confinement = confinement.Confinement(Filters())
         code_pages.seal()
         self._images = ImageCache(lambda report: self._send(IMAGE, report.encode()))
         self._lists: dict[bytes, PartialList] = {}  # workers' call lists by request; the last used at the end
@@ -245,7 +245,7 @@ class Forkserver:
         if image is not None:
             try:
                 code = self._build(request, frame.body, image)
-                pid = zygote.fork(code, [*frame.fds, image.fileno()], zygote.roots)
+                pid = zygote.fork(code, [*frame.fds, image.fileno()], zygote.roots, engine.bare)
             except RootReplaced:
                 self._maker.forget_waiting()
                 self._images.clear("the root zygote was replaced")

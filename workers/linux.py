@@ -20,6 +20,7 @@ SA_SIGINFO, SA_RESETHAND = 0x4, 0x80000000  # sigaction(2)
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4  # mmap(2)
 SEEK_END = 2  # lseek(2)
 MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_NORESERVE = 2, 0x10, 0x20, 0x4000
+MADV_DONTFORK = 10  # madvise(2)
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 LAST_FD = 0xFFFFFFFF  # close_range(2)
 WALL = 0x40000000  # waitid(2): children whose end is told by another signal than SIGCHLD, too
@@ -105,11 +106,28 @@ def fork() -> int:
     return _check(_syscall(_CLONE3, _CLONE, len(_CLONE)) if _CLONE else _libc.fork(), "fork")
 
 
-def map_memory(length: int, protection: int = PROT_READ | PROT_WRITE, file: int = -1) -> int:
-    """mmap(2), private, of a file or of nothing: the address. Raises ``OSError``."""
+def map_memory(length: int, protection: int = PROT_READ | PROT_WRITE, file: int = -1, near: int | None = None) -> int:
+    """mmap(2), private, of a file or of nothing: the address, which is ``near`` where that is free. Raises ``OSError``.
+
+    What lies close together shares page tables, of which there is one for each 2 MiB.
+    """
     flags = MAP_PRIVATE | (MAP_ANONYMOUS if file < 0 else 0)
-    address: int = _mmap(None, length, protection, flags, file, 0)
+    address: int = _mmap(near, length, protection, flags, file, 0)
     return _check(-1 if address == _MAP_FAILED else address, "mmap")
+
+
+def behind_libraries() -> int | None:
+    """Where the highest mapping below the stack ends; None where that cannot be told."""
+    end = None
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            for line in file:
+                if b"[stack" in line:
+                    return end
+                end = int(line[line.index(b"-") + 1 : line.index(b" ")], 16)
+    except OSError:
+        pass
+    return None
 
 
 def protect_memory(begin: int, length: int, protection: int) -> None:
@@ -158,6 +176,10 @@ def signalfd(chosen: SignalSet) -> int:
 
 
 def sigaction(number: int, handler: object, flags: int) -> None:
-    """Let ``handler``, a C function that the caller keeps alive, handle a signal (sigaction(2)). Raises ``OSError``."""
-    action = _SigAction(handler=ctypes.cast(handler, ctypes.c_void_p), flags=ctypes.c_int(flags).value)  # type: ignore[arg-type]
+    """Let ``handler``, a C function that the caller keeps alive or its address, handle a signal (sigaction(2)).
+
+    Raises ``OSError``.
+    """
+    where = handler if isinstance(handler, int) else ctypes.cast(handler, ctypes.c_void_p)  # type: ignore[arg-type]
+    action = _SigAction(handler=where, flags=ctypes.c_int(flags).value)
     _check(_libc.sigaction(number, ctypes.byref(action), None), f"sigaction {number}")

@@ -10,10 +10,11 @@ import posix
 import struct
 from ctypes import string_at
 
-from . import linux, start_request
+from . import failures, linux, start_request
 from .calls.call_list import FALSE, NEGATIVE, NEGATIVE_LONG, NONZERO, At, Label
 from .confinement import confinement, empty_root
 from .engines import engine as engines
+from .failures import CGROUP, LIMITS, NETNS, RESOLVER, SETUP_FAILED, STREAMS, TERMINAL, UNREADABLE, USER, WALLS
 from .protocol import FAILED, LOADED, READY, REFUSED
 
 TYPE_CHECKING = False
@@ -23,25 +24,12 @@ if TYPE_CHECKING:
     from .images.image import Image
     from .start_request import Descriptors, StartRequest
 
-SETUP_FAILED = 125  # exit status of a worker that never ran its guest; it is never reported as a guest's
 FIRST_FD = 4
 """Where the descriptors of a request begin in a fork of the zygote's, which has one more than the three streams."""
 
-STREAMS, TERMINAL, CGROUP, NETNS, LIMITS, USER, WALLS = range(1, 8)
-RESOLVER = 13
-NOT_WASM, UNREADABLE, TOO_LARGE, NO_COPY, CHANGED = range(8, 13)
-"""Labels of the steps that can fail, beside the engine's."""
+NOT_WASM, TOO_LARGE, NO_COPY, CHANGED = 8, 10, 11, 12
+"""Labels of the steps that can fail, beside the engine's and those of ``failures``."""
 
-_WHAT = {
-    STREAMS: "streams",
-    TERMINAL: "terminal",
-    CGROUP: "cgroup",
-    NETNS: "network namespace",
-    LIMITS: "resource limits",
-    USER: "user and capabilities",
-    WALLS: "Landlock and seccomp",
-    RESOLVER: "root of the resolver",
-}
 _REFUSALS = {
     TOO_LARGE: "the module is larger than 1 GiB",
     CHANGED: "the module changed while it was read",
@@ -105,7 +93,8 @@ def build(
     calls.libc("close", report)
     calls.libc("signal", _SIGPIPE, None)  # SIG_DFL
     engine.run(calls, guest, request.function == b"_start")
-    if image is not None:  # half of it may be mapped: no Python, which explains the other failures, could run here
+    failures.add_verdicts(calls, report)
+    if image is not None:
         calls.bind(unmapped)
         verdict = FAILED + b"the image of the module cannot be mapped: out of memory"
         calls.libc("write", report, verdict, len(verdict))
@@ -141,6 +130,7 @@ def build_template(
     calls.libc("close", report)
     calls.libc("poll", None, 0, -1)
     calls.libc("_exit", SETUP_FAILED)
+    failures.add_verdicts(calls, report)
     return len(values)
 
 
@@ -170,17 +160,15 @@ def end(loaded: dict[bytes, Engine], step: Step, result: int, number: int) -> No
         if end.kind != engines.REFUSED:
             status, verdict, text = end.status, READY, ""
             _write(2, b"wasm trap: %s\n" % end.text.encode() if end.kind == engines.TRAPPED else b"")
-    elif step.stage in _WHAT:
-        text = f"{_WHAT[step.stage]}: {posix.strerror(number)}"
     elif step.stage == NOT_WASM:
         begin = string_at(step.arguments[0], len(_WASM_MAGIC))
         verdict, text = REFUSED, f"not a WebAssembly module: {_no_magic(begin)}"
     elif step.stage in _REFUSALS:
         verdict, text = REFUSED, _REFUSALS[step.stage]
     else:
-        what = "read" if step.stage == UNREADABLE else "copy into its memory"
-        verdict, text = REFUSED, f"the container's user may not {what} the module: {posix.strerror(number)}"
-    if engine is None or step.stage != engine.stages[-1]:  # then the pipe is closed, and its number may be another's
+        why = posix.strerror(number)
+        verdict, text = REFUSED, f"the container's user may not copy into its memory the module: {why}"
+    if engine is None or step.stage != engine.running:  # then the pipe is closed, and its number may be another's
         _write(FIRST_FD, verdict + text.encode(errors="replace")[:4000])
     posix._exit(status)
 

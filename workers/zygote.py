@@ -17,15 +17,16 @@ import posix
 import struct
 import sys
 
-from . import linux, worker
+from . import bare, failures, linux, worker
 from .calls.call_list import ANY, NONZERO, At, CallList, Label, PartialList, Runner
-from .confinement import empty_root
+from .confinement import empty_root, epitaph
 from .engines.engine import EngineMissing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .confinement.seccomp import Reporter
     from .engines.engine import Engine
 
 _CLONE_PARENT, _SIGCHLD = 0x8000, 17  # clone(2)
@@ -44,6 +45,7 @@ _LOOP = _LENGTH + 8
 _CONTROL = _LOOP + 1296
 """Ancillary data: struct cmsghdr, and more descriptors than can come (SCM_MAX_FD, unix(7))."""
 _CONTROL_BYTES = 16 + 4 * 256
+"""A worker, which receives nothing, has it for its epitaph."""
 _LIST = _CONTROL + _CONTROL_BYTES
 """The worker's list."""
 _BYTES = 4 << 20
@@ -68,21 +70,30 @@ class Zygote:
     """The forkserver's side of two processes.
 
     The root zygote is forked before any request is known, and forks nothing but worker zygotes; the worker zygote forks
-    workers. So a worker zygote that died is replaced by one that knows nothing of any guest's.
+    workers. So a worker zygote that died is replaced by one that knows nothing of any guest's. A second worker zygote,
+    made when it is first needed, forks *bare* workers, which have no Python (``bare``).
     """
 
-    def __init__(self, engines: dict[bytes, Engine]) -> None:
-        """``engines`` are those of its workers: such as are primed, or one that is ``apart``."""
+    def __init__(self, engines: dict[bytes, Engine], reporter: Reporter) -> None:
+        """``engines`` are those of its workers: such as are primed, or one that is ``apart``.
+
+        ``reporter`` names forbidden calls of theirs.
+        """
         self._engines = engines
-        self._base = linux.map_memory(_BYTES)
-        self._runner = Runner(self._base + _RESULT)
+        self._runner = Runner()
+        self._base = linux.map_memory(_BYTES, near=linux.behind_libraries())
+        self._runner.place = self._base + _RESULT
         self._root: _socket.socket | None = None
-        self._worker_zygote: _socket.socket | None = None
+        self._worker_zygotes: dict[bool, _socket.socket] = {}
+        """By whether their workers are bare."""
+        self._python: list[tuple[int, int]] = []
+        """Where in the root zygote's memory Python lies."""
+        self._reporter = reporter
         self._loop, self._forked = self._build()
         self.roots = 0
         """How many root zygotes there were. Forks of one have everything at the same addresses."""
         self.pid = 0
-        """The worker zygote's."""
+        """Pid of the worker zygote whose workers have Python."""
         self._isolated = False
         self.no_empty_root = 0
         """The errno by which an empty root was refused: workers then have the host's."""
@@ -116,7 +127,7 @@ class Zygote:
         if refusal:
             ours.close()
             return refusal
-        states, missing = marshal.loads(said[8:])
+        states, missing, self._python = marshal.loads(said[8:])
         if missing:
             ours.close()
             raise EngineMissing(missing)
@@ -124,11 +135,13 @@ class Zygote:
             self._engines[name].adopt(state)
         self._root = ours
         self.roots += 1
+        for is_bare in list(self._worker_zygotes):
+            self._drop_worker_zygote(is_bare)
         return 0
 
     def calls(self) -> CallList:
         """A list that begins with the fork; all that is added to it is the worker's."""
-        calls = CallList()
+        calls = CallList(failures.TOLD)
         flags = _CLONE_PARENT | _SIGCHLD
         calls.libc(
             "syscall", _CLONE, flags, 0, 0, 0, 0, out=self._base + _ANSWER, fails=ANY, orelse=Label(self._forked)
@@ -144,23 +157,23 @@ class Zygote:
         """Where call lists lie in a zygote's memory and its forks': begin and end."""
         return self._base, self._base + _BYTES
 
-    def fork(self, code: bytes, fds: list[int], root: int = 0) -> int:
+    def fork(self, code: bytes, fds: list[int], root: int = 0, is_bare: bool = False) -> int:
         """Fork a worker that makes the calls of this list: its pid.
 
         The descriptors become the worker's, from ``worker.FIRST_FD`` on. With ``root`` it is a fork of that one of
-        ``roots``. Raises ``OSError`` where there can be no process, or no room for them in it, or the list is too long,
-        ``RootReplaced``, ``ZygoteDied`` and ``EngineMissing``.
+        ``roots``, and with ``is_bare`` it has no Python. Raises ``OSError`` where there can be no process, or no room
+        for them in it, or the list is too long, ``RootReplaced``, ``ZygoteDied`` and ``EngineMissing``.
         """
         if _LIST + len(code) > _BYTES:
             raise OSError(errno.E2BIG, posix.strerror(errno.E2BIG))
         number = 0
         for attempt in range(3):
-            pid, number = self._fork(code, fds, root)
+            pid, number = self._fork(code, fds, root, is_bare)
             if pid >= 0:
                 return pid
             if number != errno.EMFILE:
                 break
-            self._drop_worker_zygote()  # it has the open-file limit of when it was forked
+            self._drop_worker_zygote(is_bare)  # it has the open-file limit of when it was forked
             if attempt:
                 self._drop_root()
         raise OSError(number, posix.strerror(number))
@@ -178,35 +191,30 @@ class Zygote:
                 pass
         raise ZygoteDied
 
-    def _fork(self, code: bytes, fds: list[int], root: int) -> tuple[int, int]:
+    def _fork(self, code: bytes, fds: list[int], root: int, is_bare: bool) -> tuple[int, int]:
         """The worker's pid, or -1 and errno."""
         if root and root != self.roots:
             raise RootReplaced
         try:
-            answer = _ask(self._worker_zygote, code, fds)
+            answer = _ask(self._worker_zygotes.get(is_bare), code, fds)
         except ZygoteDied:
-            self._drop_worker_zygote()
+            self._drop_worker_zygote(is_bare)
             raise
         if answer is None:  # there is none, or it had died before: nothing was begun
-            self._drop_worker_zygote()
-            self._worker_zygote = self._fork_worker_zygote()
+            self._drop_worker_zygote(is_bare)
+            self._worker_zygotes[is_bare] = self._fork_worker_zygote(is_bare)
             if root and root != self.roots:
                 raise RootReplaced
-            answer = _ask(self._worker_zygote, code, fds)
+            answer = _ask(self._worker_zygotes[is_bare], code, fds)
         return answer or (-1, errno.ESRCH)
 
-    def _fork_worker_zygote(self) -> _socket.socket:
+    def _fork_worker_zygote(self, is_bare: bool) -> _socket.socket:
         """Have the root zygote fork a worker zygote. Raises as ``prepare``."""
-        calls = self.calls()
-        calls.libc("dup2", worker.FIRST_FD, _SOCKET)
-        calls.libc("close_range", _SOCKET + 1, linux.LAST_FD, 0)
-        calls.libc("prctl", linux.PR_SET_NAME, b"zygote-worker", 0, 0, 0)
-        calls.go(Label(self._base + _LOOP))
-        code = calls.finish(self._base + _LIST)
         ours, theirs = _pair()
         try:
             for _ in range(2):
                 self.prepare()
+                code = self._worker_zygote_list(is_bare)
                 try:
                     answer = _ask(self._root, code, [theirs.fileno()])
                 except ZygoteDied:
@@ -214,7 +222,7 @@ class Zygote:
                 if answer is not None:
                     if answer[0] < 0:
                         raise OSError(answer[1], posix.strerror(answer[1]))
-                    self.pid = answer[0]
+                    self.pid = self.pid if is_bare else answer[0]
                     return ours
                 print("forkserver: the root zygote died: the next one knows the requests so far", file=sys.stderr)
                 self._drop_root()
@@ -225,11 +233,22 @@ class Zygote:
         finally:
             theirs.close()
 
-    def _drop_worker_zygote(self) -> None:
+    def _worker_zygote_list(self, is_bare: bool) -> bytes:
+        """Build the list of a worker zygote. What it marks, its forks do not have."""
+        calls = self.calls()
+        calls.libc("dup2", worker.FIRST_FD, _SOCKET)
+        calls.libc("close_range", _SOCKET + 1, linux.LAST_FD, 0)
+        calls.libc("prctl", linux.PR_SET_NAME, b"zygote-bare" if is_bare else b"zygote-worker", 0, 0, 0)
+        for begin, length in self._python if is_bare else ():
+            calls.libc("madvise", begin, length, linux.MADV_DONTFORK)
+        calls.go(Label(self._base + _LOOP))
+        return calls.finish(self._base + _LIST)
+
+    def _drop_worker_zygote(self, is_bare: bool) -> None:
         """Close its socket, by which it ends."""
-        if self._worker_zygote is not None:
-            self._worker_zygote.close()
-            self._worker_zygote = None
+        sock = self._worker_zygotes.pop(is_bare, None)
+        if sock is not None:
+            sock.close()
 
     def _drop_root(self) -> None:
         """Close its socket, by which it ends."""
@@ -244,9 +263,12 @@ class Zygote:
             linux.close_range(_SOCKET + 1, linux.LAST_FD)
             linux.prctl(linux.PR_SET_NAME, b"zygote-root")
             refusal, missing = 0, ""
+            python: list[tuple[int, int]] = []
             try:
+                named = epitaph.install(self._reporter.names, self._base + _CONTROL, self._runner)
                 for engine in self._apart():
                     engine.prime()  # while there are files to load it from
+                python = bare.python_ranges() if named else []
                 if isolate:
                     empty_root.enter(keep_proc=any(engine.proc for engine in self._engines.values()))
                 else:
@@ -256,13 +278,13 @@ class Zygote:
             except OSError as error:
                 refusal = error.errno or errno.EIO
             states = {engine.name: engine.state() for engine in self._apart()}
-            posix.write(_SOCKET, refusal.to_bytes(8, sys.byteorder) + marshal.dumps((states, missing)))
+            posix.write(_SOCKET, refusal.to_bytes(8, sys.byteorder) + marshal.dumps((states, missing, python)))
             _fill_holes()
             ctypes.memmove(self._base + _LOOP, self._loop, len(self._loop))
             step = self._runner.run(self._base + _LOOP)
             worker.end(self._engines, step, self._runner.result, ctypes.get_errno())  # it is a worker's
         finally:
-            posix._exit(worker.SETUP_FAILED)
+            posix._exit(failures.SETUP_FAILED)
 
     def _apart(self) -> list[Engine]:
         return [engine for engine in self._engines.values() if engine.apart]
@@ -303,11 +325,11 @@ class Zygote:
         return code, base + _LOOP + forked.offset
 
 
-def zygotes(engines: dict[bytes, Engine]) -> dict[bytes, Zygote]:
+def zygotes(engines: dict[bytes, Engine], reporter: Reporter) -> dict[bytes, Zygote]:
     """The zygote of each engine: one for all that are primed here, and one for each that is ``apart``."""
     primed = {name: engine for name, engine in engines.items() if not engine.apart}
-    together = Zygote(primed)
-    return {name: together if name in primed else Zygote({name: engine}) for name, engine in engines.items()}
+    together = Zygote(primed, reporter)
+    return {name: together if name in primed else Zygote({name: engine}, reporter) for name, engine in engines.items()}
 
 
 def _pair() -> tuple[_socket.socket, _socket.socket]:

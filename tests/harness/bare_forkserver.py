@@ -148,11 +148,11 @@ class BareForkserver:
         protocol.send(self._socket, protocol.START, request.encode(), descriptors.fds)
         for fd in (theirs, *opened):
             os.close(fd)
-        _, pid, *_ = protocol.unpack_numbers(self._next(protocol.FORKED).body)
+        _, pid, _, imaged = protocol.unpack_numbers(self._next(protocol.FORKED).body)
         with os.fdopen(report, "rb") as stream:
             said, _, verdict = protocol.unpack_report(stream.read())
         assert said == pid
-        return Worker(self, pid, verdict.decode(), out, err)
+        return Worker(self, pid, verdict.decode(), out, err, bool(imaged))
 
     def run(self, *args: str, **more: object) -> Outcome:
         """Start a worker and wait for its end."""
@@ -198,6 +198,7 @@ class Worker:
     report: str
     out: tempfile._TemporaryFileWrapper[bytes]
     err: tempfile._TemporaryFileWrapper[bytes]
+    imaged: bool
 
     def wait(self) -> Outcome:
         """Wait for its end."""

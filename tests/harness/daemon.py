@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 30
 
 
-FORKED = ("zygote-root", "zygote-worker", "wasm-worker")
+FORKED = ("zygote-root", "zygote-worker", "zygote-bare", "wasm-worker")
 """Names of the forkserver's children, whose command line is its own."""
 
 

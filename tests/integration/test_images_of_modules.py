@@ -100,7 +100,7 @@ def test_a_module_that_starts_by_itself_is_loaded_each_time(auto: Node) -> None:
     assert "no image" not in auto.daemon.log_text()
 
 
-@pytest.mark.parametrize("which", ["zygote-worker", "zygote-root"])
+@pytest.mark.parametrize("which", ["zygote-worker", "zygote-bare", "zygote-root"])
 def test_images_end_with_the_zygotes_they_were_taken_from(auto: Node, which: str) -> None:
     started_from_image(auto, "sleep")
     next(each for name, _, each in auto.daemon.named() if name == which).kill()

@@ -89,7 +89,7 @@ def test_reports_of_a_template_hurt_its_own_image_alone(
 
 def test_memory_of_images_in_use_is_not_given_again() -> None:
     """It stays with the instances when the image is dropped: it counts until they have ended."""
-    cells = confined(broken_out=False, image_memory=180 << 10)  # of 120 KiB each
+    cells = confined(broken_out=False, image_memory=300 << 10)  # of some 200 KiB each
     held = None
     read, write = os.pipe()
     module = compiled(guest("cat"))

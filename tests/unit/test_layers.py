@@ -83,6 +83,7 @@ WORKERS = (
     ("templates",),
     ("zygote",),
     ("worker",),
+    ("bare", "failures"),
     ("engines", "images"),
     ("confinement",),
     ("start_request",),

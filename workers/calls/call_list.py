@@ -15,7 +15,7 @@ from . import machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from typing import Any
 
 NEVER, NEGATIVE, NONZERO, ZERO, FALSE, ANY, NEGATIVE_LONG = range(7)
@@ -77,9 +77,13 @@ class Label:
 class CallList:
     """Calls in their order, with what they point to."""
 
-    __slots__ = ("_data", "_fixed", "_marked", "_steps", "args", "env")
+    __slots__ = ("_data", "_fixed", "_marked", "_steps", "_told", "args", "env", "tails")
 
-    def __init__(self) -> None:
+    def __init__(self, told: Collection[int] = ()) -> None:
+        """A failure of a step of a stage in ``told`` goes on at the label of that stage in ``tails``."""
+        self._told = told
+        self.tails: dict[int, Label] = {}
+        """By stage, of those that have steps; for the list's builder to bind."""
         self.args = Late(), Late()
         """Table of the guest's arguments, and their number."""
         self.env = Late(), Late()
@@ -118,6 +122,8 @@ class CallList:
                     argument = argument.place
                 values.append(self._word(steps, at, argument))
             at += 8
+        if orelse is None and stage in self._told:
+            orelse = self.tails.setdefault(stage, Label())
         if orelse is not None:
             self._marked.append((begin + 32, orelse))
         where = self._word(steps, begin + 16, out) if out else 0
@@ -226,24 +232,28 @@ class Step:
 class Runner:
     """Makes the calls of lists."""
 
-    __slots__ = ("_place", "_run")
+    __slots__ = ("_run", "place", "routine")
 
-    def __init__(self, result: int = 0, native: bool = True) -> None:
-        """``result`` is where to note each call's result. ``native`` is by machine code, where that can be had."""
-        self._place = result or ctypes.addressof(_RESULT)
+    def __init__(self, native: bool = True) -> None:
+        """``native`` is by machine code, where that can be had."""
+        self.place = ctypes.addressof(_RESULT)
+        """Where to note each call's result."""
         self._run: Callable[[int], int] = self._interpret
+        self.routine = 0
+        """Address of the machine code; 0 where Python makes the calls."""
         code = machine.run_code() if native else b""
         if code:
             try:
-                routine = _function(machine.load(code), c_size_t, c_size_t, c_size_t)
+                self.routine = machine.load(code)
             except OSError:  # a policy that lets no process make code of its own
                 return
-            self._run = lambda step: routine(step, self._place)
+            routine = _function(self.routine, c_size_t, c_size_t, c_size_t)
+            self._run = lambda step: routine(step, self.place)
 
     @property
     def result(self) -> int:
         """The last call's result."""
-        return _peek(self._place)
+        return _peek(self.place)
 
     def run(self, address: int) -> Step:
         """Make the calls of the list at this address: the step that failed and ended it. Its errno is ctypes'."""
@@ -260,7 +270,7 @@ class Runner:
             raise OSError(number, posix.strerror(number))
 
     def _interpret(self, at: int) -> int:
-        result = c_uint64.from_address(self._place)
+        result = c_uint64.from_address(self.place)
         while True:
             head = _HEAD.unpack(ctypes.string_at(at, STEP_BYTES))
             function, indirect, good, length, _, out, mask, orelse = head
@@ -277,6 +287,11 @@ class Runner:
                 at = orelse
             else:
                 return at
+
+
+def function(name: str) -> int:
+    """The address of the C library's function of this name."""
+    return _LIBC[name]
 
 
 def address(function: object) -> int:

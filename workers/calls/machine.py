@@ -1,10 +1,10 @@
-"""Three routines in machine code, for what a worker must do without Python.
+"""Four routines in machine code, for what a worker must do without Python.
 
 Every Python instruction after a fork writes to pages that were shared: reference counts, inline caches, frames. A
 worker that runs no Python until its guest has ended is a third of the size and starts in a third of the time
 (docs/architecture.md). ``run`` therefore makes the C calls of a ``CallList`` one after the other; ``hook`` is for
-``altstack``, ``exit`` for an engine whose proc_exit takes fewer statuses. On a machine that is not listed here,
-Python makes the calls.
+``altstack``, ``exit`` for an engine whose proc_exit takes fewer statuses, ``handler`` for a signal. On a machine that
+is not listed here, Python makes the calls.
 
 ``run(step, result)`` makes the call of each step and goes on with the next, or, where the call's result is not as
 the step wants it, with the step that it names for that; where it names none, the failed step is returned. A step is
@@ -72,6 +72,20 @@ _EXIT = {
     "aarch64": "400040b9 49000058 20011fd6",  # ldr w0, [x2]; ldr x9, +8; br x9
 }
 
+# handler(number, information, context) notes the second, and goes on to ``run`` with a list and a place for results.
+# Four addresses follow it, or stand in it: where to note, the list, the place, and ``run``.
+_HANDLER = {
+    "x86_64": (
+        "48b8{} 488930"  # mov rax, place; mov [rax], rsi
+        "48bf{} 48be{}"  # mov rdi, list; mov rsi, result
+        "48b8{} ffe0"  # mov rax, run; jmp rax
+    ),
+    "aarch64": (
+        "c9000058 210100f9 c0000058 e1000058"  # ldr x9, +24; str x1, [x9]; ldr x0, +24; ldr x1, +28
+        "09010058 20011fd6 {}{}{}{}"  # ldr x9, +32; br x9
+    ),
+}
+
 _MACHINE = posix.uname().machine
 
 
@@ -92,6 +106,12 @@ def exit_code(function: int, machine: str = _MACHINE) -> bytes:
     return code + function.to_bytes(8, "little") if code else b""
 
 
+def handler_code(note: int, calls: int, result: int, run: int, machine: str = _MACHINE) -> bytes:
+    """The routine ``handler`` with these addresses; empty where there is none for this machine."""
+    addresses = (each.to_bytes(8, "little").hex() for each in (note, calls, result, run))
+    return bytes.fromhex(_HANDLER.get(machine, "").format(*addresses))
+
+
 def load(code: bytes) -> int:
     """The address of ``code``, mapped for good to be read and executed. Raises ``OSError``.
 
@@ -100,6 +120,6 @@ def load(code: bytes) -> int:
     file = posix.memfd_create("code", posix.MFD_CLOEXEC)
     try:
         posix.write(file, code)
-        return linux.map_memory(len(code), linux.PROT_READ | linux.PROT_EXEC, file)
+        return linux.map_memory(len(code), linux.PROT_READ | linux.PROT_EXEC, file, linux.behind_libraries())
     finally:
         posix.close(file)

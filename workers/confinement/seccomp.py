@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from ..calls.call_list import CallList, Data
 
 _SET_MODE_FILTER = 1
-_SIGSYS = 31
-_SYS_SECCOMP = 1  # si_code (sigaction(2))
+SIGSYS = 31
+SYS_SECCOMP = 1  # si_code (sigaction(2))
 _INSTRUCTION_BYTES = 8
-_EPITAPH = b"SIGSYS "
+EPITAPH = b"SIGSYS "
 # The number of seccomp(2), and the machine's (linux/audit.h).
-_SECCOMP, _ARCH = {"x86_64": (317, 0xC000003E), "aarch64": (277, 0xC00000B7)}.get(posix.uname().machine, (-1, 0))
+_SECCOMP, ARCH = {"x86_64": (317, 0xC000003E), "aarch64": (277, 0xC00000B7)}.get(posix.uname().machine, (-1, 0))
 
 
 class _Trap(ctypes.Structure):
@@ -82,23 +82,23 @@ class Reporter:
         """The names of all system calls by number, a line each."""
         self._callback = ctypes.CFUNCTYPE(None, c_int, c_void_p, c_void_p)(self._report)
         Py_INCREF(self._callback)  # to give it back, libffi would write to it, and that is forbidden (``code_pages``)
-        linux.sigaction(_SIGSYS, self._callback, linux.SA_SIGINFO | linux.SA_RESETHAND)
+        linux.sigaction(SIGSYS, self._callback, linux.SA_SIGINFO | linux.SA_RESETHAND)
 
     def _report(self, _number: int, info: int, _context: int) -> None:
         try:
             trap = _Trap.from_address(info)
-            if trap.code == _SYS_SECCOMP:  # and no kill(2)
-                name = self._name(trap.call) if trap.arch == _ARCH else b"of a foreign architecture"
+            if trap.code == SYS_SECCOMP:  # and no kill(2)
+                name = self._name(trap.call) if trap.arch == ARCH else b"of a foreign architecture"
                 # Not where it would block: a full pipe must not keep the process alive.
                 poll = select.poll()
                 poll.register(2, select.POLLOUT)
                 if poll.poll(0):
                     posix.write(2, b"wasm-sandboxer: forbidden system call %s (%d)\n" % (name, trap.call))
-                linux.prctl(linux.PR_SET_NAME, b"%s%d" % (_EPITAPH, trap.call))
+                linux.prctl(linux.PR_SET_NAME, b"%s%d" % (EPITAPH, trap.call))
         except Exception:  # there is no one to tell
             pass
         finally:
-            _signal.raise_signal(_SIGSYS)  # pending until this returns, which is forbidden, too (rt_sigreturn)
+            _signal.raise_signal(SIGSYS)  # pending until this returns, which is forbidden, too (rt_sigreturn)
 
     def _name(self, call: int) -> bytes:
         names = self.names.split(b"\n")
@@ -118,5 +118,5 @@ def forbidden_call(pid: int) -> int:
         name = posix.read(fd, 16).strip()
     finally:
         posix.close(fd)
-    number = name.removeprefix(_EPITAPH)
+    number = name.removeprefix(EPITAPH)
     return int(number) if number != name and number.isdigit() else -1

@@ -60,12 +60,16 @@ class Engine:
     """Prefix of its paths in proc, once primed; empty where paths relative to proc will do."""
     stages: range
     """The labels of its steps that can fail; no other engine's."""
+    running = -1
+    """The label among them of the step that runs the guest, where its failure is told by ``explain``."""
     threads = False
     """Whether it makes threads while a guest runs. Then it runs products alone: interpreters get no such filter."""
     apart = False
     """Whether it is loaded in its own root zygote, so that no other engine's workers have it in memory."""
     images = False
     """Whether a loaded module can be taken from an image of a process that has loaded it."""
+    bare = False
+    """Whether a worker that maps an image needs no Python: no step of ``restore`` and ``run`` ends the list."""
 
     @classmethod
     def installed(cls) -> list[Engine]:

@@ -28,6 +28,8 @@ _PRESENT, _SWAPPED, _OF_FILE = 1 << 63, 1 << 62, 1 << 61  # proc_pid_pagemap(5)
 _PAGE = linux.PAGE_BYTES
 _ZEROS = bytes(_PAGE)
 _CHUNK = 4096  # pages
+_BRIDGE = 8 * _PAGE
+"""As much memory may lie between two places that differ and go into the image with them: a mapping costs more."""
 
 
 class Unfit(Exception):
@@ -163,10 +165,19 @@ class Snapshot:
                 if entry & (_PRESENT | _SWAPPED) and not (mapping.file and entry & _OF_FILE):
                     page = os.pread(self._new, _PAGE, at)
                     if page != (os.pread(self._old, _PAGE, at) if at < old else b"" if mapping.file else _ZEROS):
-                        self._copy(at, page, mapping.protection)
+                        self._copy(at, page, mapping)
                 at += _PAGE
 
-    def _copy(self, address: int, page: bytes, protection: int) -> None:
+    def _copy(self, address: int, page: bytes, mapping: Mapping) -> None:
+        last = self._segments[-1] if self._segments else None
+        if last is not None and last.source == MEMORY and mapping.file is None:
+            behind = last.address + last.length
+            if mapping.begin < behind < address <= behind + _BRIDGE:
+                for at in range(behind, address, _PAGE):
+                    self._write(at, os.pread(self._new, _PAGE, at), mapping.protection)
+        self._write(address, page, mapping.protection)
+
+    def _write(self, address: int, page: bytes, protection: int) -> None:
         if len(page) != _PAGE:
             raise Unfit("its memory cannot be read")
         if protection & linux.PROT_EXEC:

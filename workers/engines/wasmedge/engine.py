@@ -9,7 +9,7 @@ from ctypes import c_void_p, string_at
 
 from ...calls.call_list import FALSE, NONZERO, ZERO, At, Label, address
 from ...start_request import WASMEDGE
-from ..engine import EXITED, REFUSED, TRAPPED, End, Engine, EngineMissing, Module
+from ..engine import EXITED, REFUSED, TRAP_STATUS, TRAPPED, End, Engine, EngineMissing, Module
 from . import altstack, capi, imports, llvm_standin
 
 TYPE_CHECKING = False
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from ...start_request import StartRequest
 
 VERSION = b"0.14."
+_TRAP_BYTES = 128  # of a trap's line
 _TERMINATED = 1  # proc_exit was called
 _FIRST_TRAP = 0x400  # of the codes that tell of running code (enum_errcode.h); those of linking are below
 
-PARSE, VALIDATE, INSTANTIATE, NO_FUNCTION, PARAMETERS, TRAP = range(101, 107)
+PARSE, VALIDATE, INSTANTIATE, NO_FUNCTION, PARAMETERS = range(101, 106)
 """Labels of the steps that can fail."""
 
 _ABSOLUTE = b"_ZNSt10filesystem8absoluteERKNS_7__cxx114pathE"
@@ -36,8 +37,9 @@ class WasmEdge(Engine):
     """WasmEdge, loaded once in the forkserver; each worker turns its own copy into one instance."""
 
     name = WASMEDGE
-    stages = range(PARSE, TRAP + 1)
+    stages = range(PARSE, PARAMETERS + 1)
     images = True
+    bare = True
 
     def __init__(self) -> None:
         _load_llvm_standin()
@@ -121,7 +123,7 @@ class WasmEdge(Engine):
 
     def run(self, calls: CallList, guest: Guest, command: bool) -> None:
         """Run the function and end the process."""
-        result, status = calls.slot(), calls.slot()
+        result, status, trapped = calls.slot(), calls.slot(), Label()
         if not command:
             uninitialised = Label()
             initialize, name = calls.slot(), b"_initialize"
@@ -136,15 +138,21 @@ class WasmEdge(Engine):
                 fails=ZERO,
                 orelse=uninitialised,
             )
-            self._invoke(calls, guest, initialize, result)
+            self._invoke(calls, guest, initialize, result, trapped)
             calls.bind(uninitialised)
-        self._invoke(calls, guest, guest.function, result)
+        self._invoke(calls, guest, guest.function, result, trapped)
         self._call(calls, "ModuleInstanceWASIGetExitCode", self._wasi, out=status)
         calls.libc("_exit", At(status))  # of which the lowest 8 bits count
+        calls.bind(trapped)
+        text, said, length = calls.slot(), calls.data(bytes(_TRAP_BYTES)), calls.slot()
+        self._call(calls, "ResultGetMessage", At(result), out=text)
+        calls.libc("snprintf", said, _TRAP_BYTES, b"wasm trap: %s\n", At(text), out=length)
+        calls.libc("write", 2, said, At(length))
+        calls.libc("_exit", TRAP_STATUS)
 
-    def _invoke(self, calls: CallList, guest: Guest, function: Data, result: Data) -> None:
+    def _invoke(self, calls: CallList, guest: Guest, function: Data, result: Data, trapped: Label) -> None:
         self._call(calls, "ExecutorInvoke", At(guest.executor), At(function), None, 0, None, 0, out=result)
-        self._call(calls, "ResultOK", At(result), fails=FALSE, stage=TRAP)
+        self._call(calls, "ResultOK", At(result), fails=FALSE, orelse=trapped)
 
     def explain(self, step: Step, result: int) -> End:
         """Say how one of its steps ended the list."""
@@ -152,7 +160,7 @@ class WasmEdge(Engine):
             return End(REFUSED, f"the module exports no function {_name(step)!r}")
         if step.stage == PARAMETERS:
             return End(REFUSED, "the function takes parameters, and there are none to give")
-        code = (step.arguments[0] if step.stage == TRAP else result) & 0xFFFFFFFF
+        code = result & 0xFFFFFFFF
         message: str = self._lib.WasmEdge_ResultGetMessage(capi.Result(code)).decode(errors="replace")
         if step.stage == INSTANTIATE and code & 0xFFFFFF == _TERMINATED:  # in the start section
             return End(EXITED, status=self._lib.WasmEdge_ModuleInstanceWASIGetExitCode(self._wasi) & 0xFF)
@@ -161,7 +169,7 @@ class WasmEdge(Engine):
             wanted = self._foreign_imports(step.arguments[3])
         elif step.stage == INSTANTIATE and len(step.arguments) > 4:
             wanted = self._memory_beyond(step.arguments[3], step.arguments[4])
-        if step.stage == TRAP or (step.stage == INSTANTIATE and code & 0xFFFFFF >= _FIRST_TRAP and not wanted):
+        if step.stage == INSTANTIATE and code & 0xFFFFFF >= _FIRST_TRAP and not wanted:
             return End(TRAPPED, message)
         return End(REFUSED, f"{_WHAT[step.stage]}: {message}{wanted}")
 

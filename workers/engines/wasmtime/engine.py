@@ -44,6 +44,7 @@ class Wasmtime(Engine):
 
     name = WASMTIME
     stages = range(LOAD, TRAP + 1)
+    running = TRAP
     threads = True
     apart = True
 

@@ -1,0 +1,104 @@
+"""Workers from an image have no Python in them, and say what others say when they end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from workers.bare import look
+
+from ..harness.aot import product
+from ..harness.bare_forkserver import BareForkserver, Outcome, Worker, confined, forbidden
+from ..harness.guests import guest
+
+
+@pytest.fixture(scope="module")
+def cells() -> Iterator[BareForkserver]:
+    made = confined(broken_out=False, image_memory=64 << 20)
+    yield made
+    made.close()
+
+
+def loaded_and_imaged(cells: BareForkserver, name: str, *args: str, **more: object) -> tuple[Outcome, Outcome]:
+    """How a guest ends that loads its module, and how one that comes from an image."""
+
+    def start() -> Worker:
+        found = {"module": product(guest(name)), "imageable": f"{name}".encode(), **more}
+        return cells.start(name, *args, **found)  # type: ignore[arg-type]
+
+    first = start()
+    assert not first.imaged
+    ended = first.wait()
+    for _ in range(300):
+        worker = start()
+        if worker.imaged:
+            return ended, worker.wait()
+        worker.wait()
+    raise AssertionError("no image")
+
+
+def test_a_trap_is_told_by_both(cells: BareForkserver) -> None:
+    for outcome in loaded_and_imaged(cells, "trap"):
+        assert (outcome.report, outcome.status) == ("R", 134)
+        assert outcome.stderr.endswith("wasm trap: unreachable\n")
+
+
+def test_a_forbidden_call_is_named_by_both(cells: BareForkserver) -> None:
+    for outcome in loaded_and_imaged(cells, "conformance_sockets"):
+        forbidden(outcome, "socket")
+
+
+def test_a_failure_of_the_setup_is_told_by_both(cells: BareForkserver) -> None:
+    loaded_and_imaged(cells, "hello")
+    limits = {"rlimits": [(resource.RLIMIT_NOFILE, 20, 10)]}
+    worker = cells.start("x", module=product(guest("hello")), imageable=b"hello", **limits)  # type: ignore[arg-type]
+    assert worker.imaged
+    assert worker.report == "Fresource limits: Invalid argument"
+    assert worker.wait().status == 125
+    worker = cells.start("x", module=product(guest("hello")), **limits)  # type: ignore[arg-type]
+    assert worker.report == "Fresource limits: Invalid argument"
+    worker.wait()
+
+
+def test_no_python_is_mapped_and_pages_of_it_are_none_of_the_workers(cells: BareForkserver) -> None:
+    read, write = os.pipe()
+    held = None
+    for _ in range(300):
+        held = cells.start("cat", module=product(guest("cat")), imageable=b"cat", stdin=read)
+        if held.imaged:
+            break
+        os.kill(held.pid, signal.SIGKILL)
+        held.wait()
+    assert held is not None
+    assert held.imaged
+    maps = Path(f"/proc/{held.pid}/maps").read_text()
+    assert "libwasmedge" in maps
+    assert "python" not in maps
+    assert "libffi" not in maps
+    os.close(read)
+    os.close(write)
+    assert held.wait().status == 0
+
+
+def test_ranges_are_pythons_alone() -> None:
+    """In this process, too: what C++ and the C library have stays, and objects of every size are found."""
+    ranges = look()
+
+    def within(address: int) -> bool:
+        return any(begin <= address < begin + length for begin, length in ranges)
+
+    assert within(id(object()))
+    assert within(id(None))
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    for function in (libc.malloc, libc.snprintf, libc.environ):
+        assert not within(ctypes.cast(function, ctypes.c_void_p).value or 0)
+    blocks = [libc.malloc(size) for size in (16, 600, 5000, 1 << 18, 1 << 20, 1 << 22)]
+    assert not any(map(within, blocks))
+    assert all(end <= begin for (_, end), (begin, _) in zip([(b, b + n) for b, n in ranges], ranges[1:], strict=False))
