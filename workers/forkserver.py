@@ -21,6 +21,7 @@ from .engines.engine import Engine, EngineMissing
 from .greeting import FORKSERVER, Filters, Hello, Welcome
 from .image_protocol import ImageRequest
 from .images.cache import ImageCache
+from .images.initialization import MOST, Initialization
 from .protocol import (
     ACK,
     END,
@@ -42,7 +43,7 @@ from .protocol import (
     send,
     unpack_numbers,
 )
-from .start_request import MODULE, NATIVE, StartRequest
+from .start_request import FOLDER, MODULE, NATIVE, StartRequest
 from .templates import ImageMaker
 from .zygote import RootReplaced, ZygoteDied, zygotes
 
@@ -237,9 +238,13 @@ class Forkserver:
         """Fork a worker: its pid, and whether from an image of its module. Raises as ``Zygote.fork``."""
         zygote, engine = self._zygotes[request.engine], self._engines[request.engine]
         key = image = None
-        if request.imageable and request.module_kind == NATIVE and engine.images:
+        few = not request.initialize or len(request.preopens) <= MOST
+        if request.imageable and request.module_kind == NATIVE and engine.images and few:
             product = frame.fds[request.descriptors.one(MODULE) - worker.FIRST_FD]
             wanted = ImageRequest(request.imageable, request.engine, request.function, request.max_pages)
+            if request.initialize:
+                folders = [frame.fds[fd - worker.FIRST_FD] for fd in request.descriptors.all(FOLDER)]
+                wanted.initialization = Initialization(request, folders)
             key = self._maker.key(wanted, product)
             image = self._images.find(key)
         if image is not None:

@@ -37,7 +37,7 @@ _NEEDED = (REPORT, MODULE, STDIN, STDOUT, STDERR)
 # Tags. A number that is given up is never used again.
 _INSTANCE, _ROLES, _ENGINE, _KIND, _FUNCTION, _ARGS, _ENV, _PREOPENS = range(1, 9)
 _USER, _GROUPS, _RLIMITS, _OOM_SCORE_ADJ, _MAX_PAGES, _TERMINAL, _NETWORK, _SECCOMP = range(9, 17)
-_IMAGEABLE = 17
+_IMAGEABLE, _INITIALIZE = 17, 18
 
 
 class Descriptors:
@@ -103,6 +103,7 @@ class StartRequest:
         "gid",
         "groups",
         "imageable",
+        "initialize",
         "instance",
         "max_pages",
         "module_kind",
@@ -136,6 +137,7 @@ class StartRequest:
         network: bool = False,
         seccomp: Sequence[bytes] = (),
         imageable: bytes = b"",
+        initialize: bytes = b"",
     ) -> None:
         self.instance = instance
         """The supervisor's number for this instance: unique for ever, unlike a pid."""
@@ -166,6 +168,8 @@ class StartRequest:
         self.imageable = imageable
         """The module's SHA-256 in hexadecimal where it may be mapped from an image of it loaded, since loading it runs
         none of its code; else empty."""
+        self.initialize = initialize
+        """Name of the export that is called once before the function, in the instance or in its image; may be empty."""
 
     def encode(self) -> bytes:
         """The body of a START frame."""
@@ -201,6 +205,8 @@ class StartRequest:
             fields[_SECCOMP] = pack(self.seccomp)
         if self.imageable:
             fields[_IMAGEABLE] = self.imageable
+        if self.initialize:
+            fields[_INITIALIZE] = self.initialize
         return pack_tagged(fields)
 
     @staticmethod
@@ -251,6 +257,7 @@ class StartRequest:
             network=_NETWORK in fields,
             seccomp=unpack(fields[_SECCOMP]) if _SECCOMP in fields else (),
             imageable=get(_IMAGEABLE, b""),
+            initialize=get(_INITIALIZE, b""),
         )
         if len(limits) % 3 or not all(preopens) or len(preopens) != len(request.descriptors.all(FOLDER)):
             raise ProtocolError("a start request's limits or preopens do not fit")

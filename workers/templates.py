@@ -5,11 +5,11 @@ from __future__ import annotations
 import posix
 import sys
 
-from . import worker
+from . import linux, worker
 from .images.cache import ImageCache
 from .images.making import MAKE_SECONDS, Making, Template
 from .images.snapshot import TooLarge, Unfit
-from .start_request import MODULE, NATIVE, REPORT, STDERR, STDIN, STDOUT, Descriptors, StartRequest
+from .start_request import FOLDER, MODULE, NATIVE, REPORT, STDERR, STDIN, STDOUT, Descriptors, StartRequest
 from .zygote import Zygote, ZygoteDied
 
 TYPE_CHECKING = False
@@ -26,7 +26,9 @@ TEMPLATE_DATA = 1 << 30
 """Bytes that a template may have beyond what an image may, such as a guest's memory that it never writes to."""
 TEMPLATE_SPACE = 64 << 30
 """Bytes of address space that a template may take, and with it of page tables."""
-_RLIMIT_DATA, _RLIMIT_AS = 2, 9
+_RLIMIT_DATA, _RLIMIT_NOFILE, _RLIMIT_AS = 2, 7, 9
+TEMPLATE_FILES = 256
+"""Descriptors that a template may have."""
 
 
 class _Wanted:
@@ -40,6 +42,12 @@ class _Wanted:
         self.product = product
         """A descriptor of our own."""
         self.tries = 0
+
+    def close(self) -> None:
+        """Close its descriptors."""
+        posix.close(self.product)
+        if self.request.initialization is not None:
+            self.request.initialization.close()
 
 
 class ImageMaker:
@@ -65,7 +73,8 @@ class ImageMaker:
         """Name the image: the product's file, the root zygote whose addresses it has, and what else changes it."""
         status = posix.fstat(product)
         file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        return (file, request.engine, request.function, request.max_pages, self._zygotes[request.engine].roots)
+        before = request.initialization.key() if request.initialization is not None else None
+        return (file, request.engine, request.function, request.max_pages, before, self._zygotes[request.engine].roots)
 
     def want(self, request: ImageRequest, product: int) -> None:
         """Ask for an image, unless it is there, cannot be, or too many wait. The descriptor stays the caller's."""
@@ -76,6 +85,8 @@ class ImageMaker:
         if (self._wanted is not None and self._wanted.key == key) or not self._cache.wanted(key):
             return
         if key not in self._waiting and len(self._waiting) < WAITING:
+            if request.initialization is not None:
+                request.initialization.keep()
             self._waiting[key] = _Wanted(key, request, posix.dup(product))
         self._next()
 
@@ -106,7 +117,7 @@ class ImageMaker:
     def forget_waiting(self) -> None:
         """Forget what waits to be made: the zygote that it was asked for is gone, or images are off."""
         for wanted in self._waiting.values():
-            posix.close(wanted.product)
+            wanted.close()
         self._waiting.clear()
 
     def _finish(self) -> None:
@@ -135,7 +146,7 @@ class ImageMaker:
             wanted.tries += 1
             self._waiting[wanted.key] = wanted
         else:
-            posix.close(wanted.product)
+            wanted.close()
         self._next()
 
     def _next(self) -> None:
@@ -150,7 +161,7 @@ class ImageMaker:
                 self._wanted = wanted
             except (OSError, ZygoteDied) as error:
                 self._refuse(wanted, str(error) or "the zygote died", False)
-                posix.close(wanted.product)
+                wanted.close()
 
     def _refuse(self, wanted: _Wanted, reason: str, for_good: bool) -> None:
         print(f"forkserver: no image of a module: {reason}", file=sys.stderr)
@@ -158,10 +169,29 @@ class ImageMaker:
 
     def _fork(self, wanted: _Wanted, confinement: Confinement) -> Template:
         """Fork a template. Raises ``OSError`` and ``ZygoteDied``."""
-        limits = ((_RLIMIT_DATA, self._cache.most + TEMPLATE_DATA), (_RLIMIT_AS, TEMPLATE_SPACE))
+        before = wanted.request.initialization
+        zygote, engine = self._zygotes[wanted.request.engine], self._engines[wanted.request.engine]
+        empty = -1
+        folders: list[int] = []
+        if before is not None:
+            folders = before.folders
+            if not before.shown:
+                if zygote.no_empty_root:
+                    raise OSError(zygote.no_empty_root, "there is no empty folder for it")
+                empty = posix.open(f"/proc/{zygote.pid}/root", linux.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
+                folders = [empty] * len(before.preopens)
+        limits = (
+            (_RLIMIT_DATA, self._cache.most + TEMPLATE_DATA),
+            (_RLIMIT_AS, TEMPLATE_SPACE),
+            (_RLIMIT_NOFILE, TEMPLATE_FILES),
+        )
         request = StartRequest(
             instance=0,
-            descriptors=Descriptors(bytes((REPORT, MODULE, STDIN, STDOUT, STDERR)), worker.FIRST_FD),
+            descriptors=Descriptors(
+                bytes((REPORT, MODULE, STDIN, STDOUT, STDERR, *[FOLDER] * len(folders))), worker.FIRST_FD
+            ),
+            preopens=before.preopens if before is not None else (),
+            initialize=before.export if before is not None else b"",
             engine=wanted.request.engine,
             function=wanted.request.function,
             module_kind=NATIVE,
@@ -171,18 +201,19 @@ class ImageMaker:
             rlimits=[(kind, most, most) for kind, most in limits],  # it is in no container's control group
             oom_score_adj=1000,
         )
-        zygote, engine = self._zygotes[request.engine], self._engines[request.engine]
         calls = zygote.calls()
         values = worker.build_template(calls, request, engine, confinement, self._mask, MAKE_SECONDS)
         null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
         report, theirs = posix.pipe2(posix.O_CLOEXEC)
         try:
-            code = zygote.finish(calls).complete((), ())
-            pid = zygote.fork(code, [theirs, wanted.product, null, null, null])
+            args, env = (before.args, before.env) if before is not None else ((), ())
+            code = zygote.finish(calls).complete(args, env)
+            pid = zygote.fork(code, [theirs, wanted.product, null, null, null, *folders])
         except BaseException:
             posix.close(report)
             raise
         finally:
-            posix.close(theirs)
-            posix.close(null)
+            for fd in (theirs, null, empty):
+                if fd >= 0:
+                    posix.close(fd)
         return Template(pid, report, values, zygote.pid, zygote.call_lists, wanted.product)

@@ -106,23 +106,32 @@ def build_template(
 ) -> int:
     """Add the life of a template: it loads and instantiates the module, reports so, and waits to be looked at.
 
-    It is shut in like a worker of that module without network and folders, as nobody. After READY its report has the
-    engine's values, 8 bytes each; answers how many. It ends by itself after so many seconds.
+    It is shut in like a worker of that module without network, as nobody; folders are for an export that is called
+    first. After READY its report has the engine's values, 8 bytes each; answers how many. It ends by itself after so
+    many seconds.
     """
     descriptors = request.descriptors
     report, module = descriptors.one(start_request.REPORT), descriptors.one(start_request.MODULE)
+    preopens = descriptors.all(start_request.FOLDER)
     pid = _begin(calls, b"wasm-template", descriptors, mask)
     calls.libc("alarm", seconds)
     _limit(calls, request)
     confinement.drop_privileges(calls, request.uid, request.gid, [], USER)
-    _close_all_but(calls, descriptors, {report, module})
-    walls.enter(calls, request, engine.threads, module, [], pid, WALLS)
+    _close_all_but(calls, descriptors, {report, module, *preopens})
+    walls.enter(calls, request, engine.threads, module, preopens, pid, WALLS)
     path = b"%sself/fd/%d" % (engine.proc, module)
     guest = engine.load(calls, engines.Module(product=path), request, None)
+    if request.initialize:
+        engine.instantiate(calls, guest, request)
+        engine.lend_context(calls, request, preopens)
     empty_root.leave_proc(calls, WALLS)
     walls.forbid_new_code(calls, request, pid, WALLS)
-    calls.libc("close", module)
-    engine.instantiate(calls, guest, request)
+    for fd in (module, *preopens):
+        calls.libc("close", fd)
+    if request.initialize:
+        engine.initialize(calls, guest, request)
+    else:
+        engine.instantiate(calls, guest, request)
     values = engine.values(guest)
     calls.libc("write", report, READY, 1)
     for value in values:

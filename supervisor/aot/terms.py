@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
+
+from sandbox_api.errors import InvalidArgument
 
 UNABLE_SECONDS = 60
 """After so long it is tried again."""
@@ -57,6 +60,19 @@ class EngineLibrary:
 
 ENGINE_ANNOTATION = "run.wasm-sandboxer/engine"
 """A container's own choice of an ``EngineMode``."""
+
+
+INITIALIZE_ANNOTATION = "run.wasm-sandboxer/initialize"
+"""A container's export that is called once before its function, so that its image can be taken after it."""
+_LONGEST_EXPORT = 256
+
+
+def export_to_initialize(annotations: Mapping[str, str]) -> bytes:
+    """The name of that export; empty where there is none. Raises ``InvalidArgument``."""
+    name = annotations.get(INITIALIZE_ANNOTATION, "").encode()
+    if len(name) > _LONGEST_EXPORT:
+        raise InvalidArgument(f"annotation {INITIALIZE_ANNOTATION}: a name of {len(name)} bytes is too long")
+    return name
 
 
 class EngineMode(StrEnum):

@@ -13,6 +13,7 @@ from sandbox_api.errors import FailedPrecondition, SandboxerError
 from sandbox_api.interface import NewContainer, NewTask, Stdio, Usage
 
 from ..aot.choice import EngineChoice
+from ..aot.terms import export_to_initialize
 from ..cgroups import Cgroup, Hierarchy, Resources
 from ..host.counters import Counters
 from ..model.container import Container
@@ -125,12 +126,13 @@ class ContainerManager:
             return
         try:
             asked = self._aot.asked(spec.annotations)
+            initialize = export_to_initialize(spec.annotations)
             module = wasi.foresee(spec.process, plan)
         except SandboxerError:  # Start will say so
             return
         try:
             self._aot.seen(module, asked)
-            if self._images is not None:
+            if self._images is not None and not initialize:
                 _, function = wasi.module_and_function(spec.process.args[0])
                 self._images.foresee(module, asked, function, wasi.max_pages(resources.memory_limit or 0))
         finally:

@@ -7,7 +7,7 @@ from workers.start_request import MODULE, WASMEDGE, WASMTIME, StartRequest
 
 from ..aot.choice import Choice, EngineChoice
 from ..aot.policy import Product
-from ..aot.terms import EngineMode
+from ..aot.terms import INITIALIZE_ANNOTATION, EngineMode
 from ..host.counters import Counters
 from ..ipc.forkserver import ForkserverClient
 from ..ipc.reports import ModuleRefused
@@ -51,6 +51,10 @@ class Launch:
         """Run this product, or the module itself, interpreted; the pid."""
         product = choice.product
         self._request.engine = product.engine if product is not None else WASMEDGE
+        if self._request.initialize and self._request.engine == WASMTIME:
+            raise InvalidArgument(
+                f"annotation {INITIALIZE_ANNOTATION}: Wasmtime runs it, and only WasmEdge calls an export"
+            )
         self._request.imageable = product.digest.encode() if product is not None and product.imageable else b""
         self._process.tier = ": ".join(filter(None, (_tier(product), "" if product else choice.why)))
         started = await self._forkserver.start(self._request)

@@ -10,7 +10,7 @@ from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from workers.start_request import CGROUP, NETNS, RESOLVER, STDERR, STDIN, STDOUT, Descriptors
 
 from ..aot.choice import Choice, EngineChoice
-from ..aot.terms import EngineMode
+from ..aot.terms import EngineMode, export_to_initialize
 from ..host import errors
 from ..host.closer import Closer
 from ..host.counters import Counters
@@ -123,6 +123,8 @@ class Starter:
                 seccomp=await _filters(source.spec, opened.streams),
             )
             request = wasi.request(process.instance, what, opened.context, placement)
+            if not process.exec_id:
+                request.initialize = export_to_initialize(source.spec.annotations)
             for pump in opened.streams.pumps:
                 await self._relay.pump(process.instance, pump)
                 process.pumped = True

@@ -119,11 +119,23 @@ class Engine:
         """
         raise NotImplementedError
 
+    def lend_context(self, calls: CallList, request: StartRequest, folders: list[int]) -> None:
+        """Add calls that give the module in a template a WASI context, for ``initialize``."""
+        raise NotImplementedError
+
+    def initialize(self, calls: CallList, guest: Any, request: StartRequest) -> None:
+        """Add calls that have a template's module initialised, and take its WASI context away.
+
+        They end the process where that fails, or leaves files open: those would be other files in the instances.
+        """
+        raise NotImplementedError
+
     def run(self, calls: CallList, guest: Any, command: bool) -> None:
         """Add calls that run the function and end the process with the guest's exit status.
 
         A module that is no ``command`` (a function of it was asked for by name) is initialised first where it exports
-        ``_initialize``, as WASI's application ABI wants.
+        ``_initialize``, as WASI's application ABI wants. Then the request's own export is called, if it has one. What
+        comes from an image has seen both where the request has one.
         """
         raise NotImplementedError
 

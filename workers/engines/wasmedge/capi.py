@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import posix
-from ctypes import POINTER, c_bool, c_char_p, c_uint32, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_int32, c_ubyte, c_uint32, c_void_p
 
 LIBRARY = posix.environ.get(b"WASM_SANDBOXER_LIBWASMEDGE", b"libwasmedge.so.0").decode()
 """Found by the dynamic linker, unless a path is given (supervisor/host/interpreters.py)."""
@@ -37,6 +37,12 @@ class Limit(ctypes.Structure):
     _fields_ = (("HasMax", c_bool), ("Shared", c_bool), ("Min", c_uint32), ("Max", c_uint32))
 
 
+class Value(ctypes.Structure):
+    """``WasmEdge_Value``: 16 bytes, which are aligned so, and 8 of a type."""
+
+    _fields_ = (("bytes", c_ubyte * 32),)
+
+
 _STRINGS = POINTER(c_char_p)
 
 # name: (result, arguments); None is void
@@ -58,6 +64,7 @@ FUNCTIONS = {
     "ExecutorInstantiate": (Result, (c_void_p, POINTER(c_void_p), c_void_p, c_void_p)),
     "ExecutorInvoke": (Result, (c_void_p, c_void_p, c_void_p, c_uint32, c_void_p, c_uint32)),
     "StoreCreate": (c_void_p, ()),
+    "ValueGenI32": (Value, (c_int32,)),
     "ModuleInstanceCreateWASI": (
         c_void_p,
         (_STRINGS, c_uint32, _STRINGS, c_uint32, _STRINGS, c_uint32),

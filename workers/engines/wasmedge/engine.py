@@ -5,10 +5,11 @@ Source of the call order and of every fact here: WasmEdge's C API 0.14, as measu
 
 from __future__ import annotations
 
+import struct
 from ctypes import c_void_p, string_at
 
 from ...calls.call_list import FALSE, NONZERO, ZERO, At, Label, address
-from ...start_request import WASMEDGE
+from ...start_request import REPORT, WASMEDGE
 from ..engine import EXITED, REFUSED, TRAP_STATUS, TRAPPED, End, Engine, EngineMissing, Module
 from . import altstack, capi, imports, llvm_standin
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from ...start_request import StartRequest
 
 VERSION = b"0.14."
+_VALUE_BYTES = 32  # WasmEdge_Value
+_FIRST_PREOPEN = 3
+_FILES = 240  # that a template may have open
 _TRAP_BYTES = 128  # of a trap's line
 _TERMINATED = 1  # proc_exit was called
 _FIRST_TRAP = 0x400  # of the codes that tell of running code (enum_errcode.h); those of linking are below
@@ -95,6 +99,7 @@ class WasmEdge(Engine):
         """Set up the WASI instance, which is the zygote's and so at its place."""
         guest = Guest(calls, compiled=True)
         guest.executor, guest.module, guest.function = (calls.table([value]) for value in values)
+        guest.initialized = bool(request.initialize)
         self._init_wasi(calls, request, folders)
         return guest
 
@@ -113,44 +118,86 @@ class WasmEdge(Engine):
         if not guest.compiled:  # the instance has copies of the functions: hand the originals back
             self._call(calls, "ASTModuleDelete", tree)
             calls.libc("malloc_trim", 0)
-        module, name, signature = At(guest.module), request.function, calls.slot()
+        self._find(calls, guest, request.function, guest.function)
+        if request.initialize:
+            guest.initializer = calls.slot()
+            self._find(calls, guest, request.initialize, guest.initializer)
+
+    def _find(self, calls: CallList, guest: Guest, name: bytes, function: Data) -> None:
+        """Find an exported function that takes no parameters."""
+        signature = calls.slot()
         string = (len(name), name)  # a WasmEdge_String, passed by value: both ABIs put it into two registers
         self._call(
-            calls, "ModuleInstanceFindFunction", module, *string, out=guest.function, fails=ZERO, stage=NO_FUNCTION
+            calls,
+            "ModuleInstanceFindFunction",
+            At(guest.module),
+            *string,
+            out=function,
+            fails=ZERO,
+            stage=NO_FUNCTION,
         )
-        self._call(calls, "FunctionInstanceGetFunctionType", At(guest.function), out=signature)
+        self._call(calls, "FunctionInstanceGetFunctionType", At(function), out=signature)
         self._call(calls, "FunctionTypeGetParametersLength", At(signature), fails=NONZERO, stage=PARAMETERS)
+
+    def lend_context(self, calls: CallList, request: StartRequest, folders: list[int]) -> None:
+        """Set up the WASI instance, with these folders alone."""
+        self._init_wasi(calls, request, folders)
+
+    def initialize(self, calls: CallList, guest: Guest, request: StartRequest) -> None:
+        """Call the export, then close what the WASI instance has open, by its own function."""
+        failed, done = Label(), Label()
+        self._initialize(calls, guest, request.function == b"_start", failed, failed)
+        close, name = calls.slot(), b"fd_close"
+        value, result = calls.slot(), calls.slot()
+        self._call(
+            calls, "ModuleInstanceFindFunction", self._wasi, len(name), name, out=close, fails=ZERO, orelse=failed
+        )
+        calls.libc("malloc", 2 * _VALUE_BYTES, out=value)
+        calls.libc("mempcpy", At(value), bytes(_VALUE_BYTES), _VALUE_BYTES, out=result)
+        for fd in range(_FIRST_PREOPEN, _FIRST_PREOPEN + len(request.preopens)):
+            calls.libc("memcpy", At(value), bytes(self._lib.WasmEdge_ValueGenI32(fd)), _VALUE_BYTES)
+            self._call(calls, "ExecutorInvoke", At(guest.executor), At(close), At(value), 1, At(result), 1)
+        first = request.descriptors.one(REPORT) + 1
+        opened = calls.data(b"".join(struct.pack("<ihh", fd, 0, 0) for fd in range(first, first + _FILES)))
+        count = calls.slot()
+        calls.libc("poll", opened, _FILES, 0, out=count)  # counts those that are not open (POLLNVAL)
+        calls.libc("memcmp", count, _FILES.to_bytes(4, "little"), 4, fails=NONZERO, orelse=failed)
+        calls.go(done)
+        calls.bind(failed)
+        calls.libc("_exit", TRAP_STATUS)
+        calls.bind(done)
 
     def run(self, calls: CallList, guest: Guest, command: bool) -> None:
         """Run the function and end the process."""
-        result, status, trapped = calls.slot(), calls.slot(), Label()
-        if not command:
-            uninitialised = Label()
-            initialize, name = calls.slot(), b"_initialize"
-            module = At(guest.module)
-            self._call(
-                calls,
-                "ModuleInstanceFindFunction",
-                module,
-                len(name),
-                name,
-                out=initialize,
-                fails=ZERO,
-                orelse=uninitialised,
-            )
-            self._invoke(calls, guest, initialize, result, trapped)
-            calls.bind(uninitialised)
-        self._invoke(calls, guest, guest.function, result, trapped)
+        status, trapped, ended = calls.slot(), Label(), Label()
+        if not guest.initialized:
+            self._initialize(calls, guest, command, trapped, ended)
+        self._invoke(calls, guest, guest.function, trapped)
+        calls.bind(ended)
         self._call(calls, "ModuleInstanceWASIGetExitCode", self._wasi, out=status)
         calls.libc("_exit", At(status))  # of which the lowest 8 bits count
         calls.bind(trapped)
         text, said, length = calls.slot(), calls.data(bytes(_TRAP_BYTES)), calls.slot()
-        self._call(calls, "ResultGetMessage", At(result), out=text)
+        self._call(calls, "ResultGetMessage", At(guest.result), out=text)
         calls.libc("snprintf", said, _TRAP_BYTES, b"wasm trap: %s\n", At(text), out=length)
         calls.libc("write", 2, said, At(length))
         calls.libc("_exit", TRAP_STATUS)
 
-    def _invoke(self, calls: CallList, guest: Guest, function: Data, result: Data, trapped: Label) -> None:
+    def _initialize(self, calls: CallList, guest: Guest, command: bool, trapped: Label, ended: Label) -> None:
+        if not command:
+            absent, initialize, name = Label(), calls.slot(), b"_initialize"
+            module = At(guest.module)
+            self._call(
+                calls, "ModuleInstanceFindFunction", module, len(name), name, out=initialize, fails=ZERO, orelse=absent
+            )
+            self._invoke(calls, guest, initialize, trapped)
+            calls.bind(absent)
+        if guest.initializer is not None:
+            self._invoke(calls, guest, guest.initializer, trapped)
+            calls.libc("memcmp", guest.result, bytes(4), 4, fails=NONZERO, orelse=ended)  # it has called proc_exit
+
+    def _invoke(self, calls: CallList, guest: Guest, function: Data, trapped: Label) -> None:
+        result = guest.result
         self._call(calls, "ExecutorInvoke", At(guest.executor), At(function), None, 0, None, 0, out=result)
         self._call(calls, "ResultOK", At(result), fails=FALSE, orelse=trapped)
 
@@ -215,7 +262,7 @@ class WasmEdge(Engine):
 class Guest:
     """The places where a worker keeps its guest's objects."""
 
-    __slots__ = ("compiled", "conf", "executor", "function", "module", "tree")
+    __slots__ = ("compiled", "conf", "executor", "function", "initialized", "initializer", "module", "result", "tree")
 
     def __init__(self, calls: CallList, compiled: bool) -> None:
         self.compiled = compiled
@@ -224,6 +271,11 @@ class Guest:
         self.executor = calls.slot()
         self.module = calls.slot()
         self.function = calls.slot()
+        self.result = calls.slot()
+        self.initializer: Data | None = None
+        """The request's own export, to be called before the function."""
+        self.initialized = False
+        """Whether that was done before the image was taken."""
 
 
 def _load_llvm_standin() -> None:
