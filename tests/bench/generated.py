@@ -11,9 +11,8 @@ I32 = b"\x7f"
 _TYPES = vector(
     b"\x60\0\0",  # 0: () -> ()
     b"\x60\2" + I32 * 2 + b"\1" + I32,  # 1: (i32, i32) -> i32
-    b"\x60\4" + I32 * 4 + b"\1" + I32,  # 2: fd_write
+    b"\x60\4" + I32 * 4 + b"\1" + I32,  # 2: fd_write, fd_read
 )
-_IMPORTS = 1
 _TEXT = b"up\n"
 _AT_TEXT, _AT_VECTOR, _AT_WRITTEN = 1024, 1032, 1040
 _DATA_SHARE = 0.15  # of a module's bytes; what C compilers leave of constants is about so much
@@ -34,7 +33,7 @@ def _const(value: int) -> bytes:
     return b"\x41" + bytes([*out, value])
 
 
-def _function(number: int) -> bytes:
+def _function(number: int, imports: int = 1) -> bytes:
     """Loads, sums, branches and stores, and a call of an earlier function that no run of ours makes."""
     code = bytearray()
     for step in range(_STEPS):
@@ -46,24 +45,29 @@ def _function(number: int) -> bytes:
     code += b"\x20\0\x20\3" + b"\x36\2" + leb(4 * (number % 900))  # mem[argument 0 + offset] = local 3
     if number:
         code += b"\x20\1" + _const(4093) + b"\x46\4\x40"  # if (argument 1 == 4093)
-        code += b"\x20\0\x20\3\x10" + leb(_IMPORTS + number // 2) + b"\x21\3\x0b"  # local 3 = function / 2 (...)
+        code += b"\x20\0\x20\3\x10" + leb(imports + number // 2) + b"\x21\3\x0b"  # local 3 = function / 2 (...)
     code += b"\x20\3\x0b"
     body = vector(leb(2) + I32) + bytes(code)
     return leb(len(body)) + body
 
 
-def _start(count: int) -> bytes:
-    """Runs sixteen of the functions and says that it is up."""
+def _start(count: int, imports: int) -> bytes:
+    """Runs sixteen of the functions and says that it is up; with two imports it reads its input then."""
     code = bytearray()
     for number in range(0, count, max(1, count // 16)):
-        code += _const(0x800) + _const(number % 60) + b"\x10" + leb(_IMPORTS + number) + b"\x1a"
-    code += _const(1) + _const(_AT_VECTOR) + _const(1) + _const(_AT_WRITTEN) + b"\x10\0\x1a\x0b"
+        code += _const(0x800) + _const(number % 60) + b"\x10" + leb(imports + number) + b"\x1a"
+    code += _const(1) + _const(_AT_VECTOR) + _const(1) + _const(_AT_WRITTEN) + b"\x10\0\x1a"
+    if imports > 1:
+        code += _const(0) + _const(_AT_VECTOR) + _const(1) + _const(_AT_WRITTEN) + b"\x10\1\x1a"
+    code += b"\x0b"
     body = vector() + bytes(code)
     return leb(len(body)) + body
 
 
-def module(size: int) -> bytes:
-    """A module of about this many bytes (within 1 %)."""
+def module(size: int, waits: bool = False) -> bytes:
+    """A module of about this many bytes (within 1 %), which ends at once, or ``waits`` for input."""
+    names = (b"fd_write", b"fd_read") if waits else (b"fd_write",)
+    imports = len(names)
     each = sum(len(_function(number)) for number in range(1000, 1100)) / 100 + 1  # and its byte of type
     count = int(size * (1 - _DATA_SHARE) / each)
     data = bytes(number * 2654435761 >> 13 & 0xFF for number in range(int(size * _DATA_SHARE)))
@@ -73,11 +77,11 @@ def module(size: int) -> bytes:
     return MAGIC + b"".join(
         (
             section(1, _TYPES),
-            section(2, vector(_name(b"wasi_snapshot_preview1") + _name(b"fd_write") + b"\0\2")),
+            section(2, vector(*(_name(b"wasi_snapshot_preview1") + _name(name) + b"\0\2" for name in names))),
             section(3, vector(*[b"\1"] * count, b"\0")),
             section(5, vector(b"\0" + leb(_PAGES))),
-            section(7, vector(_name(b"_start") + b"\0" + leb(_IMPORTS + count), _name(b"memory") + b"\2\0")),
-            section(10, vector(*(_function(number) for number in range(count)), _start(count))),
+            section(7, vector(_name(b"_start") + b"\0" + leb(imports + count), _name(b"memory") + b"\2\0")),
+            section(10, vector(*(_function(number, imports) for number in range(count)), _start(count, imports))),
             section(11, vector(*(b"\0" + _const(at) + b"\x0b" + leb(len(text)) + text for at, text in segments))),
         )
     )

@@ -1,4 +1,4 @@
-"""Four programs from images of them loaded (``--images on``) and loaded each time (``off``), beside ``wasmedge``.
+"""Five programs from images of them loaded (``--images on``) and loaded each time (``off``), beside ``wasmedge``.
 
 All confined, compiled, through the Task API; both sandboxers take turns in one run. Processor time is that of the
 workers, which their forkserver has reaped (proc_pid_stat(5), cutime and cstime).
@@ -19,7 +19,7 @@ from .machine import settled
 from .options import Options
 from .progress import Progress
 from .rivals import WASMEDGE, Job, interleaved
-from .site import Crowd, Site, Workload, first_byte, lifecycle
+from .site import Crowd, Site, Workload, first_byte, lifecycle, run_to_end
 from .throughput import lives_a_second
 
 SECTION = "images"
@@ -28,6 +28,8 @@ WHOLE, FIRST = "create, start, wait, delete: {}", "create to first byte: {}"
 PROCESSOR = "processor time of an instance: {}"
 MEMORY = "memory of an idle instance, all kernel memory included: {}"
 RATES = "lifecycles a second with 32 clients: {}"
+SOLVED = "create to the end: boolector solves a small problem"
+SMALL, PRINTF, SOLVER, MIDDLE, LARGE = "26 KiB", "C with printf", "boolector", "640 KiB, generated", "5 MiB, generated"
 ROUNDS, CLIENTS, SECONDS = 100, 32, 3.0
 ALIVE = 600
 
@@ -44,13 +46,14 @@ class Program:
 
 
 def _programs(options: Options) -> Iterator[Program]:
-    yield Program("26 KiB", guest("hello"), (), guest("sleep"), ("1000000",))
-    yield Program("C with printf", guest("greet"), (), guest("greet"))
+    yield Program(SMALL, guest("hello"), (), guest("sleep"), ("1000000",))
+    yield Program(PRINTF, guest("greet"), (), guest("greet"))
     solver = None if options.quick else programs.boolector()
     if solver is not None:
-        yield Program("boolector", solver, ("--version",), solver)
+        yield Program(SOLVER, solver, ("--version",), solver)
     if not options.quick:
-        yield Program("5 MiB, generated", programs.sized(5 << 20))
+        yield Program(MIDDLE, programs.sized(640 << 10))
+        yield Program(LARGE, programs.sized(5 << 20), (), programs.sized(5 << 20, waits=True))
 
 
 def measure(options: Options, progress: Progress) -> Iterator[Figure]:
@@ -63,6 +66,8 @@ def measure(options: Options, progress: Progress) -> Iterator[Figure]:
                 for name, images in ((OURS, "on"), (OFF, "off"))
             }
             yield from _times(program, sites, options, progress)
+            if program.name == SOLVER:
+                yield from _solved(program.brief, sites, options, progress)
         if program.idle is not None:
             for name, images in ((OURS, "on"), (OFF, "off")):
                 with Site(cache=programs.AOT, images=images) as site:
@@ -102,6 +107,24 @@ def _times(program: Program, sites: dict[str, Site], options: Options, progress:
     for name, site in sites.items():
         rate = lives_a_second(site, workloads[name], CLIENTS, options.seconds(SECONDS))
         yield Figure(SECTION, RATES.format(program.name), name, RATE, (round(rate, 1),))
+
+
+def _solved(solver: Path, sites: dict[str, Site], options: Options, progress: Progress) -> Iterator[Figure]:
+    problem = programs.problem()
+    args, status = (f"/{problem.name}",), programs.UNSATISFIABLE
+    workloads = {name: site.workload(solver, *args, files=[problem]) for name, site in sites.items()}
+    with ExitStack() as stack:
+        connections = {name: stack.enter_context(site.connect()) for name, site in sites.items()}
+
+        def solve(name: str) -> Callable[[], float]:
+            return lambda: run_to_end(connections[name], sites[name].task(workloads[name]), status)
+
+        whole = {name: solve(name) for name in sites}
+        if rivals.wasmedge():
+            command = rivals.wasmedge_command(Job(programs.product(solver), args, problem.parent))
+            whole[WASMEDGE] = lambda: command.run_to_end(status)
+        for name, seconds in interleaved(whole, options.rounds(ROUNDS) // 2, progress.step).items():
+            yield milliseconds(SECTION, SOLVED, name, seconds)
 
 
 def _memory(program: Program, name: str, site: Site, options: Options, progress: Progress) -> Figure:

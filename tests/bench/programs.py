@@ -51,9 +51,9 @@ def product(module: Path) -> Path:
     return found[-1]
 
 
-def sized(size: int) -> Path:
-    """A generated module of so many bytes."""
-    return _kept(f"{size >> 10}k.wasm", generated.module(size))
+def sized(size: int, waits: bool = False) -> Path:
+    """A generated module of so many bytes, which ends at once or ``waits`` for input."""
+    return _kept(f"{size >> 10}k{'-waits' * waits}.wasm", generated.module(size, waits))
 
 
 def boolector() -> Path | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from . import compute, density, lifecycle, modules, throughput
+from . import alive, compute, density, images, lifecycle, modules, throughput
 from .figures import OURS, Figure, Results
 from .rivals import CRUN, WASMEDGE
 from .table import quantity
@@ -84,6 +84,46 @@ def targets(results: Results) -> Iterator[Target]:
     yield compared("boolector is 20 times faster than interpreted", plain, ours, least=20)
     text = "A module as large as QuickJS starts in under 5 ms, warm"
     yield measured(text, results.find(modules.SECTION, QUICKJS), most=5)
+
+    yield from _images(results, compared, measured)
+
+
+def _images(results: Results, compared: Callable[..., Target], measured: Callable[..., Target]) -> Iterator[Target]:
+    """Of instances from images."""
+
+    def found(what: str, program: str = "", who: str = OURS, at: int = 0) -> Figure | None:
+        return results.find(images.SECTION, what.format(program), who, at)
+
+    whole = images.WHOLE
+    text = "`boolector --version` is 5 times faster than by the `wasmedge` program on the same product"
+    yield compared(text, found(whole, images.SOLVER, WASMEDGE), found(whole, images.SOLVER), least=5)
+    ours, theirs = found(images.SOLVED), found(images.SOLVED, who=WASMEDGE)
+    text = "boolector solves a small problem in 20 ms less than there"
+    if ours and theirs:
+        yield Target(text, f"{ours.median - theirs.median:+.1f} ms", ours.median - theirs.median <= -20)
+    else:
+        yield Target(text, "not measured", None)
+    for program, most in ((images.LARGE, 4), (images.MIDDLE, 2.6), (images.SMALL, 1.7)):
+        yield measured(f"First byte of {program}, in {most} ms", found(images.FIRST, program), most=most)
+    text = "1,000 lifecycles a second with 32 clients"
+    yield measured(text, found(images.RATES, images.SMALL), least=1000)
+    for program, most in ((images.SMALL, 280), (images.PRINTF, 300), (images.SOLVER, 1200)):
+        text = f"At most {most} KiB for each of {images.ALIVE} idle instances: {program}"
+        yield measured(text, found(images.MEMORY, program, at=images.ALIVE), most=most)
+    large, small = (found(images.MEMORY, each, at=images.ALIVE) for each in (images.LARGE, images.SMALL))
+    text = "An idle instance of 5 MiB takes at most 400 KiB more than one of 26 KiB"
+    if large and small:
+        yield Target(text, quantity(large.median - small.median, large.unit), large.median - small.median <= 400)
+    else:
+        yield Target(text, "not measured", None)
+    levels = {figure.at: figure for figure in results.series(alive.SECTION, alive.MEMORY)}
+    yield measured("225 KiB for each of 20,000 idle instances", levels.get(MANY), most=225)
+    most_alive = max(levels, default=0)
+    yield Target(
+        "50,000 idle instances alive at once on 24 GiB",
+        f"{most_alive:,} alive" if levels else "not measured",
+        most_alive >= 50_000 if levels else None,
+    )
 
 
 def verdict(target: Target) -> str:
