@@ -237,15 +237,15 @@ class Forkserver:
     def _fork(self, request: StartRequest, frame: Frame) -> tuple[int, bool]:
         """Fork a worker: its pid, and whether from an image of its module. Raises as ``Zygote.fork``."""
         zygote, engine = self._zygotes[request.engine], self._engines[request.engine]
-        key = image = None
+        key = image = before = None
         few = not request.initialize or len(request.preopens) <= MOST
         if request.imageable and request.module_kind == NATIVE and engine.images and few:
             product = frame.fds[request.descriptors.one(MODULE) - worker.FIRST_FD]
             wanted = ImageRequest(request.imageable, request.engine, request.function, request.max_pages)
             if request.initialize:
                 folders = [frame.fds[fd - worker.FIRST_FD] for fd in request.descriptors.all(FOLDER)]
-                wanted.initialization = Initialization(request, folders)
-            key = self._maker.key(wanted, product)
+                before = Initialization(request, folders)
+            key = self._maker.key(wanted, product, before)
             image = self._images.find(key)
         if image is not None:
             try:
@@ -261,7 +261,7 @@ class Forkserver:
             return zygote.fork_built(lambda: self._build(request, frame.body), frame.fds), False
         pid = zygote.fork(self._build(request, frame.body), frame.fds)
         if key is not None and self._images.often(key):
-            self._maker.want(wanted, product)
+            self._maker.want(wanted, product, before)
         return pid, False
 
     def _watch_maker(self) -> None:

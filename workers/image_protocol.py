@@ -8,8 +8,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .images.initialization import Initialization
-
 MADE, UNFIT, DROPPED = b"made", b"unfit", b"dropped"
 """States of an image: it is there; there can be none, for now; it was given up."""
 
@@ -17,23 +15,14 @@ MADE, UNFIT, DROPPED = b"made", b"unfit", b"dropped"
 class ImageRequest:
     """Key of an image. Its product's file travels with it."""
 
-    __slots__ = ("digest", "engine", "function", "initialization", "max_pages")
+    __slots__ = ("digest", "engine", "function", "max_pages")
 
-    def __init__(
-        self,
-        digest: bytes,
-        engine: bytes,
-        function: bytes,
-        max_pages: int,
-        initialization: Initialization | None = None,
-    ) -> None:
+    def __init__(self, digest: bytes, engine: bytes, function: bytes, max_pages: int) -> None:
         self.digest = digest
         """The module's SHA-256 in hexadecimal: a name, for people."""
         self.engine = engine
         self.function = function
         self.max_pages = max_pages
-        self.initialization = initialization
-        """What is called before it is taken; known to the forkserver alone, and not sent."""
 
     def encode(self) -> bytes:
         """The body of a PREPARE frame."""

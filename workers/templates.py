@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .confinement.confinement import Confinement
     from .engines.engine import Engine
     from .image_protocol import ImageRequest
+    from .images.initialization import Initialization
 
 NOBODY = 65534
 """User and group of a template."""
@@ -34,11 +35,13 @@ TEMPLATE_FILES = 256
 class _Wanted:
     """An image that is to be made."""
 
-    __slots__ = ("key", "product", "request", "tries")
+    __slots__ = ("before", "key", "product", "request", "tries")
 
-    def __init__(self, key: object, request: ImageRequest, product: int) -> None:
+    def __init__(self, key: object, request: ImageRequest, product: int, before: Initialization | None) -> None:
         self.key = key
         self.request = request
+        self.before = before
+        """What is called before it is taken."""
         self.product = product
         """A descriptor of our own."""
         self.tries = 0
@@ -46,8 +49,8 @@ class _Wanted:
     def close(self) -> None:
         """Close its descriptors."""
         posix.close(self.product)
-        if self.request.initialization is not None:
-            self.request.initialization.close()
+        if self.before is not None:
+            self.before.close()
 
 
 class ImageMaker:
@@ -69,25 +72,26 @@ class ImageMaker:
         self._making: Making | None = None
         self._serial = 0
 
-    def key(self, request: ImageRequest, product: int) -> object:
+    def key(self, request: ImageRequest, product: int, before: Initialization | None = None) -> object:
         """Name the image: the product's file, the root zygote whose addresses it has, and what else changes it."""
         status = posix.fstat(product)
         file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        before = request.initialization.key() if request.initialization is not None else None
-        return (file, request.engine, request.function, request.max_pages, before, self._zygotes[request.engine].roots)
+        roots = self._zygotes[request.engine].roots
+        seen = before.key() if before is not None else None
+        return (file, request.engine, request.function, request.max_pages, seen, roots)
 
-    def want(self, request: ImageRequest, product: int) -> None:
-        """Ask for an image, unless it is there, cannot be, or too many wait. The descriptor stays the caller's."""
+    def want(self, request: ImageRequest, product: int, before: Initialization | None = None) -> None:
+        """Ask for an image, unless it is there, cannot be, or too many wait. The descriptors stay the caller's."""
         engine = self._engines.get(request.engine)
         if engine is None or not engine.images or not engine.ready:
             return
-        key = self.key(request, product)
+        key = self.key(request, product, before)
         if (self._wanted is not None and self._wanted.key == key) or not self._cache.wanted(key):
             return
         if key not in self._waiting and len(self._waiting) < WAITING:
-            if request.initialization is not None:
-                request.initialization.keep()
-            self._waiting[key] = _Wanted(key, request, posix.dup(product))
+            if before is not None:
+                before.keep()
+            self._waiting[key] = _Wanted(key, request, posix.dup(product), before)
         self._next()
 
     def fileno(self) -> int:
@@ -128,7 +132,7 @@ class ImageMaker:
         again = False
         try:
             image = making.image(self._serial, wanted.request.digest)
-            if self.key(wanted.request, wanted.product) == wanted.key and self._cache.wanted(wanted.key):
+            if self.key(wanted.request, wanted.product, wanted.before) == wanted.key and self._cache.wanted(wanted.key):
                 self._cache.add(wanted.key, image)
             else:
                 image.close()
@@ -169,7 +173,7 @@ class ImageMaker:
 
     def _fork(self, wanted: _Wanted, confinement: Confinement) -> Template:
         """Fork a template. Raises ``OSError`` and ``ZygoteDied``."""
-        before = wanted.request.initialization
+        before = wanted.before
         zygote, engine = self._zygotes[wanted.request.engine], self._engines[wanted.request.engine]
         empty = -1
         folders: list[int] = []
