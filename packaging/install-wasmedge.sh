@@ -89,9 +89,10 @@ libraries_of "$new" "$made/lib"
 for file in "$new"/usr/share/doc/*/copyright; do
     cp -L "$file" "$made/licenses/$(basename "$(dirname "$file")")" 2>/dev/null || true
 done
-rm -rf "$folder"
+rm -rf "$folder" "$folder.part"
 mkdir -p "$(dirname "$folder")"
-cp -a "$made" "$folder"
+cp -a "$made" "$folder.part"
+mv "$folder.part" "$folder"
 # The loader is left away where the host's C library is as new: one C library less, and its security updates count.
 host=$("$python" -c 'import os; print(os.confstr("CS_GNU_LIBC_VERSION").split()[1])')
 fetched=$("$(loader)" --version | sed -n '1s/.* \([0-9.]*[0-9]\)\.*$/\1/p')

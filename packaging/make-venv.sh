@@ -15,5 +15,14 @@ command -v "$python" >/dev/null || { say "no $python: install Python 3.11 or lat
     say "this Python has no venv module: install it (Debian, Ubuntu: python3-venv)"
     exit 1
 }
-[ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
+# One whose making was interrupted may have half a package in it, which pip takes for a whole one: it is made again.
+unfinished=$folder/.unfinished
+if [ -e "$unfinished" ] || ! "$folder/bin/python" -m pip --version >/dev/null 2>&1; then
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    : >"$unfinished"
+    "$python" -m venv "$folder"
+fi
+: >"$unfinished"
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint,wasmtime]'
+rm "$unfinished"

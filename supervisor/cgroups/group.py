@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from .layout import Layout
 from .parents import Parents, Place
 from .path import GroupPath
 from .resources import Resources
-from .tree import PROCS, apply
+from .tree import PROCS, apply, persist
 
 
 class Cgroup:
@@ -85,6 +86,31 @@ class Cgroup:
         """
         name = "tasks" if self._layout.version == 1 else PROCS
         return [self._layout.trees[tree].path(group, name) for tree, group in self._places()]
+
+    def open_entrances(self) -> tuple[list[int], bool]:
+        """Descriptors of ``entrances``; and whether ``state`` has changed.
+
+        Another sandboxer may have removed a shared group while nobody was in it: that is made again.
+        """
+        held = len(self._held)
+        with self._explained("entered"):
+            return persist(self._open_entrances), len(self._held) != held
+
+    def _open_entrances(self) -> list[int]:
+        opened: list[int] = []
+        try:
+            for path in self.entrances():
+                opened.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        except OSError:
+            for fd in opened:
+                os.close(fd)
+            for tree, group in self._places():
+                if tree not in self._own and not self._layout.trees[tree].has(group):
+                    made = self._layout.trees[tree].make(group)
+                    self._held += self._parents.hold(tree, group, made)
+                    self._layout.prepare(tree, group, Resources())
+            raise
+        return opened
 
     def pids(self) -> list[int] | None:
         """Its processes; None where it has no group of its own to tell them by."""

@@ -16,6 +16,8 @@ from sandbox_api.proto import task_pb2 as pb
 from .client import CallFailed, Tasks
 from .streams import Streams, raw_terminal
 
+_PATIENCE = 2
+"""Signals that may wait for the daemon's answer: the third one ends the command, as it ends docker's."""
 _FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -30,7 +32,7 @@ async def run_attached(
 ) -> int:
     """Start a process whose streams these are, and wait for it; its exit status. Raises ``CallFailed``.
 
-    A signal before it runs cancels the start, and is the status.
+    A signal before it runs cancels the start, and is the status; so is one that comes while the daemon answers none.
     """
     loop = asyncio.get_running_loop()
     running = False
@@ -39,17 +41,23 @@ async def run_attached(
     early: list[int] = []
     under_way: set[asyncio.Task[None]] = set()
 
+    unanswered = 0
+
     def spawn(work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         under_way.add(task)
         task.add_done_callback(under_way.discard)
 
     async def send(number: int) -> None:
+        nonlocal unanswered
         with contextlib.suppress(CallFailed):  # it has ended
             await tasks.tell("Kill", pb.KillRequest(id=container, exec_id=exec_id, signal=number))
+        unanswered -= 1
 
     def forward(number: int) -> None:
-        if running:
+        nonlocal unanswered
+        if running and unanswered < _PATIENCE:
+            unanswered += 1
             spawn(send(number))
         elif number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
             early.append(number)

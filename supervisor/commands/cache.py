@@ -19,10 +19,10 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _COLUMNS = (
     Column("MODULE", lambda row: row["digest"][:12]),
     Column("LEVEL", lambda row: row["level"]),
-    Column("SIZE", lambda row: "-" if row["failure"] else size(row["bytes"]), right=True),
-    Column("USED", lambda row: f"{age(row['used_at'])} ago", right=True),
-    Column("ENGINE", lambda row: row["engine"]),
-    Column("FAILURE", lambda row: short(row["failure"], 60) or "-"),
+    Column("SIZE", lambda row: "-" if row["failure"] else size(row["bytes"]), right=True, rank=2),
+    Column("USED", lambda row: f"{age(row['used_at'])} ago", right=True, rank=3),
+    Column("ENGINE", lambda row: row["engine"], rank=4),
+    Column("FAILURE", lambda row: short(row["failure"], 60) or "-", rank=1),
 )
 
 

@@ -22,6 +22,11 @@ M = TypeVar("M", bound="Message")
 
 NAMESPACE = "default"
 """Namespace of what the command line makes itself."""
+REFUSED, NOT_FOUND, FAILED = 126, 127, 125
+"""Exit statuses of ``run`` and ``exec`` themselves, as docker's: no module that runs; not there; anything else."""
+
+INVALID_ARGUMENT = 3
+"""gRPC's status code."""
 _TASKS = "containerd.task.v3.Task"
 _ANSWER_SECONDS = 60
 
@@ -56,14 +61,7 @@ class Node:
     @property
     def serves(self) -> bool:
         """Whether a daemon listens. Raises ``ClickException`` where we may not know."""
-        try:
-            with socket.socket(socket.AF_UNIX) as sock:
-                sock.connect(str(self.listen))
-        except PermissionError:
-            raise _not_allowed(self.listen) from None
-        except OSError:
-            return False
-        return True
+        return _listens(self.listen)
 
     # Questions
 
@@ -71,16 +69,20 @@ class Node:
         """The objects of an answer, one after the other as they come. Raises ``ClickException``."""
         response = self._get(path, query)
         with response:
-            while line := response.readline():
-                yield json.loads(line)
+            try:
+                while line := response.readline():
+                    yield json.loads(line)
+            except ConnectionError:
+                raise self._away() from None
 
     def follow(self, path: str, **query: object) -> Iterator[Row]:
-        """The same where the next one may be long in coming."""
-        return self.rows(path, follow="", **query)
+        """The same where the next one may be long in coming, for as long as the daemon lives."""
+        yield from self.rows(path, follow="", **query)
+        raise self._away()
 
     def row(self, path: str) -> Row:
         """An answer that is one object."""
-        return next(self.rows(path))
+        return self._one(self.rows(path))
 
     def find(self, name: str) -> Row:
         """The one container of this name, [NAMESPACE/]ID or the beginning of an id. Raises ``ClickException``."""
@@ -88,7 +90,7 @@ class Node:
         if len(found) > 1:
             some = ", ".join(f"{each['namespace']}/{each['id']}" for each in found[:4])
             raise click.ClickException(f"{name!r} may be {some}{', ...' if found[4:] else ''}: write more of it")
-        return found[0]
+        return self._one(iter(found))
 
     def container(self, row: Row) -> Row:
         """Everything about a container of a list."""
@@ -96,7 +98,12 @@ class Node:
 
     def usage(self, row: Row) -> Row:
         """Measure a container of a list."""
-        return next(self.rows("stats", name=f"{row['namespace']}/{row['id']}"))
+        return self._one(self.rows("stats", name=f"{row['namespace']}/{row['id']}"))
+
+    def _one(self, rows: Iterator[Row]) -> Row:
+        for row in rows:
+            return row
+        raise self._away()  # it died before it answered
 
     def _get(self, path: str, query: dict[str, object]) -> http.client.HTTPResponse:
         where = self.folder / "info.sock"
@@ -111,10 +118,13 @@ class Node:
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, FileNotFoundError | ConnectionRefusedError):
                 raise _nobody(where) from None
-            raise click.ClickException(f"{where}: {error}") from None
+            raise Away(f"{where}: {error}") from None
         if response.status != 200:
             raise click.ClickException(response.read(4096).decode(errors="replace").strip())
         return response
+
+    def _away(self) -> Away:
+        return Away(f"the daemon in {self.folder} has gone: it restarts, or its log says why it ended")
 
     # Changes
 
@@ -131,8 +141,11 @@ class Node:
             try:
                 done = call(request, metadata=((NAMESPACE_KEY, namespace),), timeout=_ANSWER_SECONDS)
             except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.UNAVAILABLE and not self.serves:
-                    raise _nobody(self.listen) from None
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    if not self.serves:
+                        raise _nobody(self.listen) from None
+                    if not _listens(self.folder / "info.sock"):  # the sockets outlive it, and callers wait in them
+                        raise self._away() from None
                 raise CallFailed(error.details(), error.code().value[0]) from None
             assert isinstance(done, answer)
             return done
@@ -148,6 +161,10 @@ class Node:
             raise _not_allowed(where) from None
         except OSError:
             raise _nobody(where) from None
+
+
+class Away(click.ClickException):
+    """No daemon answers: none was started, or it has gone and may come back."""
 
 
 class CallFailed(click.ClickException):
@@ -193,10 +210,20 @@ def with_status(error: click.ClickException, status: int) -> click.ClickExceptio
     return error
 
 
-def _nobody(where: Path) -> click.ClickException:
-    return click.ClickException(
-        f"nobody serves on {where}: start the daemon (wasm-sandboxer), or name its --listen and --dir"
-    )
+def _listens(where: Path) -> bool:
+    """Whether a socket accepts connections. Raises ``ClickException`` where we may not know."""
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(where))
+    except PermissionError:
+        raise _not_allowed(where) from None
+    except OSError:
+        return False
+    return True
+
+
+def _nobody(where: Path) -> Away:
+    return Away(f"nobody serves on {where}: start the daemon (wasm-sandboxer), or name its --listen and --dir")
 
 
 def _not_allowed(where: Path) -> click.ClickException:

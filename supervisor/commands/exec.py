@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from . import spec
-from .client import CallFailed, Node, Row
+from .client import FAILED, INVALID_ARGUMENT, REFUSED, CallFailed, Node, Row, with_status
 from .completion import CONTAINER
 
 
@@ -42,7 +42,7 @@ def exec_(
     """Run another module in a running container.
 
     It is one of the container's own file system: there is no shell where no module is one. The exit status is the
-    program's.
+    program's, or 126 where it is no module that runs, 125 where it could not be started.
 
     \b
     Example:
@@ -84,16 +84,17 @@ async def _run(node: Node, row: Row, process: spec.Process, interactive: bool) -
         )
         request.spec.value = json.dumps(process.document()).encode()
         await tasks.tell("Exec", request)
+
+        async def start() -> None:
+            try:
+                await tasks.call("Start", pb.StartRequest(id=container, exec_id=exec_id), pb.StartResponse)
+            except CallFailed as error:
+                text = error.message.removeprefix(f"container {container}/{exec_id}: ")
+                status = REFUSED if error.code == INVALID_ARGUMENT else FAILED
+                raise with_status(click.ClickException(f"{container}: {text}"), status) from None
+
         try:
-            start = pb.StartRequest(id=container, exec_id=exec_id)
-            return await run_attached(
-                tasks,
-                container,
-                exec_id,
-                streams,
-                process.terminal,
-                lambda: tasks.call("Start", start, pb.StartResponse),
-            )
+            return await run_attached(tasks, container, exec_id, streams, process.terminal, start)
         finally:
             with contextlib.suppress(CallFailed):  # the container is gone
                 await tasks.call("Delete", pb.DeleteRequest(id=container, exec_id=exec_id), pb.DeleteResponse)

@@ -13,23 +13,23 @@ from .tables import Column, age, format_option, short, show, state
 _CONTAINERS = (
     Column("CONTAINER", lambda row: row["id"]),
     Column("STATE", state),
-    Column("PID", lambda row: str(row["pid"] or "-"), right=True),
-    Column("ENGINE", lambda row: f"{row['engine']} {row['tier']}".strip() or "-"),
-    Column("BY", lambda row: row["maker"]),
-    Column("POD", lambda row: row["pod"] if row["pod"] != row["id"] else "-"),
-    Column("NAME", lambda row: row["name"] or "-"),
-    Column("IMAGE", lambda row: row["image"] or "-"),
-    Column("COMMAND", lambda row: short(row["command"])),
+    Column("PID", lambda row: str(row["pid"] or "-"), right=True, rank=3),
+    Column("ENGINE", lambda row: f"{row['engine']} {row['tier']}".strip() or "-", rank=4),
+    Column("BY", lambda row: row["maker"], rank=5),
+    Column("POD", lambda row: row["pod"] if row["pod"] != row["id"] else "-", rank=7),
+    Column("NAME", lambda row: row["name"] or "-", rank=6),
+    Column("IMAGE", lambda row: row["image"] or "-", rank=2),
+    Column("COMMAND", lambda row: short(row["command"]), rank=1),
 )
 _PODS = (
     Column("POD", lambda row: row["id"]),
     Column("STATE", lambda row: row["state"]),
-    Column("AGE", lambda row: age(row["created_at"])),
-    Column("BY", lambda row: row["maker"]),
-    Column("RUNNING", lambda row: f"{row['running']}/{row['containers']}", right=True),
-    Column("NAMESPACE", lambda row: row["namespace"]),
-    Column("NAME", lambda row: row["name"] or "-"),
-    Column("NETWORK", lambda row: row["netns"] or "-"),
+    Column("AGE", lambda row: age(row["created_at"]), rank=2),
+    Column("BY", lambda row: row["maker"], rank=4),
+    Column("RUNNING", lambda row: f"{row['running']}/{row['containers']}", right=True, rank=1),
+    Column("NAMESPACE", lambda row: row["namespace"], rank=5),
+    Column("NAME", lambda row: row["name"] or "-", rank=3),
+    Column("NETWORK", lambda row: row["netns"] or "-", rank=6),
 )
 
 

@@ -16,11 +16,13 @@ from typing import IO
 
 import click
 
-from .client import Node, Row
+from .client import Away, Node, Row
 from .completion import CONTAINER
 
 _LOOK_SECONDS = 0.1
 """Seconds between two looks at a log that is followed."""
+_AWAY_SECONDS = 10.0
+"""Seconds for which a log is followed without a daemon."""
 
 
 @click.command()
@@ -45,7 +47,7 @@ def logs(context: click.Context, follow: bool, tail: int | None, container: str)
         raise click.ClickException(f"{row['id']}: no log is kept here: {log['hint']}")
     show = _show_json if log["format"] == "json-file" else _show_raw
     try:
-        lines = _read(Path(log["path"]), (lambda: _runs(node, row)) if follow else None)
+        lines = _read(Path(log["path"]), _Running(node, row) if follow else None)
         for line in deque(_until_now(lines), tail) if tail is not None else _until_now(lines):
             show(line)
         for line in _until_now(lines):
@@ -120,15 +122,27 @@ def _rotated(path: Path) -> list[Path]:
     return [path.with_name(f"{path.name}.{number}") for number in numbers]
 
 
-def _runs(node: Node, row: Row) -> bool:
-    """Whether a container runs; where it does not, its log is complete."""
-    try:
-        if node.find(f"{row['namespace']}/{row['id']}")["state"] not in ("stopped", "created"):
+class _Running:
+    """Tells whether a container runs; where it does not, its log is complete."""
+
+    def __init__(self, node: Node, row: Row) -> None:
+        self._node, self._row = node, row
+        self._seen = time.monotonic()
+
+    def __call__(self) -> bool:
+        """Look. A daemon that is away may be back soon, and what runs goes on meanwhile. Raises ``Away``."""
+        try:
+            if self._node.find(f"{self._row['namespace']}/{self._row['id']}")["state"] in ("stopped", "created"):
+                asyncio.run(_wait(self._node, self._row))
+                return False
+        except Away:
+            if time.monotonic() - self._seen > _AWAY_SECONDS:
+                raise
             return True
-        asyncio.run(_wait(node, row))
-    except click.ClickException:  # removed, or the daemon has gone
-        pass
-    return False
+        except click.ClickException:  # removed
+            return False
+        self._seen = time.monotonic()
+        return True
 
 
 async def _wait(node: Node, row: Row) -> None:

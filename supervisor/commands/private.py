@@ -16,7 +16,6 @@ from pathlib import Path
 import click
 import psutil
 
-from .. import cgroups
 from ..host import folders
 from .client import Node
 
@@ -81,9 +80,13 @@ class PrivateDaemon:
 
     def _end_helpers(self) -> None:
         """Kill what was started from the folder. The relay's end closes the connections on which calls wait."""
+        from .. import cgroups
+        from ..ipc.forkserver import label
+
+        names = str(self._folder), label(f"{self._folder}/forkserver.sock")
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.pid != os.getpid() and any(str(self._folder) in word for word in process.cmdline()):
+                if process.pid != os.getpid() and any(name in word for name in names for word in process.cmdline()):
                     process.kill()
                     process.wait(_END_SECONDS)
         with contextlib.suppress(OSError):

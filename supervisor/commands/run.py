@@ -19,13 +19,10 @@ from ..aot.options import Size
 from ..aot.terms import EngineMode
 from ..model import labels as names
 from . import spec
-from .client import NAMESPACE, CallFailed, Node, Tasks, with_status
+from .client import FAILED, INVALID_ARGUMENT, NAMESPACE, NOT_FOUND, REFUSED, CallFailed, Node, Tasks, with_status
 from .progress import waiting
 
-REFUSED, NOT_FOUND, FAILED = 126, 127, 125
-"""Exit statuses of ``run`` itself, as docker's: the module cannot be run; is not there; anything else."""
-
-_INVALID_ARGUMENT, _NOT_FOUND, _ALREADY_EXISTS = 3, 5, 6  # gRPC's status codes
+_NOT_FOUND, _ALREADY_EXISTS = 5, 6  # gRPC's status codes
 _SANDBOXER = "wasm"
 _MAGIC = b"\0asm"
 _ROOT_SIZE = "64m"
@@ -268,7 +265,7 @@ class Making:
                 await tasks.call("Start", pb.StartRequest(id=self._wanted.name), pb.StartResponse)
         except CallFailed as error:
             text = error.message.removeprefix(f"container {self._wanted.name}: ")
-            status = REFUSED if error.code == _INVALID_ARGUMENT else FAILED
+            status = REFUSED if error.code == INVALID_ARGUMENT else FAILED
             raise _failure(f"{self._wanted.image}: {text}", status) from None
 
 

@@ -15,6 +15,9 @@ Row = dict[str, Any]
 
 STATE_COLOURS = {"running": "green", "ready": "green", "paused": "yellow", "stopped": "bright_black"}
 
+_GAP = 2  # spaces between columns
+_LEAST = 12  # characters of a cell that are worth showing
+
 format_option = click.option(
     "--format",
     "form",
@@ -33,6 +36,8 @@ class Column:
     cell: Callable[[Row], str]
     right: bool = False
     """Numbers stand below each other."""
+    rank: int = 0
+    """Those of the highest rank are left out first where a terminal is too narrow for all; those of rank 0 never."""
 
 
 def show(rows: Iterable[Row], columns: Sequence[Column], form: str) -> None:
@@ -45,23 +50,46 @@ def show(rows: Iterable[Row], columns: Sequence[Column], form: str) -> None:
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console(highlight=False).print(drawn(columns, cells))
+        console = Console(highlight=False)
+        console.print(drawn(columns, cells, console.width), crop=False)
         return
     for line in plain(columns, cells):
         click.echo(line)
 
 
-def drawn(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> Any:
-    """A rich table."""
+def drawn(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> Any:
+    """A rich table for a terminal of so many characters."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.right else "left", overflow="ellipsis", no_wrap=True)
+    widths = fitted(columns, cells, width)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0), width=_total(widths.values()))
+    for at, wide in widths.items():
+        justify: Any = "right" if columns[at].right else "left"
+        table.add_column(columns[at].title, justify=justify, overflow="ellipsis", no_wrap=True, width=wide)
     for row in cells:
-        table.add_row(*(Text(cell, style=STATE_COLOURS.get(cell.split(" ")[0], "")) for cell in row))
+        table.add_row(*(Text(row[at], style=STATE_COLOURS.get(row[at].split(" ")[0], "")) for at in widths))
     return table
+
+
+def fitted(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> dict[int, int]:
+    """The columns that a terminal of this width has room for, and how wide each is.
+
+    Those of rank 0 are whole whatever the width: the row's name is what other commands are given.
+    """
+    whole = {at: max(len(row[at]) for row in [[each.title for each in columns], *cells]) for at in range(len(columns))}
+    least = {at: min(wide, max(_LEAST, len(columns[at].title))) for at, wide in whole.items() if columns[at].rank}
+    least = whole | least
+    for at in sorted(whole, key=lambda at: (columns[at].rank, at), reverse=True):
+        if columns[at].rank and _total(least[each] for each in whole) > width:
+            del whole[at]
+    for at in reversed(whole):
+        whole[at] -= max(0, min(whole[at] - least[at], _total(whole.values()) - width))
+    return whole
+
+
+def _total(widths: Iterable[int]) -> int:
+    return sum(wide + _GAP for wide in widths) - _GAP
 
 
 def plain(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[str]:

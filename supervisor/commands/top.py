@@ -20,14 +20,14 @@ _COLUMNS = (
     Column("CONTAINER", lambda row: row["id"]),
     Column("CPU", percent, right=True),
     Column("MEMORY", memory, right=True),
-    Column("AGE", lambda row: age(row["started_at"]), right=True),
-    Column("RESTARTS", lambda row: str(row["restarts"]), right=True),
-    Column("STATE", lambda row: row["state"]),
-    Column("ENGINE", lambda row: row["engine"] or "-"),
-    Column("TIER", lambda row: row["tier"] or "-"),
-    Column("BY", lambda row: row["maker"]),
-    Column("POD", lambda row: row["pod"] if row["pod"] != row["id"] else "-"),
-    Column("COMMAND", lambda row: short(row["name"] or row["command"], 40)),
+    Column("AGE", lambda row: age(row["started_at"]), right=True, rank=2),
+    Column("RESTARTS", lambda row: str(row["restarts"]), right=True, rank=6),
+    Column("STATE", lambda row: row["state"], rank=1),
+    Column("ENGINE", lambda row: row["engine"] or "-", rank=7),
+    Column("TIER", lambda row: row["tier"] or "-", rank=4),
+    Column("BY", lambda row: row["maker"], rank=5),
+    Column("POD", lambda row: row["pod"] if row["pod"] != row["id"] else "-", rank=8),
+    Column("COMMAND", lambda row: short(row["name"] or row["command"], 40), rank=3),
 )
 _SORTS: dict[str, tuple[str, Callable[[Row], Any]]] = {
     "c": ("cpu", lambda row: -(row["cpu"] or 0)),
@@ -94,7 +94,7 @@ def _live(watch: _Watch, sort: str, interval: float) -> None:
         wait = min(interval, 0.5)  # the first shares of processors come soon
         while True:
             rows = watch.look(sort)
-            live.update(_screen(rows, sort, console.size.height), refresh=True)
+            live.update(_screen(rows, sort, console.size), refresh=True)
             until = time.monotonic() + wait
             wait = interval
             while (left := until - time.monotonic()) > 0:
@@ -104,17 +104,17 @@ def _live(watch: _Watch, sort: str, interval: float) -> None:
                 if pressed in _SORTS:
                     sort = pressed
                     rows.sort(key=_SORTS[sort][1])
-                    live.update(_screen(rows, sort, console.size.height), refresh=True)
+                    live.update(_screen(rows, sort, console.size), refresh=True)
 
 
-def _screen(rows: list[Row], sort: str, height: int) -> Any:
+def _screen(rows: list[Row], sort: str, size: Any) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    head = Text(f"{len(rows)} running, by {_SORTS[sort][0]}   ", style="bold")
+    head = Text(f"{len(rows)} running, by {_SORTS[sort][0]}   ", style="bold", no_wrap=True, overflow="ellipsis")
     head.append("c m a r n p t: sort, q: quit", style="dim")
-    shown = rows[: max(1, height - 3)]
-    return Group(head, drawn(_COLUMNS, [[column.cell(row) for column in _COLUMNS] for row in shown]))
+    shown = rows[: max(1, size.height - 3)]
+    return Group(head, drawn(_COLUMNS, [[column.cell(row) for column in _COLUMNS] for row in shown], size.width))
 
 
 @contextmanager

@@ -48,12 +48,12 @@ def memory(row: Row) -> str:
 _STATS = (
     Column("CONTAINER", lambda row: row["id"]),
     Column("CPU", percent, right=True),
-    Column("CPU TIME", lambda row: f"{row['cpu_usec'] / 1e6:.2f}s", right=True),
+    Column("CPU TIME", lambda row: f"{row['cpu_usec'] / 1e6:.2f}s", right=True, rank=2),
     Column("MEMORY", memory, right=True),
-    Column("PROCESSES", lambda row: str(row["processes"]), right=True),
-    Column("READ", lambda row: size(row["read_bytes"]), right=True),
-    Column("WRITTEN", lambda row: size(row["written_bytes"]), right=True),
-    Column("OOM", lambda row: str(row["oom_kills"]), right=True),
+    Column("PROCESSES", lambda row: str(row["processes"]), right=True, rank=3),
+    Column("READ", lambda row: size(row["read_bytes"]), right=True, rank=4),
+    Column("WRITTEN", lambda row: size(row["written_bytes"]), right=True, rank=5),
+    Column("OOM", lambda row: str(row["oom_kills"]), right=True, rank=1),
 )
 
 

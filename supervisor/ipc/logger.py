@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,9 @@ class LoggerClient(HelperClient):
 
     async def resume(self, running: dict[int, tuple[str, Log]]) -> None:
         """Continue the logs of an earlier supervisor's guests; those of others that are left are completed."""
+        if running:
+            with suppress(Unavailable):  # each says so below
+                await self.ready()  # before any is known: else joining would hand it over, and that twice
         for instance, (container_id, where) in running.items():
             guest = self._guests[instance] = _Logged(container_id, where)
             try:

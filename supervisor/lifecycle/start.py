@@ -48,19 +48,22 @@ class _Opened:
         self.descriptors = Descriptors()
         self._others: list[int] = []
 
-    def join(self, container: Container, netns: str, plan: MountPlan | None) -> None:
+    def join(self, container: Container, netns: str, plan: MountPlan | None) -> bool:
         """Put streams, control groups, the network namespace and the resolver's files in their roles.
 
-        ``plan`` is given where the guest has a network. Raises ``OSError`` and ``FailedPrecondition``.
+        ``plan`` is given where the guest has a network. Answers whether the container's control group is to be recorded.
+        Raises ``OSError`` and ``FailedPrecondition``.
         """
         for role, fd in ((STDIN, self.streams.stdin), (STDOUT, self.streams.stdout), (STDERR, self.streams.stderr)):
             self.descriptors.put(role, fd)
-        for path in container.cgroup.entrances() if container.cgroup else ():
-            self._add(CGROUP, os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        entrances, changed = container.cgroup.open_entrances() if container.cgroup else ([], False)
+        for fd in entrances:
+            self._add(CGROUP, fd)
         if netns:
             self._add(NETNS, open_netns(netns))
         if plan is not None and plan.pod:
             self._add(RESOLVER, mount_tree.build_resolver(plan))
+        return changed
 
     def _add(self, role: int, fd: int) -> None:
         self._others.append(fd)
@@ -115,7 +118,8 @@ class Starter:
             opened.context.memory_limit = self._memory_limit(container, source)
             asked = self._aot.asked(source.spec.annotations) if self._aot else EngineMode.WASMEDGE
             choice = await self._choose(opened.context, asked)
-            opened.join(container, netns, source.plan if network else None)
+            if opened.join(container, netns, source.plan if network else None):
+                self._store.update_container(container)
             placement = wasi.Placement(
                 descriptors=opened.descriptors,
                 network=network,

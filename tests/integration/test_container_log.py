@@ -136,6 +136,7 @@ def test_a_log_goes_on_without_a_supervisor(fresh: Pod, how: str) -> None:
     assert logged.container.reconnect().wait() == 7
     assert len(logged.lines()) == 100
     assert list((daemon.dir / "logs").iterdir()) == []
+    assert "hung up" not in daemon.log_text()
 
 
 def test_supervisor_and_logger_die_together(fresh: Pod) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from sandbox_api.proto import task_pb2 as pb
 
 from ..harness.container import Collected, Container, Pod
 from ..harness.daemon import Daemon
+from ..harness.names import RUN
 from ..harness.receiver import Receiver
 
 
@@ -35,7 +35,7 @@ def cpu_ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-@pytest.mark.parametrize("cgroup", ["", f"/wasm-sandboxer-test-{os.getpid()}/frozen"])
+@pytest.mark.parametrize("cgroup", ["", f"/wasm-sandboxer-test-{RUN}/frozen"])
 def test_a_paused_container_stands_still_until_it_is_resumed(pod: Pod, cgroup: str) -> None:
     builder = pod.with_wasm("spin").fifos("stdout")
     if cgroup:
@@ -93,7 +93,7 @@ def test_pause_and_resume_are_refused_in_other_states(pod: Pod) -> None:
 
 
 def test_limits_of_a_running_container_are_changed(pod: Pod) -> None:
-    path = f"/wasm-sandboxer-test-{os.getpid()}/updated"
+    path = f"/wasm-sandboxer-test-{RUN}/updated"
     resources = {"memory": {"limit": 64 << 20}}
     container = pod.with_wasm("sleep").linux(cgroupsPath=path, resources=resources).build().start()
     update(container, b'{"memory": {"limit": 100663296}, "pids": {"limit": 5}}')

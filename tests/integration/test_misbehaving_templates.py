@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ..harness.aot import product as compiled
@@ -15,6 +19,7 @@ from ..harness.compiled import until
 from ..harness.guests import guest
 
 IMAGE_MEMORY = 64 << 20
+STILL_SECONDS = 2.0
 
 
 @pytest.fixture
@@ -78,8 +83,9 @@ def test_reports_of_a_template_hurt_its_own_image_alone(
     """Its values are places that the instances of its image use, and its pages what they run on."""
     template(cells, product, function)
     until("it is looked at", lambda: children(cells) <= {"zygote-root", "zygote-worker"})
-    for _ in range(3):
-        started(cells, product, function).wait()
+    with standing_still_ends(cells):
+        for _ in range(3):
+            started(cells, product, function).wait()
     other = tmp_path / "other.so"
     other.write_bytes(product.read_bytes())
     for path, name in ((product, "behaves"), (other, function)):
@@ -111,6 +117,26 @@ def test_memory_of_images_in_use_is_not_given_again() -> None:
         os.close(read)
         os.close(write)
         cells.close()
+
+
+@contextmanager
+def standing_still_ends(cells: BareForkserver) -> Iterator[None]:
+    """Kill workers that run for seconds: of an image taken in the midst of Python's work, some wait for its locks."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(STILL_SECONDS):
+            for worker in psutil.Process(cells.pid).children():
+                if worker.name() == "wasm-worker" and time.time() - worker.create_time() > STILL_SECONDS:
+                    worker.kill()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def children(cells: BareForkserver) -> set[str]:

@@ -16,6 +16,7 @@ from sandbox_api.proto import task_pb2 as pb
 from ..harness.container import Builder, Container, Pod
 from ..harness.daemon import Daemon
 from ..harness.metrics import usage_of
+from ..harness.names import RUN
 
 
 def run(builder: Builder, status: int = 0) -> str:
@@ -326,7 +327,7 @@ def test_a_worker_has_no_descriptor_but_its_own(pod: Pod) -> None:
 
 def test_limits_put_the_worker_into_a_control_group_that_goes_with_the_container(pod: Pod) -> None:
     resources = {"memory": {"limit": 64 << 20}, "pids": {"limit": 10}}
-    path = f"/wasm-sandboxer-test-{os.getpid()}/limited"
+    path = f"/wasm-sandboxer-test-{RUN}/limited"
     container = pod.with_wasm("sleep").linux(resources=resources, cgroupsPath=path).build().start()
     groups = Path(f"/proc/{container.pid}/cgroup").read_text()
     assert path in groups

@@ -13,6 +13,7 @@ import pytest
 from sandbox_api.errors import FailedPrecondition
 from sandbox_api.proto import task_pb2 as pb
 
+from ..harness.compiled import until
 from ..harness.container import Collected, Container, Pod
 
 
@@ -50,6 +51,11 @@ def test_an_interrupt_typed_ends_the_guest(pod: Pod) -> None:
         assert container.wait() == 128 + signal.SIGINT
 
 
+def window(fd: int) -> tuple[int, int]:
+    rows, columns, *_ = struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, b"\0" * 8))
+    return rows, columns
+
+
 def test_the_window_is_resized(pod: Pod) -> None:
     container, _ = with_terminal(pod, "sleep")
     container.connection.call("ResizePty", pb.ResizePtyRequest(id=container.id, width=132, height=43))
@@ -57,14 +63,9 @@ def test_the_window_is_resized(pod: Pod) -> None:
     path = os.readlink(f"/proc/{container.pid}/fd/0")
     fd = os.open(path, os.O_RDONLY | os.O_NOCTTY)
     try:
-        for _ in range(1000):
-            rows, columns, *_ = struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, b"\0" * 8))
-            if rows:
-                break
-            container.state()
+        until("resized", lambda: window(fd) == (43, 132))
     finally:
         os.close(fd)
-    assert (rows, columns) == (43, 132)
 
 
 def test_much_output_is_whole_to_the_last_byte(pod: Pod) -> None:

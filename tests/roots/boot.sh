@@ -8,6 +8,7 @@ set -eu
     exec unshare --mount --propagation private --pid --fork --kill-child --uts --ipc "$0" inside "$@"
 lower=$2 upper=$3 script=$4
 root=$upper.root
+legacy=
 mkdir -p "$upper" "$upper.work" "$root"
 mount -t overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$upper.work" overlay "$root"
 mount -t proc proc "$root/proc"
@@ -18,6 +19,8 @@ mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 else
+    # systemd 256 and 257 (Debian 13) want to be told; in a container its own arguments are the kernel's command line.
+    legacy="systemd.unified_cgroup_hierarchy=0 SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
     mount -t tmpfs tmpfs "$root/sys/fs/cgroup"
     for name in systemd memory pids cpu cpuset freezer; do
         mkdir "$root/sys/fs/cgroup/$name"
@@ -39,4 +42,5 @@ cd "$root"
 pivot_root . .
 umount -l .
 cd /
-exec env -i container=lxc PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --log-target=null --show-status=0
+# shellcheck disable=SC2086
+exec env -i container=lxc PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --log-target=null --show-status=0 $legacy

@@ -13,10 +13,12 @@ import pytest
 
 from supervisor.cgroups import Cgroup
 
+from ...harness.names import RUN
+
 MIB = 1 << 20
 ROOT = Path("/sys/fs/cgroup")
 UNIFIED = ROOT / "unified"
-NAME = f"wasm-sandboxer-test-{os.getpid()}"
+NAME = f"wasm-sandboxer-test-{RUN}"
 
 Join = Callable[..., "Guest"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,6 +150,31 @@ def test_two_sandboxers_make_and_remove_the_same_parent(v1: Hierarchy) -> None:
     with ThreadPoolExecutor(3) as sandboxers:
         for done in [sandboxers.submit(live, name) for name in "abc"]:
             done.result()
+
+
+@needs_v1
+def test_a_parent_that_another_sandboxer_removed_is_made_again_for_the_start(v1: Hierarchy) -> None:
+    no_limits = Resources.parse({})
+    other = detect()
+    others = other.create(f"/{NAME}/pod/other", no_limits)
+    group = v1.create(f"/{NAME}/pod/abc", no_limits)
+    assert others.delete()
+    assert not group.exists
+
+    def enter() -> bool:
+        entrances, changed = group.open_entrances()
+        for fd in entrances:
+            os.write(fd, str(process.pid).encode())
+            os.close(fd)
+        return changed
+
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        assert enter()
+        assert str(process.pid) in value("cpu", "pod", "tasks").split()
+        assert not enter()
+        process.kill()
+    assert detect().attach(group.state).delete()  # by the next supervisor
+    assert leftovers() == []
 
 
 @needs_v1

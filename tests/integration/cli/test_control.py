@@ -109,7 +109,9 @@ def test_exec_runs_beside_with_its_own_streams(cli: Cli, tmp_path: Path) -> None
             terminal.type("\x04")
             assert terminal.wait() == 0
         assert [each["exec_id"] for each in json.loads(cli.out("inspect", "execs"))["processes"]] == [""]
-        assert "Error:" in cli.run("exec", "execs", "/nothing.wasm").stderr
+        absent = cli.run("exec", "execs", "/nothing.wasm")
+        assert (absent.returncode, len(absent.stderr.splitlines())) == (126, 1)
+        assert absent.stderr.startswith("Error: execs: module /nothing.wasm: No such file")
     finally:
         cli.out("rm", "-f", "execs")
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import time
 from pathlib import Path
+
+import pytest
 
 from supervisor.commands.client import UnixConnection
 
 from ...harness.cli import Cli
 from ...harness.container import Pod
 from ...harness.daemon import Daemon
+from ...harness.guests import guest
 
 
 def by_id(cli: Cli, *words: str) -> dict[str, dict[str, object]]:
@@ -66,6 +71,54 @@ def test_ps_is_drawn_in_a_terminal(cli: Cli, pod: Pod) -> None:
         assert terminal.wait() == 0
         assert container.id in terminal.text
         assert "\x1b[32mrunning" in terminal.text  # green
+
+
+@pytest.mark.parametrize("width", [200, 80, 40, 12])
+def test_a_narrow_terminal_shows_fewer_columns_and_whole_ids(cli: Cli, width: int) -> None:
+    name = "a-name-that-is-needed-whole"
+    cli.out("run", "-d", "--name", name, guest("sleep"), "1000")
+    try:
+        with cli.in_terminal("ps", width=width) as terminal:
+            assert terminal.wait() == 0
+            head, *lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.text).splitlines()
+        (line,) = (each for each in lines if each.startswith(f"{name} "))
+        assert re.match(rf"{name}  running \d+s", line)
+        assert ("PID" in head) == (width >= 80)
+        assert ("BY" in head) == (width == 200)
+        assert max(len(each.rstrip()) for each in lines) <= max(width, len(name) + len("  running 1000s"))
+    finally:
+        cli.out("rm", "-f", name)
+
+
+@pytest.mark.parametrize("words", [("ps",), ("ps", "--format", "json"), ("inspect", "{id}"), ("logs", "{id}")])
+def test_an_output_that_cannot_be_written_is_an_error_of_one_line(cli: Cli, words: tuple[str, ...]) -> None:
+    name = cli.out("run", "-d", guest("hello")).strip()
+    wait_for_log(cli, name)
+    try:
+        named = [word.format(id=name) for word in words]
+        named += ["-a"] if "ps" in words else []
+        with open("/dev/full", "w") as full:
+            done = cli.run(*named, stdout=full)
+        assert (done.returncode, done.stderr) == (1, "Error: standard output: No space left on device\n")
+        read, write = os.pipe()
+        os.close(read)
+        done = cli.run(*named, stdout=write)
+        os.close(write)
+        assert done.stderr == ""
+    finally:
+        cli.out("rm", "-f", name)
+
+
+def wait_for_log(cli: Cli, name: str) -> None:
+    assert cli.out("logs", "-f", name) == "hello from WASI\n"
+
+
+def test_closed_streams_are_not_taken_for_files_of_ours(cli: Cli) -> None:
+    for closed in ((1,), (0, 1), (0, 1, 2)):
+        done = cli.run("ps", preexec_fn=lambda fds=closed: [os.close(fd) for fd in fds])
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        done = cli.run("run", "--rm", guest("hello"), preexec_fn=lambda fds=closed: [os.close(fd) for fd in fds])
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_engines_are_told_by_what_they_write(cli: Cli, pod: Pod) -> None:

@@ -30,9 +30,20 @@ def begin(alone: Cli, tmp_path: Path, *words: str | Path) -> Command:
 
 
 def ours(folder: Path) -> list[psutil.Process]:
-    """Processes with the private daemon's folder in their command lines."""
-    found = psutil.process_iter(["cmdline"])
-    return [each for each in found if f"{folder}/tmp/wasm-run" in " ".join(each.info["cmdline"] or ())]
+    """Processes with the private daemon's folder in their command lines or among their open files."""
+    return [
+        each
+        for each in psutil.process_iter(["cmdline"])
+        if f"{folder}/tmp/wasm-" in " ".join([*(each.info["cmdline"] or ()), *files(each)])
+    ]
+
+
+def files(process: psutil.Process) -> list[str]:
+    """Where its standard streams lead."""
+    try:
+        return [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in (1, 2)]
+    except OSError:
+        return []
 
 
 def daemons(folder: Path) -> list[psutil.Process]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import tempfile
@@ -20,6 +19,7 @@ from sandbox_api.proto import task_pb2 as pb
 from ...harness.container import Container, Pod
 from ...harness.daemon import Daemon
 from ...harness.helpers import forkserver, zygote
+from ...harness.names import RUN
 from ...harness.ttrpc import Connection
 
 PIDS = Path("/sys/fs/cgroup/pids")
@@ -141,7 +141,7 @@ def test_no_more_descriptors(daemon: Daemon, pod: Pod) -> None:
 def test_no_more_processes(daemon: Daemon, pod: Pod) -> None:
     runs = pod.with_wasm("sleep").build().start()
     created = pod.with_wasm("exit").args("4").build()
-    group = PIDS / f"exhausted{os.getpid()}"
+    group = PIDS / f"exhausted{RUN}"
     group.mkdir()
     try:
         (group / "cgroup.procs").write_text(str(zygote(daemon).pid))
@@ -166,7 +166,7 @@ def test_no_more_processes_for_a_new_forkserver(daemon: Daemon, pod: Pod) -> Non
     assert daemon.process is not None
     runs = pod.with_wasm("sleep").build().start()
     created = pod.with_wasm("exit").args("4").build()
-    group = PIDS / f"exhausted{os.getpid()}"
+    group = PIDS / f"exhausted{RUN}"
     group.mkdir()
     try:
         (group / "cgroup.procs").write_text(str(daemon.process.pid))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 import time
@@ -18,6 +17,7 @@ from sandbox_api.errors import ResourceExhausted, Unavailable
 from ...harness.container import Container, Pod
 from ...harness.daemon import Daemon
 from ...harness.helpers import forkserver
+from ...harness.names import RUN
 
 ROOT = Path("/sys/fs/cgroup")
 
@@ -104,7 +104,7 @@ def memory_group(name: str) -> tuple[Path, str]:
 def test_in_the_forkserver_s_control_group(daemon: Daemon, pod: Pod) -> None:
     """The kernel kills whom it likes in there: every end of an instance is told, and no start comes out half."""
     kept = pod.with_wasm("sleep").linux(resources={"pids": {"limit": 9}}).build().start()
-    group, limit = memory_group(f"short{os.getpid()}")
+    group, limit = memory_group(f"short{RUN}")
     containers = [pod.with_wasm("sleep").build() for _ in range(40)]
     begun: list[Container] = []
     try:

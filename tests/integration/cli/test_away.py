@@ -1,0 +1,91 @@
+"""Commands while their daemon dies under them, or is away; and what Ctrl-C does to them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ...harness.cli import SECONDS, Cli, Command
+from ...harness.compiled import until
+from ...harness.daemon import Daemon
+from ...harness.guests import guest
+
+
+def kernels(process: Command, name: str) -> str:
+    """What the kernel says of a process."""
+    return Path(f"/proc/{process.pid}/{name}").read_text()
+
+
+@pytest.fixture
+def own() -> Iterator[Daemon]:
+    with Daemon() as daemon:
+        yield daemon
+
+
+def test_a_log_is_followed_over_a_restart_of_the_daemon(own: Daemon) -> None:
+    cli = Cli(own)
+    name = cli.out("run", "-d", guest("tick"), "100", "0").strip()
+    with cli.start("logs", "-f", name) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline()
+        own.kill()
+        assert following.stdout.readline()
+        own.start()
+        rest = following.stdout.read().splitlines()
+        assert following.wait(SECONDS) == 0
+    assert len(rest) == 98
+    cli.out("rm", name)
+
+
+def test_what_follows_a_daemon_that_has_gone_says_so(own: Daemon) -> None:
+    cli = Cli(own)
+    name = cli.out("run", "-d", guest("sleep"), "1000").strip()
+    with cli.start("events", "-f") as events, cli.start("logs", "-f", name) as log:
+        for each in (events, log):
+            assert each.stdout is not None
+            assert each.stdout.readline()
+        own.kill()
+        for each in (events, log):
+            assert each.stderr is not None
+            said = each.stderr.read()
+            assert len(said.splitlines()) == 1
+            assert "the daemon in" in said or "nobody serves on" in said
+            assert each.wait(SECONDS) == 1
+    own.start()
+    cli.out("rm", "-f", name)
+
+
+def test_a_third_interrupt_ends_a_client_whose_daemon_is_away(own: Daemon) -> None:
+    cli = Cli(own)
+    with cli.start("run", "--name", "waits", guest("sleep"), "1000") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        own.kill()
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            until("the signal is taken", lambda: "ShdPnd:\t0000000000000000" in kernels(process, "status"))
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 128 + signal.SIGINT
+    own.start()
+    cli.out("rm", "-f", "waits")
+
+
+@pytest.mark.parametrize("words", [("logs", "-f", "waits"), ("stats", "--interval", "60")])
+def test_an_interrupt_ends_a_command_without_a_word(own: Daemon, words: tuple[str, ...]) -> None:
+    cli = Cli(own)
+    cli.out("run", "-d", "--name", "waits", guest("sleep"), "1000")
+    with cli.start(*words) as process:
+        assert process.stdout is not None
+        if "logs" in words:
+            assert process.stdout.readline() == "up\n"
+        else:
+            until("the interval", lambda: "nanosleep" in kernels(process, "wchan"))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    cli.out("rm", "-f", "waits")
