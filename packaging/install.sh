@@ -35,6 +35,7 @@ mkdir -p "$ours/bin" "$ours/lib"
 # pip puts programs and data into the target: there are our own ways to both.
 rm -rf "$ours/lib/python$version/site-packages/bin" "$ours/lib/python$version/site-packages/share"
 find "$ours/lib" -type f -exec chmod a-x {} +
+find "$ours/lib" -name '*.py' -exec sed -i '1{/^#!/d}' {} +
 ln -s "$python" "$ours/bin/python"
 printf 'home = %s\ninclude-system-site-packages = false\n' "$(dirname "$python")" >"$ours/pyvenv.cfg"
 cat >"$ours/bin/wasm-sandboxer" <<EOF

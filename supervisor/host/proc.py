@@ -44,6 +44,24 @@ def find(name: str, argument: str) -> Iterator[int]:
                 pass
 
 
+def children(pid: int) -> list[int]:
+    """Pids of the children of a process of one thread (proc_tid_children(5)); none where it has ended."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            return [int(child) for child in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def name(pid: int) -> str:
+    """The name (comm) of a process; "" where it has ended."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def memory(pid: int) -> dict[str, int]:
     """Bytes by their names in /proc/pid/smaps_rollup (proc(5)), which psutil reads only in part; {} if it has ended.
 

@@ -23,6 +23,7 @@ from sandbox_api import calls
 
 from .. import __version__
 from ..aot.terms import Verdict
+from ..host import proc
 from ..host.counters import LEVELS, Counters, Histogram
 from ..host.http import TEXT, Answer
 from ..model.process import ProcessState
@@ -138,17 +139,33 @@ class Metrics:
         memory: dict[tuple[str, ...], float] = {}
         descriptors: dict[tuple[str, ...], float] = {}
         limits: dict[tuple[str, ...], float] = {}
-        for name, pid in self._sources.helpers().items():
+        for name, pid in self._pids():
             try:
                 with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-                    memory[(name,)] = int(file.read().split()[1]) * _PAGE
-                descriptors[(name,)] = _open_files(pid)
-                limits[(name,)] = resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
+                    resident = int(file.read().split()[1]) * _PAGE
+                opened, limit = _open_files(pid), resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
             except (FileNotFoundError, ProcessLookupError):  # it has just died
                 continue
-        yield _gauge("helper_resident_memory_bytes", "Resident memory of the daemon's processes.", ("helper",), memory)
+            memory[(name,)] = memory.get((name,), 0) + resident
+            descriptors[(name,)] = descriptors.get((name,), 0) + opened
+            limits[(name,)] = limits.get((name,), 0) + limit
+        yield _gauge(
+            "helper_resident_memory_bytes",
+            "Resident memory of the daemon's processes.",
+            ("helper",),
+            memory,
+        )
         yield _gauge("helper_open_fds", "Open files of the daemon's processes.", ("helper",), descriptors)
         yield _gauge("helper_max_fds", "Files that the daemon's processes may have open.", ("helper",), limits)
+
+    def _pids(self) -> Iterator[tuple[str, int]]:
+        """The daemon's processes. The zygotes are children of the forkserver as thousands of workers are, by name."""
+        helpers = self._sources.helpers()
+        yield from helpers.items()
+        workers = {process.pid for _, process in self._sources.registry.processes.values()}
+        for pid in proc.children(helpers.get("forkserver", 0)):
+            if pid not in workers and (name := proc.name(pid)).startswith("zygote-"):
+                yield name, pid
 
 
 def _open_files(pid: int) -> int:

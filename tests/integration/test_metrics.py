@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sandbox_api.errors import ResourceExhausted, SandboxerError
 from supervisor.commands.client import UnixConnection
+from supervisor.services.metrics import EXIT_KINDS
 
 from ..harness.container import Pod
 from ..harness.daemon import Daemon
@@ -104,6 +106,37 @@ def test_exits_are_counted_by_kind(node: Node, pod: Pod, guest: str, args: list[
     assert node.value("exits_total", kind=kind) == before + 1
 
 
+def test_a_forbidden_system_call_and_a_kill_for_memory_are_kinds_of_exits(node: Node, pod: Pod) -> None:
+    before = {kind: node.value("exits_total", kind=kind) for kind in EXIT_KINDS}
+    without_network = pod.with_wasm("conformance_sockets").linux(namespaces=[{"type": "network"}])
+    assert without_network.build().start().wait() == 128 + signal.SIGSYS
+    filling = pod.with_wasm("fill").args("/shm/file").mount("/shm", "tmpfs", "tmpfs")
+    filling.linux(resources={"memory": {"limit": 32 << 20, "swap": 32 << 20}})
+    assert filling.build().start().wait() == 128 + signal.SIGKILL
+    after = {kind: node.value("exits_total", kind=kind) for kind in EXIT_KINDS}
+    assert {kind for kind in EXIT_KINDS if after[kind] == before[kind] + 1} == {"forbidden_call", "memory"}
+    assert sum(after.values()) == sum(before.values()) + 2
+
+
+def test_images_and_starts_from_them_are_counted(node: Node, pod: Pod) -> None:
+    images, starts = node.value("module_images"), node.value("module_image_starts_total")
+    builder = pod.with_wasm("cat")
+    deadline = time.monotonic() + SECONDS
+    while node.value("module_image_starts_total") == starts:
+        assert time.monotonic() < deadline
+        builder.build().start().wait()
+    assert node.value("module_images") >= images + 1
+    assert node.value("module_image_events_total", kind="made") >= images + 1
+    assert node.value("module_image_bytes") > 4096
+
+
+def test_zygotes_memory_and_files(node: Node, pod: Pod) -> None:
+    pod.with_wasm("hello").build().start().wait()
+    for name in ("zygote-root", "zygote-worker"):
+        assert node.value("helper_resident_memory_bytes", helper=name) > 1 << 20
+        assert node.value("helper_open_fds", helper=name) >= 3
+
+
 def test_calls_are_counted_by_method_and_code(node: Node, pod: Pod) -> None:
     container = pod.with_wasm("sleep").args("1000").build().start()
     waiting = node.value("calls_under_way", api="task", method="Wait")
@@ -163,14 +196,16 @@ def test_transactions_and_recovery_are_timed(node: Node, pod: Pod) -> None:
 
 
 def test_the_listener_serves_nothing_but_metrics() -> None:
-    with Daemon("--metrics", "127.0.0.1:19473"):
-        connection = http.client.HTTPConnection("127.0.0.1", 19473, timeout=SECONDS)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with Daemon("--metrics", f"127.0.0.1:{port}"):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
         connection.request("GET", "/metrics")
         assert b"wasm_sandboxer_info{" in connection.getresponse().read()
-        connection = http.client.HTTPConnection("127.0.0.1", 19473, timeout=SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
         connection.request("GET", "/containers")
         assert connection.getresponse().status == 404
-        other = Daemon("--metrics", "127.0.0.1:19473")
+        other = Daemon("--metrics", f"127.0.0.1:{port}")
         try:
             with pytest.raises(AssertionError, match="Address already in use: choose another address"):
                 other.start()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from .rpm import rpm
 from .system import FOLDER, ROOT, System, debian
 
 SUITES = ("bookworm", "trixie")
@@ -132,6 +133,8 @@ def main() -> None:
         life(suite)
         wheel(suite)
         systemd(suite)
+        if suite == "trixie":  # any system has the same rpmbuild
+            rpm(suite)
 
 
 if __name__ == "__main__":
