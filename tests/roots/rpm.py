@@ -25,7 +25,8 @@ make install DESTDIR=/tmp/made prefix=/usr
 mkdir /tmp/unpacked
 rpm2cpio /tmp/rpm/RPMS/*/*.rpm | (cd /tmp/unpacked && cpio -id --quiet)
 for tree in made unpacked; do  # rpmbuild compiles Python, strips libraries, and has a folder for licences
-    (cd "/tmp/$tree" && find . ! -type d ! -path '*/__pycache__/*' ! -path ./usr/share/licenses/'*' | sort >"/tmp/$tree.names"
+    (cd "/tmp/$tree"
+        find . ! -type d ! -path '*/__pycache__/*' ! -path ./usr/share/licenses/'*' | sort >"/tmp/$tree.names"
         find . -type f ! -name '*.so*' ! -name '*.pyc' ! -path ./usr/share/licenses/'*' -exec sha256sum {} + | sort \
             >"/tmp/$tree.sums")
 done
