@@ -162,10 +162,11 @@ class Metrics:
         """The daemon's processes. The zygotes are children of the forkserver as thousands of workers are, by name."""
         helpers = self._sources.helpers()
         yield from helpers.items()
-        workers = {process.pid for _, process in self._sources.registry.processes.values()}
-        for pid in proc.children(helpers.get("forkserver", 0)):
-            if pid not in workers and (name := proc.name(pid)).startswith("zygote-"):
-                yield name, pid
+        if children := proc.children(helpers.get("forkserver", 0)):
+            workers = {process.pid for _, process in self._sources.registry.processes.values()}
+            for pid in children:
+                if pid not in workers and (name := proc.name(pid)).startswith("zygote-"):
+                    yield name, pid
 
 
 def _open_files(pid: int) -> int:

@@ -120,11 +120,10 @@ def test_a_forbidden_system_call_and_a_kill_for_memory_are_kinds_of_exits(node: 
 
 def test_images_and_starts_from_them_are_counted(node: Node, pod: Pod) -> None:
     images, starts = node.value("module_images"), node.value("module_image_starts_total")
-    builder = pod.with_wasm("cat")
     deadline = time.monotonic() + SECONDS
     while node.value("module_image_starts_total") == starts:
         assert time.monotonic() < deadline
-        builder.build().start().wait()
+        pod.with_wasm("cat").build().start().wait()
     assert node.value("module_images") >= images + 1
     assert node.value("module_image_events_total", kind="made") >= images + 1
     assert node.value("module_image_bytes") > 4096

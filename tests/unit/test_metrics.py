@@ -39,17 +39,17 @@ def metrics(registry: Registry, counters: Counters | None = None) -> Metrics:
 
 
 def test_ten_thousand_hold_up_nobody() -> None:
-    """The loop is busy for the gathering alone. The best of many: others use this machine, too."""
+    """The loop is busy for the gathering alone. In processor time, the best of many: others use this machine, too."""
     asked = metrics(crowded())
     gathered, whole = [], []
     for _ in range(10):
-        began = time.perf_counter()
+        began = time.process_time()
         families = list(asked._families())
-        gathered.append(time.perf_counter() - began)
+        gathered.append(time.process_time() - began)
         assert families
-        began = time.perf_counter()
+        began = time.process_time()
         asyncio.run(asked.answer("/metrics", {}))
-        whole.append(time.perf_counter() - began)
+        whole.append(time.process_time() - began)
     print(f"gathered in {min(gathered) * 1000:.1f} ms, answered in {min(whole) * 1000:.1f} ms")
     assert min(gathered) < 0.025
     assert min(whole) < 0.05
