@@ -51,7 +51,7 @@ class _Opened:
     def join(self, container: Container, netns: str, plan: MountPlan | None) -> bool:
         """Put streams, control groups, the network namespace and the resolver's files in their roles.
 
-        ``plan`` is given where the guest has a network. Answers whether the container's control group is to be recorded.
+        ``plan`` is given where the guest has a network. Answers whether the control group is to be recorded.
         Raises ``OSError`` and ``FailedPrecondition``.
         """
         for role, fd in ((STDIN, self.streams.stdin), (STDOUT, self.streams.stdout), (STDERR, self.streams.stderr)):
