@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from google.protobuf.any_pb2 import Any
@@ -17,6 +17,9 @@ from .proto import metrics_v2_pb2 as v2
 from .proto import pod_config_pb2, types_pb2
 
 M = TypeVar("M", bound=Message)
+
+MAX_MOUNTS = 128
+"""Of a root file system."""
 
 _BILLION = 1_000_000_000
 _NO_LIMIT = (1 << 64) - 1
@@ -54,9 +57,24 @@ def pod_config(options: Any) -> PodConfig | None:
     )
 
 
-def mounts(messages: Iterable[types_pb2.Mount]) -> tuple[Mount, ...]:
-    """Mounts as plain values."""
-    return tuple(Mount(each.type, each.source, each.target, tuple(each.options)) for each in messages)
+def mounts(messages: Sequence[types_pb2.Mount]) -> tuple[Mount, ...]:
+    """Mounts as plain values. Raises ``InvalidArgument``."""
+    check_number("rootfs", len(messages), MAX_MOUNTS)
+    return tuple(mount(each.type, each.source, each.target, each.options) for each in messages)
+
+
+def mount(kind: str, source: str, target: str, options: Iterable[str]) -> Mount:
+    """A mount as a plain value. Raises ``InvalidArgument``."""
+    made = Mount(kind, source, target, tuple(options))
+    if any("\0" in text for text in (kind, source, target, *made.options)):
+        raise InvalidArgument(f"rootfs: the mount of {source[:200]!r} holds a NUL")
+    return made
+
+
+def check_number(what: str, found: int, most: int) -> None:
+    """Refuse more of something than there may be: it is read where every client waits. Raises ``InvalidArgument``."""
+    if found > most:
+        raise InvalidArgument(f"{what} has {found} entries; {most} is the most")
 
 
 def usage(used: Usage, cgroup_version: int) -> Any:

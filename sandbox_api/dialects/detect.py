@@ -10,6 +10,8 @@ import re
 
 from ..errors import InvalidArgument
 
+_MOST_FIELDS = 1 << 15
+"""Labels and annotations are a field each. They are looked at where every client waits: 20 ms at most."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types (encoding guide)
 _ID = re.compile(rb"[!-~]+")  # as text: a mount's bytes begin with a tag, which is no printable character
 
@@ -34,8 +36,11 @@ def fields(message: bytes) -> dict[int, bytes | None]:
     Raises ``InvalidArgument``.
     """
     found: dict[int, bytes | None] = {}
-    at = 0
+    at = count = 0
     while at < len(message):
+        count += 1
+        if count > _MOST_FIELDS:
+            raise InvalidArgument(f"the request has more than {_MOST_FIELDS} fields")
         tag, at = _varint(message, at)
         wire, length = tag & 7, 0
         if wire == _VARINT:

@@ -9,11 +9,15 @@ import json
 from typing import Any
 
 from .. import strict_json
+from ..convert import MAX_MOUNTS, check_number, mount
 from ..errors import InvalidArgument
 from ..interface import Mount, NewContainer, NewExec, Preparation, Stdio
 
 FIELD = "extensions.tasks"
 KEY = "tasks"
+
+MAX_TASKS = 4096
+"""Containers and processes of a sandbox: the list comes whole with each of them."""
 
 
 def parse(value: bytes) -> list[Preparation]:
@@ -24,9 +28,13 @@ def parse(value: bytes) -> list[Preparation]:
         raise InvalidArgument(f"{FIELD} is not JSON: {error}") from None
     found: list[Preparation] = []
     seen: dict[str, set[str]] = {}  # containers' processes
-    for task in _list(root, "tasks"):
+    tasks = _list(root, "tasks")
+    check_number(FIELD, len(tasks), MAX_TASKS)
+    for task in tasks:
         name = _text(task, "task_id")
-        rootfs = tuple(_mount(each) for each in _list(task, "rootfs"))
+        mounts = _list(task, "rootfs")
+        check_number(f"{FIELD}: rootfs", len(mounts), MAX_MOUNTS)
+        rootfs = tuple(_mount(each) for each in mounts)
         found.append(NewContainer(name, _spec(task), _stdio(task), rootfs))
         if name in seen:
             raise InvalidArgument(f"{FIELD}: {name} is in the list twice")
@@ -37,6 +45,7 @@ def parse(value: bytes) -> list[Preparation]:
                 raise InvalidArgument(f"{FIELD}: {name}/{exec_id} is in the list twice")
             seen[name].add(exec_id)
             found.append(NewExec(name, exec_id, _spec(process), _stdio(process)))
+            check_number(FIELD, len(found), MAX_TASKS)
     return found
 
 
@@ -60,7 +69,7 @@ def _mount(each: object) -> Mount:
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise InvalidArgument(f"{FIELD}: rootfs: options is not a list of strings")
     target = _text(each, "target") or _text(each, "destination")
-    return Mount(_text(each, "type"), _text(each, "source"), target, tuple(options))
+    return mount(_text(each, "type"), _text(each, "source"), target, options)
 
 
 def _list(owner: object, name: str) -> list[dict[str, Any]]:

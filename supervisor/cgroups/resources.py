@@ -14,6 +14,8 @@ DEFAULT_SHARES = 1024
 """The default weight of a group, and of a single process beside groups (sched(7))."""
 
 _MOST = (1 << 63) - 1
+_LONGEST_LIST = 16384
+_MOST_FILES = 256
 _CPU_LIST = re.compile(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*")
 _UNIFIED_NAME = re.compile(r"[a-zA-Z0-9_]+(\.[a-zA-Z0-9_]+)+")
 
@@ -143,12 +145,14 @@ def _list(owner: Mapping[str, object], member: str) -> str:
     value = owner.get(member.partition(".")[2])
     if value is None or value == "":
         return ""
-    if not isinstance(value, str) or not _CPU_LIST.fullmatch(value):
+    if not isinstance(value, str) or len(value) > _LONGEST_LIST or not _CPU_LIST.fullmatch(value):
         raise InvalidArgument(f"linux.resources: {member} {reprlib.repr(value)} is not a list as 0-3,7")
     return value
 
 
 def _unified(files: Mapping[str, object]) -> dict[str, str]:
+    if len(files) > _MOST_FILES:
+        raise InvalidArgument(f"linux.resources: unified has {len(files)} entries; {_MOST_FILES} is the most")
     checked = {}
     for name, value in files.items():
         # cgroup.* would move processes and switch controllers behind our back.

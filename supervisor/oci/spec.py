@@ -34,6 +34,7 @@ MAX_PARTS = 64
 
 _MAX_ANNOTATIONS = 16384
 _MAX_NAME = 4096  # PATH_MAX (limits.h): strings by themselves are paths and names
+_CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 _MOST = {
     "mounts": 2 * MAX_MOUNTS,  # with those that are passed over, or hidden by later ones
     "mounts.options": 64,
@@ -43,6 +44,7 @@ _MOST = {
     "process.args": 32768,
     "process.env": 32768,
     "process.rlimits": 64,
+    **{f"process.capabilities.{name}": 256 for name in _CAPABILITY_SETS},
     "process.user.additionalGids": 65536,  # NGROUPS_MAX (getgroups(2))
 }
 """Members of each list, looked at before anything else of it is."""
@@ -330,7 +332,7 @@ def _paths(owner: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 def _added_capabilities(sets: Mapping[str, Any]) -> tuple[str, ...]:
     asked: set[str] = set()
-    for name in sets:
+    for name in _CAPABILITY_SETS:
         asked.update(_strings(sets, name, "process.capabilities"))
     return tuple(sorted(asked - _USUAL_CAPABILITIES))
 
