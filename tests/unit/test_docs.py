@@ -22,7 +22,9 @@ OURS = {path.name for path in ROOT.iterdir() if path.is_dir()}
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_named_files_exist(document: str) -> None:
     text = (ROOT / document).read_text()
-    named = {path for path in PATH.findall(text) if path.split("/")[0] in OURS - {"dist", ".cache"} and "NAME" not in path}
+    named = {
+        path for path in PATH.findall(text) if path.split("/")[0] in OURS - {"dist", ".cache"} and "NAME" not in path
+    }
     assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
