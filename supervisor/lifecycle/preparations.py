@@ -71,9 +71,10 @@ class Preparations:
             self._execs.purge(container, (container.execs or {})[exec_id])
         elif not exec_id and container is not None and prepared is not None:
             async with container.lock:
-                for process in container.processes():
-                    process.require("purge it", ProcessState.CREATED, ProcessState.STOPPED)
-                await self._containers.remove(container)
+                if sandbox.containers.get(container_id) is container:  # or it was deleted while we waited
+                    for process in container.processes():
+                        process.require("purge it", ProcessState.CREATED, ProcessState.STOPPED)
+                    await self._containers.remove(container)
         for each in self._store.all_prepared(sandbox.namespace, sandbox.id):
             if each.key == (container_id, exec_id) or (not exec_id and each.key[0] == container_id):
                 await self._remove(sandbox.namespace, each)

@@ -55,6 +55,13 @@ class Registry:
             raise NotFound(f"container {container_id}: there is no exec {exec_id!r} in it")
         return container, process
 
+    def still_there(self, container: Container, process: Process | None = None) -> None:
+        """See that neither was deleted, and its id taken again, while its lock was waited for. Raises ``NotFound``."""
+        if self.containers.get((container.namespace, container.id)) is not container:
+            raise NotFound(f"container {container.id}: it was deleted meanwhile")
+        if process is not None and self.processes.get(process.instance, (None, None))[1] is not process:
+            raise NotFound(f"container {process.name}: it was deleted meanwhile")
+
     def new_sandbox(self, namespace: str, sandbox_id: str) -> None:
         """Raises ``AlreadyExists`` or ``InvalidArgument`` where the id cannot be taken."""
         check_id("namespace", namespace)

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from sandbox_api.errors import InvalidArgument, NotFound
@@ -83,7 +84,7 @@ class SandboxService:
     async def start(self, namespace: str, sandbox_id: str) -> SandboxInfo:
         """Make a created sandbox ready. It has no process of its own to start."""
         sandbox = self._registry.sandbox(namespace, sandbox_id)
-        async with sandbox.lock:
+        async with self._holding(sandbox):
             sandbox.require("start", SandboxState.CREATED)
             pids = _with_ours(sandbox.pids)
             self._store.update_sandbox(replace(sandbox, state=SandboxState.READY, pids=pids))
@@ -102,7 +103,8 @@ class SandboxService:
         if sandbox is None:
             return
         async with sandbox.lock:
-            await self._stop(sandbox, timeout)
+            if self._is_there(sandbox):
+                await self._stop(sandbox, timeout)
 
     async def wait(self, namespace: str, sandbox_id: str) -> Exit:
         """Answer when it has stopped."""
@@ -121,10 +123,12 @@ class SandboxService:
         if sandbox is None:
             return
         async with sandbox.lock:
+            if not self._is_there(sandbox):  # shut down while we waited, and its id may be another's
+                return
             await self._stop(sandbox, 0)
             for container in list(sandbox.containers.values()):
                 async with container.lock:
-                    if container.id in sandbox.containers:  # or it was deleted while we waited
+                    if sandbox.containers.get(container.id) is container:  # or it was deleted while we waited
                         await self._containers.remove(container)
             await self._preparations.forget_all(sandbox)
             self._store.remove_sandbox(sandbox)
@@ -148,7 +152,7 @@ class SandboxService:
     ) -> None:
         """Replace its labels, and the list of what is prepared in it, where given."""
         sandbox = self._registry.sandbox(namespace, sandbox_id)
-        async with sandbox.lock:
+        async with self._holding(sandbox):
             if prepared is not None:
                 await self._preparations.replace(sandbox, prepared)
             if labels is not None:
@@ -158,13 +162,13 @@ class SandboxService:
     async def prepare(self, namespace: str, sandbox_id: str, new: Preparation) -> str:
         """Take a container, or an exec, before it is created."""
         sandbox = self._registry.sandbox(namespace, sandbox_id)
-        async with sandbox.lock:
+        async with self._holding(sandbox):
             return self._preparations.prepare(sandbox, new)
 
     async def purge(self, namespace: str, sandbox_id: str, container_id: str, exec_id: str) -> None:
         """Undo ``prepare``."""
         sandbox = self._registry.sandbox(namespace, sandbox_id)
-        async with sandbox.lock:
+        async with self._holding(sandbox):
             await self._preparations.purge(sandbox, container_id, exec_id)
 
     async def update_resources(self, namespace: str, sandbox_id: str, container_id: str, resources: bytes) -> None:
@@ -173,6 +177,17 @@ class SandboxService:
         if container_id not in sandbox.containers:
             raise NotFound(f"container {container_id!r}: there is none in sandbox {sandbox_id}")
         await self._tasks.update(namespace, container_id, resources)
+
+    def _is_there(self, sandbox: Sandbox) -> bool:
+        return self._registry.sandboxes.get((sandbox.namespace, sandbox.id)) is sandbox
+
+    @asynccontextmanager
+    async def _holding(self, sandbox: Sandbox) -> AsyncIterator[None]:
+        """Hold a sandbox's lock. Raises ``NotFound`` where it was shut down before."""
+        async with sandbox.lock:
+            if not self._is_there(sandbox):
+                raise NotFound(f"sandbox {sandbox.id}: it was shut down meanwhile")
+            yield
 
     async def _stop(self, sandbox: Sandbox, timeout: float) -> None:
         if sandbox.state is SandboxState.NOTREADY:

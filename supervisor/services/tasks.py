@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
 from sandbox_api.errors import (
@@ -113,7 +113,7 @@ class TaskService:
         check_id("exec", new.exec_id)
         prepared = self._store.prepared_exec(namespace, new.container_id, new.exec_id)
         name = f"{new.container_id}/{new.exec_id}"
-        async with container.lock:
+        async with self._holding(container):
             container.init.require("exec in it", ProcessState.RUNNING)
             if new.exec_id in (container.execs or {}):
                 raise AlreadyExists(f"container {name}: an exec of this id exists")
@@ -150,7 +150,7 @@ class TaskService:
                 del self._starts[key]
 
     async def _start(self, container: Container, process: Process, hold_stdin: bool) -> int:
-        async with container.lock:
+        async with self._holding(container, process):
             process.require("start", ProcessState.CREATED)
             sandbox = self._registry.sandbox(container.namespace, container.sandbox_id)
             sandbox.require("start a container in it", SandboxState.READY)
@@ -198,8 +198,7 @@ class TaskService:
     async def delete(self, namespace: str, task_id: str, exec_id: str) -> TaskInfo:
         """Delete a process that does not run; with the init process, the container and its execs."""
         container, process = self._registry.process(namespace, task_id, exec_id)
-        async with container.lock:
-            self._registry.process(namespace, task_id, exec_id)  # or it was deleted while we waited
+        async with self._holding(container, process):
             process.require("delete", ProcessState.CREATED, ProcessState.STOPPED)
             if exec_id:
                 self._execs.remove(container, process)
@@ -251,7 +250,7 @@ class TaskService:
     async def pause(self, namespace: str, task_id: str) -> None:
         """Freeze every process of a running container."""
         container = self._registry.container(namespace, task_id)
-        async with container.lock:
+        async with self._holding(container):
             container.init.require("pause", ProcessState.RUNNING)
             with _about(task_id):
                 cgroup = self._containers.own_cgroup(container)
@@ -269,7 +268,7 @@ class TaskService:
     async def resume(self, namespace: str, task_id: str) -> None:
         """Thaw a paused container."""
         container = self._registry.container(namespace, task_id)
-        async with container.lock:
+        async with self._holding(container):
             container.init.require("resume", ProcessState.PAUSED)
             with _about(task_id):
                 cgroup = self._containers.own_cgroup(container)
@@ -283,7 +282,7 @@ class TaskService:
     async def update(self, namespace: str, task_id: str, resources: bytes) -> None:
         """Change the limits of a container that has not ended."""
         container = self._registry.container(namespace, task_id)
-        async with container.lock:
+        async with self._holding(container):
             container.init.require("update", ProcessState.CREATED, ProcessState.RUNNING, ProcessState.PAUSED)
             with _about(task_id):
                 asked = Resources.parse(oci.json_object(resources, "resources"))
@@ -302,6 +301,13 @@ class TaskService:
                     "enforced",
                     process.name,
                 )
+
+    @asynccontextmanager
+    async def _holding(self, container: Container, process: Process | None = None) -> AsyncIterator[None]:
+        """Hold a container's lock. Raises ``NotFound`` where it, or this process of it, was deleted before."""
+        async with container.lock:
+            self._registry.still_there(container, process)
+            yield
 
     def _set_state(self, container: Container, state: ProcessState) -> None:
         alive = container.alive()
