@@ -28,14 +28,42 @@ _MAX_ENTRIES = 1 << 20
 _MAX_NAME = 4096  # PATH_MAX
 _NO_ID = 0xFFFFFFFF  # chown(2)
 _MAX_LAYERS = 512  # overlayfs mounts no more (fs/overlayfs/params.c)
+_MAX_BLOBS = 1 << 16  # files of the archive itself
+_MAX_HEADER = 1 << 20  # bytes of a name or of settings that precede an entry (pax)
 _MAX_DEPTH = 8  # of indexes in indexes
 _MAX_LINKS = 40  # as in the kernel (path_resolution(7))
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"  # OCI image-spec, layer.md
+_GNU_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_MAX_SIZE = 1 << 53
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 class ArchiveUnfit(Exception):
     """The archive cannot be used; the text says what in it and why."""
+
+
+class _Entry(tarfile.TarInfo):
+    """An entry whose numbers are possible: by a negative size tarfile goes back and reads for ever (CVE-2025-8194)."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Entry:
+        """One header. Raises ``TarError``."""
+        entry = super().frombuf(buf, encoding, errors)
+        if entry.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *_GNU_NAMES):
+            entry._check(_MAX_HEADER)  # read into memory
+        entry._check(_MAX_SIZE)
+        return entry
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Entry:
+        """The next entry, as all headers before it change it. Raises ``TarError``."""
+        entry = super().fromtarfile(archive)
+        entry._check(_MAX_SIZE)
+        return entry
+
+    def _check(self, most: int) -> None:
+        if not 0 <= self.size <= most:
+            raise tarfile.ReadError(f"an entry of {self.size} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +97,7 @@ def programs(path: Path) -> Iterator[Program]:
 def reading(path: Path) -> Iterator[tarfile.TarFile]:
     """An archive to read from. What is wrong with it in here is ``ArchiveUnfit``; raises ``OSError``, too."""
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=_Entry) as archive:
             yield archive
     except (
         tarfile.TarError,
@@ -88,7 +116,11 @@ def reading(path: Path) -> Iterator[tarfile.TarFile]:
 
 def images(archive: tarfile.TarFile) -> Iterator[Image]:
     """The images in it. Raises ``ArchiveUnfit``."""
-    names = set(archive.getnames())
+    names = set()
+    for entry in archive:
+        names.add(entry.name)
+        if len(names) > _MAX_BLOBS:
+            raise ArchiveUnfit(f"it has more than {_MAX_BLOBS} files")
     if "index.json" in names:
         yield from _indexed(archive, names, _document(archive, "index.json"), _MAX_DEPTH)
     elif "manifest.json" in names:  # docker before 25
@@ -194,7 +226,7 @@ class Tree:
                 "its layers are compressed with zstd, which is not read here: save it with gzip or plain"
             )
         file.seek(0)
-        return tarfile.open(fileobj=file)
+        return tarfile.open(fileobj=file, tarinfo=_Entry)
 
     def _add(self, layer: str, tar: tarfile.TarFile) -> None:
         added: dict[str, tuple[str, tarfile.TarInfo]] = {}

@@ -268,3 +268,52 @@ def with_header(**members: Any) -> bytes:
 def test_a_header_that_cannot_be_is_told(image: Path, members: dict[str, Any], why: str) -> None:
     with pytest.raises(ArchiveUnfit, match=why):
         found(oci(image, [with_header(**members)], Entrypoint=["/app.wasm"]))
+
+
+def header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
+    """A tar header with a size as it stands there (ustar, 12 bytes)."""
+    made = bytearray(tarfile.TarInfo(name.decode()).tobuf())
+    made[124:136], made[156:157] = size, kind
+    made[148:156] = b" " * 8
+    made[148:156] = b"%06o\0 " % sum(made)
+    return bytes(made)
+
+
+def settings(record: bytes) -> bytes:
+    """A pax header with one record."""
+    body = b"%d %s\n" % (len(record) + 4, record)
+    assert len(body) == len(record) + 4
+    return header(b"pax", b"%011o\0" % len(body), b"x") + body.ljust(512, b"\0")
+
+
+NOTHING = header(b"empty", b"%011o\0" % 0)
+BACK = (-1024 % (1 << 96)).to_bytes(12, "big")
+"""A negative size (GNU's base 256)."""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        NOTHING + header(b"index.json", BACK),
+        NOTHING * 4 + settings(b"size=-2048") + NOTHING,
+        settings(b"size=" + b"9" * 80) + NOTHING,
+        header(b"pax", b"%011o\0" % (1 << 30), b"x"),
+        header(b"long", b"%011o\0" % (1 << 30), b"L"),
+    ],
+    ids=["negative", "negative by pax", "enormous", "long settings", "a long name"],
+)
+def test_impossible_sizes_are_refused_and_never_read_for_ever(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "image.tar"
+    path.write_bytes(data + bytes(1024))
+    with pytest.raises(ArchiveUnfit, match="not an image archive"):
+        list(programs(path))
+    path = oci(tmp_path / "layered.tar", [data + bytes(1024)], Entrypoint=["/app.wasm"])
+    with pytest.raises(ArchiveUnfit, match="not an image archive"):
+        list(programs(path))
+
+
+def test_an_archive_of_countless_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.images.archive._MAX_BLOBS", 10)
+    files = {f"{number}": b"" for number in range(11)}
+    with pytest.raises(ArchiveUnfit, match="more than 10 files"):
+        list(programs(archive(tmp_path / "image.tar", files)))
