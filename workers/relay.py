@@ -70,6 +70,9 @@ class Relay(Helper):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = max(limit - SPARE, limit // 2)
         """Pumps' and connections' descriptors."""
+        self._most_forwards = limit // 8
+        """Forwards, of which each client has two with two descriptors each: guests' inputs have room beside them."""
+        self._forwards = 0
         self._full = False  # with pumps alone
         self._said_full = False
 
@@ -161,6 +164,9 @@ class Relay(Helper):
                 self._connect(client, path)
 
     def _accept_client(self, listener: int) -> None:
+        if self._forwards >= self._most_forwards:  # until one hangs up, clients wait in the queue
+            self._poll.modify(listener, 0)
+            return
         sock = _socket.socket(fileno=listener)
         try:
             client, _ = sock._accept()  # type: ignore[attr-defined]
@@ -235,7 +241,9 @@ class Relay(Helper):
     def _add(self, pump: Pump) -> None:
         while self._kept and len(self._pumps) + len(self._kept) >= self._most:
             self._drop_connection(next(iter(self._kept)))
-        if pump.kind != CONNECTION:
+        if pump.kind == CONNECTION:
+            self._forwards += 1
+        else:
             (self._terminals if pump.kind == TERMINAL_OUTPUT else self._inputs)[pump.instance] = pump
         self._pumps[pump.source] = self._pumps[pump.sink] = pump
         try:
@@ -307,6 +315,10 @@ class Relay(Helper):
             del self._pumps[fd]
             posix.close(fd)
         self._said_full = False
+        if pump.kind == CONNECTION:
+            self._forwards -= 1
+            for listener in self._forwarding:
+                self._poll.modify(listener, select.EPOLLIN)
         if self._full and len(self._pumps) < self._most:
             self._tell_full(False)
 

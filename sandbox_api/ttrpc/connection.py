@@ -37,6 +37,9 @@ MAX_IN_FLIGHT = 1024
 MAX_WAITS = 65_536
 """Waits that a connection may have pending: they cost memory alone, and a node's client may share one for all."""
 
+MAX_UNREAD = 1 << 20
+"""Bytes of answers that a client has not read yet; with more, no request of its is read."""
+
 _NAMESPACE_KEY = "containerd-namespace-ttrpc"
 
 
@@ -239,6 +242,8 @@ class Connection:
             return
         if self._out is not None:
             self._out += data
+            if len(self._out) > MAX_UNREAD:
+                self._shared.loop.remove_reader(self._sock.fileno())
             return
         try:
             sent = self._sock.send(data)
@@ -266,6 +271,8 @@ class Connection:
             self._shared.loop.remove_writer(self._sock.fileno())
             if self._closing:
                 self._lost()
+            else:
+                self._shared.loop.add_reader(self._sock.fileno(), self._readable)
 
     def _lost(self) -> None:
         """Close. Reads are cancelled; changes finish."""

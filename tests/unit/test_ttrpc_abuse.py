@@ -13,7 +13,7 @@ from sandbox_api.errors import ResourceExhausted
 from sandbox_api.proto import ttrpc_pb2 as pb
 from sandbox_api.ttrpc import frames
 from sandbox_api.ttrpc.client import Client
-from sandbox_api.ttrpc.connection import MAX_IN_FLIGHT
+from sandbox_api.ttrpc.connection import MAX_IN_FLIGHT, MAX_UNREAD
 
 from .ttrpc import SERVICE, Methods, Raw, run
 
@@ -52,6 +52,31 @@ def test_more_than_enough_in_flight_is_refused_until_one_is_answered() -> None:
         assert await client.answer() == (15, pb.Response(payload=b"7"))
         client.send(2 * MAX_IN_FLIGHT + 3, "Echo", b"x")
         assert (await client.answer())[1].payload == b"default/x"
+        client.writer.close()
+
+    run(test)
+
+
+def test_a_client_that_reads_no_answers_is_not_read_either() -> None:
+    async def test(methods: Methods, path: str) -> None:
+        client = await Raw.connect(path)
+        payload = bytes(64 << 10)
+        sent, most = 0, 2 * MAX_UNREAD // len(payload) + 256  # socket buffers on both sides come on top
+        while sent < 4 * most:
+            client.send(2 * sent + 1, "Echo", payload)
+            sent += 1
+            try:
+                await asyncio.wait_for(client.writer.drain(), 1)
+            except TimeoutError:
+                break
+        assert sent < most
+        other = await Raw.connect(path)
+        other.send(1, "Echo", b"x")
+        assert (await other.answer())[1].payload == b"default/x"
+        assert sorted([(await client.answer())[0] for _ in range(sent)]) == [2 * at + 1 for at in range(sent)]
+        client.send(2 * sent + 1, "Echo", b"again")
+        assert (await client.answer())[1].payload == b"default/again"
+        other.writer.close()
         client.writer.close()
 
     run(test)

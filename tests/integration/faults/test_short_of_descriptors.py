@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ import psutil
 import pytest
 
 from sandbox_api.errors import ResourceExhausted
+from sandbox_api.proto import controller_pb2
 
+from ...harness.api import Api
 from ...harness.container import Collected, Pod
 from ...harness.daemon import Daemon
 from ...harness.helpers import forkserver, relay, started_in_time, zygote
@@ -157,3 +160,27 @@ def test_the_relay_dies_and_connections_outlive_the_supervisor_even_so(daemon: D
     assert waiter.result().exit_status == 143  # on the connection from before both deaths
     assert "the relay died" in daemon.log_text()
     pod.shutdown()
+
+
+def test_grpc_clients_leave_the_relay_room_for_inputs() -> None:
+    """Those that it does not let in wait in the queue, until others hang up."""
+    few = Daemon()
+    few.prefix = ["prlimit", "--nofile=1024:1024"]
+    with few as daemon:
+        pod = Pod(daemon)
+        clients = []
+        for _ in range(80):
+            clients.append(socket.socket(socket.AF_UNIX))
+            clients[-1].connect(str(daemon.listen))
+            clients[-1].send(b"PRI * HTTP/2.0\r\n")  # the beginning of a beginning
+        container = pod.with_wasm("cat").fifos("stdin").build().start()
+        (container.bundle / "stdin").write_text("fed")
+        assert container.wait() == 0
+        assert relay(daemon).num_fds() < 512
+        late = Api(daemon.listen)
+        for client in clients:
+            client.close()
+        assert late.call("Platform", controller_pb2.ControllerPlatformRequest(sandbox_id=pod.id)).platform.os
+        late.close()
+        pod.shutdown()
+        pod.close()
