@@ -18,6 +18,7 @@ from ..harness.compiled import Node, until
 from ..harness.container import Container
 from ..harness.guests import guest
 from ..harness.helpers import forkserver
+from .test_metrics import scrape
 
 
 def imaged(container: Container) -> bool:
@@ -31,7 +32,7 @@ def image_of(container: Container) -> str:
     return next(line.split()[4] for line in maps if "/memfd:image" in line)
 
 
-def started_from_image(node: Node, name: str, **limits: int) -> Container:
+def started_from_image(node: Node, name: str, *, cgroup: str = "", **limits: int) -> Container:
     """A container of a guest's, the first to come from an image."""
     found: list[Container] = []
 
@@ -39,6 +40,8 @@ def started_from_image(node: Node, name: str, **limits: int) -> Container:
         builder = node.pod.with_wasm(guest(name).read_bytes())
         if limits:
             builder = builder.linux(resources={"memory": limits})
+        if cgroup:
+            builder = builder.linux(cgroupsPath=cgroup)
         found.append(builder.build().start())
         if imaged(found[-1]):
             return True
@@ -143,6 +146,17 @@ def test_images_are_told_of(auto: Node) -> None:
     assert row["starts"] >= 1
     assert f"module {digest[:12]} starts from an image: " in auto.daemon.log_text()
     assert '"O2+image"' in Cli(auto.daemon).out("inspect", container.id)
+
+
+def test_metrics_count_images_and_starts_from_them(start: Callable[..., Node], tmp_path: Path) -> None:
+    node = start("--metrics", f"unix:{tmp_path}/metrics")
+    started_from_image(node, "sleep")
+    said = scrape(tmp_path / "metrics")
+    row = node_row(node)
+    assert said["wasm_sandboxer_module_images", ()] == 1
+    assert said["wasm_sandboxer_module_image_bytes", ()] == row["memory"]
+    assert said["wasm_sandboxer_module_image_starts_total", ()] == row["starts"] >= 1
+    assert said["wasm_sandboxer_module_image_events_total", (("kind", "made"),)] == 1
 
 
 def test_a_new_supervisor_knows_the_images_and_uses_them(start: Callable[..., Node]) -> None:
