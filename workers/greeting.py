@@ -117,8 +117,10 @@ class Hello:
         """The message in a HELLO frame's body. Raises ``ProtocolError``."""
         fields = unpack_tagged(body)
         filters = Filters(*(fields.get(tag, b"") for tag in _FILTERS))
-        (memory,) = unpack_numbers(fields.get(_IMAGE_MEMORY, pack_numbers(0)))
-        return cls(Versions.decode(fields.get(VERSIONS, b"")), filters, memory)
+        memory = unpack_numbers(fields.get(_IMAGE_MEMORY, pack_numbers(0)))
+        if len(memory) != 1:
+            raise ProtocolError(f"the memory of images is one number, not {len(memory)}")
+        return cls(Versions.decode(fields.get(VERSIONS, b"")), filters, memory[0])
 
 
 class Welcome:

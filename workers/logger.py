@@ -102,13 +102,19 @@ class Logger(Helper):
         reader.answer(LOGGING, pack_numbers(instance, error))
 
     def _begin(self, log: ContainerLog, frame: Frame) -> None:
+        try:
+            for name, fd in zip(_STREAMS, frame.fds[:2], strict=True):
+                posix.set_blocking(fd, False)
+                self._poll.register(fd, select.EPOLLIN)
+                stream = self._streams[fd] = Stream(name, fd, log)
+                log.streams.append(stream)
+        except OSError:
+            for stream in log.streams:
+                self._poll.unregister(stream.fd)
+                del self._streams[stream.fd]
+            log.sink.close()
+            raise
         self._logs[log.instance] = log
-        for name, fd in zip(_STREAMS, frame.fds[:2], strict=True):
-            posix.set_blocking(fd, False)
-            stream = Stream(name, fd, log)
-            log.streams.append(stream)
-            self._streams[fd] = stream
-            self._poll.register(fd, select.EPOLLIN)
         frame.fds = frame.fds[2:]
 
     def _end(self, reader: Reader, frame: Frame) -> None:

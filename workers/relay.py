@@ -156,6 +156,8 @@ class Relay(Helper):
         if number in self._held:  # where we are out of descriptors, it is the one that an earlier supervisor sent
             listener = self._held[number]
             self._stop_accepting(listener)
+            if not _listens(listener):
+                raise ProtocolError("what is to be forwarded is no listening socket")
             posix.set_blocking(listener, False)
             self._forwarding[listener] = path
             self._poll.register(listener, select.EPOLLIN)
@@ -321,6 +323,15 @@ class Relay(Helper):
                 self._poll.modify(listener, select.EPOLLIN)
         if self._full and len(self._pumps) < self._most:
             self._tell_full(False)
+
+
+def _listens(fd: int) -> bool:
+    """Whether it is a listening socket (socket(7)). Raises ``OSError`` where it is no socket."""
+    sock = _socket.socket(fileno=fd)
+    try:
+        return bool(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN))
+    finally:
+        sock.detach()
 
 
 _HANDLERS: Handlers = {

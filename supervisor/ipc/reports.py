@@ -13,6 +13,10 @@ START_SECTION_SECONDS = 0.5
 """Seconds that a start waits for a module that is loaded: beyond, its start section runs, and it counts as running."""
 
 
+MAX_REPORT = 64 << 10
+"""Bytes of a report."""
+
+
 class ModuleRefused(InvalidArgument):
     """A worker refuses the module; the text says why, and does not name it."""
 
@@ -28,7 +32,8 @@ class ModuleRefused(InvalidArgument):
 async def read(pipe: int) -> tuple[bytes, bool]:
     """Read a worker's report up to its end; once its module is loaded, for ``START_SECTION_SECONDS`` at most.
 
-    Answers with it, and whether it has come to its end.
+    Answers with it, and whether it has come to its end. What a stranger's module has taken over may write without end:
+    beyond ``MAX_REPORT`` it counts as whole.
     """
     loop = asyncio.get_running_loop()
     os.set_blocking(pipe, False)
@@ -48,9 +53,9 @@ async def read(pipe: int) -> tuple[bytes, bool]:
                     finally:
                         loop.remove_reader(pipe)
                     continue
-                if not part:
-                    return report, True
                 report += part
+                if not part or len(report) >= MAX_REPORT:
+                    return report[:MAX_REPORT], True
     except TimeoutError:
         return report, False
 

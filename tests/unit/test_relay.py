@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import struct
 import subprocess
 import threading
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.protocol import pack_numbers, send
-from workers.relay_protocol import CLOSE, END, INPUT, PUMP, RESIZE
+from workers.protocol import pack, pack_numbers, send
+from workers.relay_protocol import CLOSE, END, FORWARD, INPUT, PUMP, RESIZE
 
 from .leaks import nothing_left_open
 from .relaying import SECONDS, Guest, Relay, is_quiet, read, read_all, reader_is_gone, write_until_full
@@ -244,3 +245,22 @@ def test_a_pump_of_no_kind(relay: Relay) -> None:
         assert other.recv(1) == b""
         os.close(sink)
     assert relay.passes_a_byte()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_what_does_not_listen_is_not_forwarded(relay: Relay, kind: str) -> None:
+    """It ended the relay, with all that it held, as soon as something came there."""
+    guest = Guest(relay, 1)
+    assert relay.passes_a_byte()
+    ends = [end.detach() for end in socket.socketpair()] if kind == "socket" else list(os.pipe())
+    os.close(ends.pop())  # what is left is readable: it is at its end
+    with relay.connect() as other:
+        send(other, FORWARD, pack([pack_numbers(2), b"/nowhere"]), ends)
+        assert other.recv(1) == b""  # who sends that is dropped
+    os.close(ends[0])
+    assert relay.process.poll() is None
+    client = guest.client()
+    os.write(client, b"on")
+    assert read(guest.stdin, 2) == b"on"
+    os.close(client)
+    guest.close()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
+
 import pytest
 
 from sandbox_api.errors import Internal
@@ -14,3 +18,30 @@ def test_a_refusal_without_a_reason_says_so(verdict: bytes, kind: type[Exception
     assert isinstance(error, kind)
     assert str(error) == "the worker gave no reason"
     assert str(reports.refusal(verdict + b"why\xff", 256, False)) == "why\ufffd"
+
+
+@pytest.mark.parametrize("begin", [b"\1\0\0\0", b"\1\0\0\0L"])
+def test_a_report_without_end_ends(begin: bytes) -> None:
+    """It was read on for as long as the worker wrote, before everybody else's calls, into the daemon's memory."""
+    pipe, theirs = os.pipe()
+    gone = threading.Event()
+
+    def write() -> None:
+        try:
+            os.write(theirs, begin)
+            while True:
+                os.write(theirs, bytes(1 << 16))
+        except OSError:
+            gone.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        report, whole = asyncio.run(asyncio.wait_for(reports.read(pipe), 20))
+    finally:
+        os.close(pipe)
+        writer.join(20)
+        os.close(theirs)
+    assert (len(report), whole) == (reports.MAX_REPORT, True)
+    assert report.startswith(begin)
+    assert gone.is_set()
