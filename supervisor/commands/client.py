@@ -12,6 +12,8 @@ from urllib.parse import quote, urlencode
 
 import click
 
+from ..host.logs import one_line
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -171,7 +173,8 @@ class CallFailed(click.ClickException):
     """A call that the daemon refused; ``code`` is gRPC's number."""
 
     def __init__(self, message: str | None, code: int) -> None:
-        super().__init__(message or f"the call failed with code {code}")
+        # its names are a client's, and may have escape sequences in them
+        super().__init__("\n".join(map(one_line, (message or f"the call failed with code {code}").split("\n"))))
         self.code = code
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from ..host.logs import one_line
+
 Row = dict[str, Any]
 
 STATE_COLOURS = {"running": "green", "ready": "green", "paused": "yellow", "stopped": "bright_black"}
@@ -46,7 +48,7 @@ def show(rows: Iterable[Row], columns: Sequence[Column], form: str) -> None:
         for row in rows:
             click.echo(json.dumps(row))
         return
-    cells = [[column.cell(row) for column in columns] for row in rows]
+    cells = made(rows, columns)
     if sys.stdout.isatty():
         from rich.console import Console
 
@@ -55,6 +57,11 @@ def show(rows: Iterable[Row], columns: Sequence[Column], form: str) -> None:
         return
     for line in plain(columns, cells):
         click.echo(line)
+
+
+def made(rows: Iterable[Row], columns: Sequence[Column]) -> list[list[str]]:
+    """The cells of all rows. What containers are called may hold anything, so that it is escaped for a terminal."""
+    return [[one_line(column.cell(row)) for column in columns] for row in rows]
 
 
 def drawn(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from .client import Node, Row
-from .tables import Column, age, drawn, short
+from .tables import Column, age, drawn, made, short
 from .watching import Meter, memory, percent
 
 _COLUMNS = (
@@ -61,7 +61,7 @@ def top(context: click.Context, sort: str, interval: float) -> None:
         from .tables import plain
 
         time.sleep(min(interval, 1.0))
-        for line in plain(_COLUMNS, [[column.cell(row) for column in _COLUMNS] for row in watch.look(_NAMES[sort])]):
+        for line in plain(_COLUMNS, made(watch.look(_NAMES[sort]), _COLUMNS)):
             click.echo(line)
         return
     try:
@@ -114,7 +114,7 @@ def _screen(rows: list[Row], sort: str, size: Any) -> Any:
     head = Text(f"{len(rows)} running, by {_SORTS[sort][0]}   ", style="bold", no_wrap=True, overflow="ellipsis")
     head.append("c m a r n p t: sort, q: quit", style="dim")
     shown = rows[: max(1, size.height - 3)]
-    return Group(head, drawn(_COLUMNS, [[column.cell(row) for column in _COLUMNS] for row in shown], size.width))
+    return Group(head, drawn(_COLUMNS, made(shown, _COLUMNS), size.width))
 
 
 @contextmanager

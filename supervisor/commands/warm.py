@@ -22,6 +22,7 @@ from ..aot.options import aot_options, wanted
 from ..aot.policy import Aot
 from ..aot.terms import EngineLibrary, EngineMode, Level, Settings
 from ..host import interpreters
+from ..host.logs import one_line
 from ..images.archive import ArchiveUnfit, programs
 from .doctor import engine_version
 
@@ -75,7 +76,7 @@ def warm(files: tuple[Path, ...], aot: Settings, engine: str) -> None:
     except CacheUnusable as error:
         raise click.ClickException(str(error)) from None
     for text in unread:
-        click.echo(text, err=True)
+        click.echo(one_line(text), err=True)
     if unread or not fine:
         sys.exit(1)
 
@@ -113,7 +114,7 @@ async def _compile(
         except (OSError, ValueError) as error:
             fine, told = False, str(error)
         done()
-        line(f"{module.name}: {told}")
+        line(one_line(f"{module.name}: {told}"))
         return fine
 
     try:

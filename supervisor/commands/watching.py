@@ -10,6 +10,7 @@ from datetime import datetime
 
 import click
 
+from ..host.logs import one_line
 from .client import Node, Row
 from .completion import CONTAINER
 from .tables import Column, format_option, show, size
@@ -118,4 +119,4 @@ def _line(row: Row) -> str:
         and value not in ("", row["container_id"])
     }
     rest = "".join(f" {name}={value}" for name, value in said.items())
-    return f"{at} {row['topic'].removeprefix('/tasks/')} {row['namespace']}/{row['container_id']}{rest}"
+    return one_line(f"{at} {row['topic'].removeprefix('/tasks/')} {row['namespace']}/{row['container_id']}{rest}")

@@ -13,7 +13,23 @@ from datetime import UTC, datetime
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 
 
-class JournalFormatter(logging.Formatter):
+def one_line(text: str) -> str:
+    """The text with escapes in place of line ends and control characters: a client's names may have any."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+class TextFormatter(logging.Formatter):
+    """A record's message is one line, and so no client's name can pass for another record."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line, without a trace."""
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
+class JournalFormatter(TextFormatter):
     """Each line begins with its priority (sd-daemon(3)); the journal has its own clock."""
 
     def __init__(self) -> None:
@@ -115,5 +131,5 @@ def _handler(form: str) -> logging.Handler:
         except OSError:  # its stream takes lines with priorities as well
             handler.setFormatter(JournalFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.host.logs import JournalHandler, JsonFormatter
+from supervisor.host.logs import JournalFormatter, JournalHandler, JsonFormatter, TextFormatter
 
 
 def record(text: str, *args: object, level: int = logging.WARNING, failed: bool = False) -> logging.LogRecord:
@@ -32,6 +32,14 @@ def test_json_is_an_object_a_line() -> None:
     assert (members["level"], members["logger"]) == ("warning", "supervisor.daemon")
     assert members["time"].endswith("Z")
     assert "ValueError: the reason" in json.loads(JsonFormatter().format(record("x", failed=True)))["trace"]
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter("%(levelname)s %(message)s"), JournalFormatter()])
+def test_no_name_passes_for_a_record_or_reaches_a_terminal(formatter: logging.Formatter) -> None:
+    line = formatter.format(record("module %s: missing", "/a\nERROR forged\x1b[2J\x9b\u2028é.wasm"))
+    assert line.endswith(r"module /a\nERROR forged\x1b[2J\x9b\u2028é.wasm: missing")
+    assert len(line.splitlines()) == 1
+    assert "\nValueError: the reason" in formatter.format(record("failed", failed=True)).replace("<4>", "")
 
 
 def fields(data: bytes) -> dict[str, str]:

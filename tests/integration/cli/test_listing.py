@@ -121,6 +121,20 @@ def test_closed_streams_are_not_taken_for_files_of_ours(cli: Cli) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_what_containers_are_called_is_not_for_the_terminal_to_obey(cli: Cli, pod: Pod) -> None:
+    builder = pod.with_wasm("sleep").args("1000", "\x1b]0;title\x07", "\x9b2J")
+    builder.config["annotations"]["io.kubernetes.cri.container-name"] = "a\nb\x1b[2J"
+    container = builder.build().start()
+    for command in ("ps", "top", "stats"):
+        assert not {"\x1b", "\x07", "\x9b"}.intersection(cli.out(command))
+    line = next(line for line in cli.out("ps").splitlines() if line.startswith(container.id + " "))
+    assert r"a\nb\x1b[2J" in line
+    with cli.in_terminal("ps") as terminal:
+        assert terminal.wait() == 0
+        assert "\x1b[2J" not in terminal.text
+        assert "\x1b]0;" not in terminal.text
+
+
 def test_engines_are_told_by_what_they_write(cli: Cli, pod: Pod) -> None:
     containerd, isulad = pod.with_wasm("sleep"), pod.with_wasm("sleep")
     containerd.config["annotations"] |= {
