@@ -50,6 +50,8 @@ class EngineChoice:
         self._mode = mode
         self._without = _NEVER
         """Why Wasmtime runs nothing, where it is not active."""
+        self._made_again: OrderedDict[str, None] = OrderedDict()
+        """Digests of modules whose product of Wasmtime did not load."""
         self._told: OrderedDict[str, str] = OrderedDict()
         """Why modules run interpreted, by digest, as it was logged."""
 
@@ -162,7 +164,12 @@ class EngineChoice:
     async def again(self, module: int, product: Product, why: str) -> Product:
         """Wasmtime's product, made again: this one does not load, being another build's. Raises as ``best``."""
         self._wasmtime.discard(product, why)
+        remember(self._made_again, product.digest, None)
         return await self._by_wasmtime(module)
+
+    def made_again(self, product: Product) -> bool:
+        """Whether that was done already for this module: no container has it done again and again."""
+        return product.digest in self._made_again
 
     async def close(self) -> None:
         """End what compiles."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from workers.start_request import MODULE, WASMEDGE, WASMTIME, StartRequest
 
@@ -13,6 +15,10 @@ from ..ipc.forkserver import ForkserverClient
 from ..ipc.reports import ModuleRefused
 from ..model.process import Process
 from ..oci import wasi
+
+log = logging.getLogger(__name__)
+
+_OWN = "under its own seccomp profile or resource limits"
 
 IMAGED = "+image"
 """Behind the tier of a process whose module was mapped from an image of it loaded."""
@@ -30,8 +36,13 @@ class Launch:
         request: StartRequest,
         context: wasi.WasiContext,
         asked: EngineMode,
+        restricted: bool = False,
     ) -> None:
-        """Prepare to send this request, whose module and folders ``context`` owns, to the engine ``asked`` for."""
+        """Prepare to send this request, whose module and folders ``context`` owns, to the engine ``asked`` for.
+
+        ``restricted``: the container has a seccomp profile or resource limits of its own, by which any product may fail
+        to load. Nothing is then concluded about the product, which all containers of that module share.
+        """
         self._forkserver = forkserver
         self._aot = aot
         self._counters = counters
@@ -39,6 +50,7 @@ class Launch:
         self._request = request
         self._context = context
         self._asked = asked
+        self._restricted = restricted
 
     async def run(self, choice: Choice) -> int:
         """Run what was chosen, or what may run in its place; the pid. Raises as ``ForkserverClient.start``."""
@@ -79,7 +91,11 @@ class Launch:
             except ModuleRefused as refused:
                 error = refused
             else:
-                self._aot.condemn(product, str(product_error))
+                if self._restricted:
+                    name = self._process.name
+                    log.warning("%s: interpreted: its product does not load %s: %s", name, _OWN, product_error)
+                else:
+                    self._aot.condemn(product, str(product_error))
                 return pid
         # What loads and does not link is at fault itself. Who may not read it by its access list may not run it either.
         if error.loaded or wasi.has_access_list(self._context.module):
@@ -116,6 +132,8 @@ class Launch:
     async def _run_made_again(self, product: Product, error: ModuleRefused) -> int:
         """Run a module whose product of Wasmtime did not load, compiled again; the pid."""
         assert self._aot is not None
+        if self._restricted and self._aot.made_again(product):
+            raise FailedPrecondition(f"what Wasmtime compiled it into does not load {_OWN}: {error}")
         self._context.run_guest()
         product = await self._aot.again(self._context.module, product, str(error))
         try:
@@ -123,6 +141,8 @@ class Launch:
         except ModuleRefused as refused:
             if refused.loaded:
                 raise
+            if self._restricted:
+                raise FailedPrecondition(f"what Wasmtime compiled it into does not load {_OWN}: {refused}") from None
             self._aot.condemn(product, str(refused))
             raise FailedPrecondition(
                 f"what Wasmtime compiled it into does not load: {refused}: restart the sandboxer if Wasmtime is another"

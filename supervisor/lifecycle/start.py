@@ -132,7 +132,10 @@ class Starter:
             for pump in opened.streams.pumps:
                 await self._relay.pump(process.instance, pump)
                 process.pumped = True
-            launch = Launch(self._forkserver, self._aot, self._counters, process, request, opened.context, asked)
+            restricted = bool(source.spec.seccomp or what.rlimits)
+            launch = Launch(
+                self._forkserver, self._aot, self._counters, process, request, opened.context, asked, restricted
+            )
             pid = await launch.run(choice)
             return pid
         except ModuleRefused as error:

@@ -187,3 +187,10 @@ def final_exceptions(status: int) -> bytes:
             section(10, vector(leb(len(body)) + body)),
         )
     )
+
+
+def no_code(call: str) -> dict[str, object]:
+    """A container's seccomp profile (config-linux.md) in which this call maps no machine code."""
+    executable = {"index": 2, "value": 4, "valueTwo": 4, "op": "SCMP_CMP_MASKED_EQ"}
+    rule = {"names": [call], "action": "SCMP_ACT_ERRNO", "args": [executable]}
+    return {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}

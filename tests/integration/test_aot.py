@@ -249,3 +249,16 @@ def test_the_cache_keeps_to_its_size(start: Callable[..., Node]) -> None:
         assert sum(path.stat().st_size for path in node.products()) <= 40 << 10
     assert node.product(modules.exits(11), "O2")
     assert not node.product(modules.exits(0), "O2")
+
+
+def test_what_one_container_forbids_itself_is_not_taken_for_the_products_fault(start: Callable[..., Node]) -> None:
+    """All containers of a module share its product: no profile of one's own may take it from the others."""
+    node = start("--aot", "auto", "--images", "off")
+    module = guest("sleep").read_bytes()
+    node.pod.with_wasm(module).build()
+    node.wait_compiled(module)
+    without_code = node.pod.with_wasm(module).linux(seccomp=modules.no_code("mmap")).build().start()
+    assert without_code.status() == "RUNNING"
+    assert not native(without_code, node)
+    assert native(node.pod.with_wasm(module).build().start(), node)
+    assert node.product(module, "O2")

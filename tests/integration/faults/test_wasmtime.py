@@ -20,7 +20,7 @@ from supervisor.host import interpreters
 from ...harness import modules
 from ...harness.compiled import Node
 from ...harness.components import component
-from ...harness.container import Pod
+from ...harness.container import Builder, Pod
 from ...harness.daemon import Daemon
 from ...harness.guests import guest
 
@@ -137,3 +137,15 @@ def test_a_library_that_does_not_load_is_no_engine(having: Making) -> None:
     assert "_libwasmtime.so does not load" in daemon.log_text()
     assert len([name for name, _, _ in daemon.named() if name == "zygote-root"]) == 1
     pod.close()
+
+
+def test_a_container_that_forbids_itself_machine_code_takes_it_from_nobody(wasmtime: Node) -> None:
+    def with_profile() -> Builder:
+        return wasmtime.pod.with_wasm("sleep").linux(seccomp=modules.no_code("mprotect"))
+
+    assert wasmtime.pod.with_wasm("sleep").build().start().status() == "RUNNING"
+    for _ in range(3):
+        with pytest.raises(FailedPrecondition, match="under its own seccomp profile or resource limits"):
+            with_profile().build().start()
+        assert wasmtime.pod.with_wasm("sleep").build().start().status() == "RUNNING"
+    assert wasmtime.compiled("O2") == 2  # made again once
