@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 _FIRST_PORT = "net.ipv4.ip_unprivileged_port_start"
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
 _MOST = 256
+_OF_THE_HOST = frozenset({"net/netfilter/nf_hooks_lwtunnel"})
+"""Settings that every network namespace shows and that are the whole machine's."""
 
 
 def check(sysctls: Mapping[str, str], netns: str) -> dict[str, str]:
@@ -31,6 +33,8 @@ def check(sysctls: Mapping[str, str], netns: str) -> dict[str, str]:
             raise InvalidArgument(
                 f"sysctl {name[:200]}: not supported: a pod of WASM instances has its own for net.* only"
             )
+        if path in _OF_THE_HOST:
+            raise InvalidArgument(f"sysctl {name}: it is the whole machine's, and no pod's")
         if not all(_PART.fullmatch(part) for part in path.split("/")):
             raise InvalidArgument(f"sysctl {name[:200]!r} is no name of a setting")
         if not netns:

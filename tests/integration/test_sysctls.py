@@ -62,6 +62,7 @@ def test_the_pods_sysctls_are_set_in_its_namespace_alone(daemon: Daemon, netns: 
     [
         (asked(kernel__shm_rmid_forced="1"), "sysctl kernel.shm_rmid_forced: not supported"),
         (asked(net__ipv4__no_such_thing="1"), "sysctl net.ipv4.no_such_thing: .* no such setting"),
+        (asked(net__netfilter__nf_hooks_lwtunnel="1"), "the whole machine's"),
         (asked(net__core__somaxconn="many"), "sysctl net.core.somaxconn: the kernel does not take 'many'"),
         (PodSandboxConfig(linux={"sysctls": {"net/../kernel/hostname": "x"}}), "no name of a setting"),
         (
