@@ -20,6 +20,7 @@ _FILTERS = {
     7: "names",
     9: "threaded_without_network",
     10: "threaded_with_network",
+    11: "threaded_no_new_code",
 }
 """Tags in a HELLO to the forkserver."""
 _IMAGE_MEMORY = 8
@@ -77,6 +78,7 @@ class Filters:
         names: bytes = b"",
         threaded_without_network: bytes = b"",
         threaded_with_network: bytes = b"",
+        threaded_no_new_code: bytes = b"",
     ) -> None:
         self.interpreted_without_network = interpreted_without_network
         """An interpreted guest maps no machine code at all."""
@@ -91,6 +93,7 @@ class Filters:
         self.threaded_without_network = threaded_without_network
         """As of a compiled guest, for engines that make threads."""
         self.threaded_with_network = threaded_with_network
+        self.threaded_no_new_code = threaded_no_new_code
 
 
 class Hello:

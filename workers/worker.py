@@ -83,7 +83,7 @@ def build(
         guest = engine.load(calls, engines.Module(begin, length), request, preopens)
         calls.libc("munmap", At(begin), At(length))
     empty_root.leave_proc(calls, WALLS)
-    walls.forbid_new_code(calls, request, pid, WALLS)
+    walls.forbid_new_code(calls, request, engine.threads, pid, WALLS)
     for fd in (module, *preopens, *((resolver,) if resolver >= 0 else ())):  # the engine has opened its own
         calls.libc("close", fd)
     _say_loaded(calls, report)
@@ -125,7 +125,7 @@ def build_template(
         engine.instantiate(calls, guest, request)
         engine.lend_context(calls, request, preopens)
     empty_root.leave_proc(calls, WALLS)
-    walls.forbid_new_code(calls, request, pid, WALLS)
+    walls.forbid_new_code(calls, request, engine.threads, pid, WALLS)
     for fd in (module, *preopens):
         calls.libc("close", fd)
     if request.initialize:

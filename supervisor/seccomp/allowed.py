@@ -33,7 +33,7 @@ _WAITING_KIN = """
     epoll_pwait epoll_pwait2 ppoll nanosleep clock_nanosleep restart_syscall gettimeofday time getrandom
 """  # restart_syscall is the kernel's, after a pause; clocks are calls without a vDSO; getrandom without RDRAND
 
-_MEMORY_SEEN = "brk munmap futex"  # malloc and linear memory (mmap and mprotect are below); C++ one-time set-up
+_MEMORY_SEEN = "brk munmap"  # malloc and linear memory (mmap and mprotect are below)
 _MEMORY_KIN = "mremap madvise"
 
 # The end; abort() and proc_raise; how full a stream is (poll_oneoff asks any)
@@ -71,6 +71,9 @@ _BY_ARGUMENT = {
     # Never F_SETOWN, by which SIGIO reaches other processes.
     "fcntl": (1, (_F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC)),
 }
+# WAIT, WAKE, REQUEUE, WAIT_BITSET, WAKE_BITSET (futex(2)): C++ one-time set-up, threads. Never those of priority
+# inheritance: guests have no use for these, and kernels have had faults in them.
+_FUTEX_OPERATIONS, _FUTEX_FLAGS = (0, 1, 3, 9, 10), 0x180
 _PROT_WRITE, _PROT_EXEC, _MAP_ANONYMOUS = 2, 4, 0x20
 _SECCOMP_SET_MODE_FILTER = 1
 
@@ -116,6 +119,7 @@ def worker_filters(machine: str = platform.machine()) -> Filters:
         call_names(machine),
         _worker(machine, compiled=True, network=False, threads=True),
         _worker(machine, compiled=True, network=True, threads=True),
+        _no_new_code(machine, threads=True),
     )
 
 
@@ -153,7 +157,7 @@ def log_filter(machine: str = platform.machine()) -> bytes:
 
 def allowed_calls(network: bool) -> frozenset[str]:
     """The calls that a guest may make, some only with certain arguments."""
-    names = {*_ALWAYS, *_BY_ARGUMENT, "mmap", "mprotect"}
+    names = {*_ALWAYS, *_BY_ARGUMENT, "futex", "mmap", "mprotect"}
     return frozenset(names | {*_NETWORK, "socket", "setsockopt"} if network else names)
 
 
@@ -165,6 +169,8 @@ def _worker(machine: str, compiled: bool, network: bool, threads: bool = False) 
         for name, (argument, values) in _BY_ARGUMENT.items():
             for value in values:
                 builder.rule(ALLOW, name, low(argument, value))
+        for operation in _FUTEX_OPERATIONS:
+            builder.rule(ALLOW, "futex", low(1, operation, ~_FUTEX_FLAGS & 0xFFFFFFFF))
         builder.rule(ALLOW, "mprotect", low(2, 0, _PROT_EXEC))
         builder.rule(ALLOW, "mmap", low(2, 0, _PROT_EXEC))
         if compiled:
@@ -212,10 +218,12 @@ def _allow_network(builder: FilterBuilder) -> None:
         builder.rule(ERRNO | errno.EAFNOSUPPORT, "socket", low(0, family))
 
 
-def _no_new_code(machine: str) -> bytes:
+def _no_new_code(machine: str, threads: bool = False) -> bytes:
+    # A handler in another thread would wait for the interpreter's lock, which the engine never gives back.
+    refuse = KILL_PROCESS if threads else TRAP
     with FilterBuilder(ALLOW, machine) as builder:
         for name in ("mmap", "mprotect"):
-            builder.rule(TRAP, name, low(2, _PROT_EXEC, _PROT_EXEC))
-        builder.rule(TRAP, "chdir")
-        builder.rule(TRAP, "seccomp")
+            builder.rule(refuse, name, low(2, _PROT_EXEC, _PROT_EXEC))
+        builder.rule(refuse, "chdir")
+        builder.rule(refuse, "seccomp")
         return builder.program()

@@ -54,12 +54,14 @@ def test_threads_can_be_made_and_processes_cannot(machine: str) -> None:
     assert says("clone3") == ERRNO | errno.ENOSYS
     assert says("mprotect", 0, 1, 5) == ALLOW  # while the product is loaded
     assert says("mprotect", 0, 1, 7) == says("mmap", 0, 1, 7, 0x22) == says("mmap", 0, 1, 5, 0x22) == KILL_PROCESS
-    assert verdict(filters.no_new_code, calls["mprotect"], 0, 1, 5, arch=MACHINES[machine]) == TRAP
+    for name in ("mprotect", "mmap", "chdir", "seccomp"):
+        assert verdict(filters.no_new_code, calls[name], 0, 1, 5, arch=MACHINES[machine]) == TRAP
+        assert verdict(filters.threaded_no_new_code, calls[name], 0, 1, 5, arch=MACHINES[machine]) == KILL_PROCESS
 
 
 def test_the_other_abis_of_a_machine_trap() -> None:
     filters = worker_filters("x86_64")
-    for program in (*programs(filters).values(), filters.no_new_code):
+    for program in (*programs(filters).values(), filters.no_new_code, filters.threaded_no_new_code):
         assert verdict(program, 3, arch=I386) == TRAP
     assert verdict(filters.interpreted_without_network, 0x40000000) == TRAP
     assert verdict(filters.interpreted_without_network, -1) == TRAP
@@ -81,6 +83,10 @@ def test_arguments_are_judged_by_what_the_kernel_looks_at(machine: str) -> None:
     assert says("rt_sigprocmask", 1) == ALLOW
     assert says("rt_sigprocmask", 0) == says("rt_sigprocmask", 2) == ERRNO
     assert says("tgkill", 1) == says("tgkill", -1) == TRAP
+    for operation in (0, 128, 1 | 128, 9 | 384, 10 | 128):
+        assert says("futex", 0, operation) == ALLOW
+    for operation in (6, 8 | 128, 11, 13 | 128, 0x200):
+        assert says("futex", 0, operation) == TRAP
     assert says("mmap", 0, 1, 3, 0x22) == says("mmap", 0, 1, 3, 0x02) == ALLOW
     assert says("mprotect", 0, 1, 3) == ALLOW
     assert says("socket", 2, 1) == TRAP

@@ -66,7 +66,8 @@ class Confinement:
             (True, True, False): Filter(filters.threaded_without_network),
             (True, True, True): Filter(filters.threaded_with_network),
         }
-        self._no_new_code = Filter(filters.no_new_code)
+        plain = filters.no_new_code
+        self._no_new_code = {False: Filter(plain), True: Filter(filters.threaded_no_new_code or plain)}
 
     @property
     def landlock_abi(self) -> int:
@@ -96,7 +97,7 @@ class Confinement:
             Filter(program).install(calls, pid, stage)
         self._filters[request.module_kind != WASM, threads, request.network].install(calls, pid, stage)
 
-    def forbid_new_code(self, calls: CallList, request: StartRequest, pid: Data, stage: int) -> None:
+    def forbid_new_code(self, calls: CallList, request: StartRequest, threads: bool, pid: Data, stage: int) -> None:
         """Forbid to map machine code, once the module is loaded. An interpreted guest's filter already does."""
         if request.module_kind != WASM:
-            self._no_new_code.install(calls, pid, stage)
+            self._no_new_code[threads].install(calls, pid, stage)
