@@ -15,7 +15,7 @@ from sandbox_api.errors import InvalidArgument
 from sandbox_api.interface import Stdio
 from workers import relay_protocol
 
-from ..host import errors
+from ..host import errors, linux
 
 _FLAGS = os.O_CLOEXEC | os.O_NOCTTY
 _DEV_NULL = os.makedev(1, 3)
@@ -131,6 +131,19 @@ def _ended_pipe() -> int:
     return ended
 
 
+@functools.cache
+def _null() -> int:
+    """/dev/null, on a read-only mount of its own: a guest that is root would set the times of the host's."""
+    place = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+    try:
+        mount = linux.clone_mount(place, recursive=False)
+    except OSError:  # no privilege: then guests have none either
+        return place
+    os.close(place)
+    linux.set_mount(mount, linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC)
+    return mount
+
+
 def _open_reader(where: str, hold: bool) -> int:
     # Non-blocking: the open of a FIFO for reading would wait for its writer.
     fd = _open("stdin", _path("stdin", where), os.O_RDONLY | os.O_NONBLOCK | _FLAGS)
@@ -144,7 +157,7 @@ def _open_reader(where: str, hold: bool) -> int:
 
 def _open_output(name: str, where: str) -> int:
     if not where:
-        return os.open("/dev/null", os.O_WRONLY | _FLAGS)
+        return os.open(f"/proc/self/fd/{_null()}", os.O_WRONLY | _FLAGS)
     path = _path(name, where)
     if where.startswith("file://"):
         return _open(name, path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _FLAGS)
@@ -152,9 +165,12 @@ def _open_output(name: str, where: str) -> int:
     # end, since only the guest's process holds this.
     fd = _open(name, path, os.O_RDWR | os.O_NONBLOCK | _FLAGS)
     os.set_blocking(fd, True)
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        os.lseek(fd, 0, os.SEEK_END)
-    return fd
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    try:  # appended to, and never read
+        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_APPEND | _FLAGS)
+    finally:
+        os.close(fd)
 
 
 def _path(name: str, where: str) -> str:
@@ -178,7 +194,8 @@ def _open(name: str, path: str, flags: int) -> int:
                 or (stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEV_NULL)
             ):
                 raise InvalidArgument(f"{name}: {path}: neither a FIFO nor a regular file")
-            return os.open(f"/proc/self/fd/{place}", flags & ~os.O_CREAT)
+            opened = _null() if stat.S_ISCHR(status.st_mode) else place
+            return os.open(f"/proc/self/fd/{opened}", flags & ~os.O_CREAT)
         finally:
             os.close(place)
     except OSError as error:

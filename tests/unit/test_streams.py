@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
@@ -45,7 +46,7 @@ def fifo(tmp_path: Path) -> Path:
 def test_an_output_that_nobody_wants_is_dev_null_and_an_input_that_nobody_gave_a_pipe_at_its_end() -> None:
     open_streams(Stdio()).close()  # the one pipe stays
     with opened() as streams, opened() as others:
-        assert {path_of(fd) for fd in (streams.stdout, streams.stderr)} == {"/dev/null"}
+        assert {os.fstat(fd).st_rdev for fd in (streams.stdout, streams.stderr)} == {os.stat("/dev/null").st_rdev}
         assert path_of(streams.stdin) == path_of(others.stdin) != "/dev/null"  # one for all
         assert os.read(streams.stdin, 1) == b""
         with select.epoll() as poll:
@@ -123,7 +124,21 @@ def test_a_plain_file_is_continued(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("before ")
     with opened(stdout=tmp_path / "log") as streams:
         os.write(streams.stdout, b"after")
-    assert (tmp_path / "log").read_text() == "before after"
+        assert fcntl.fcntl(streams.stdout, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND) == os.O_WRONLY | os.O_APPEND
+        os.pwrite(streams.stdout, b"!", 0)
+    assert (tmp_path / "log").read_text() == "before after!"
+
+
+def test_times_of_the_hosts_null_are_not_a_guests_to_set() -> None:
+    before = os.stat("/dev/null").st_mtime_ns
+    with opened("/dev/null", "", "/dev/null") as streams:
+        for fd in (streams.stdin, streams.stdout, streams.stderr):
+            assert os.fstat(fd).st_rdev == os.stat("/dev/null").st_rdev
+            with pytest.raises(OSError, match="Read-only"):
+                os.utime(fd, (1, 1))
+        assert os.write(streams.stdout, b"x") == 1
+        assert os.read(streams.stdin, 1) == b""
+    assert os.stat("/dev/null").st_mtime_ns == before
 
 
 # Terminals
