@@ -222,8 +222,9 @@ class WasmEdge(Engine):
 
     def _init_wasi(self, calls: CallList, request: StartRequest, folders: list[int]) -> None:
         # Without "/." WasmEdge does not get in: it opens with O_NOFOLLOW, and self/fd/N is a link.
+        # Never ":readonly": the mount is, so that the guest hears EROFS from the kernel, and no lack of a WASI right.
         preopens = [
-            b"%s:%sself/fd/%d/.%s" % (preopen.path, self.proc, fd, b":readonly" if preopen.readonly else b"")
+            b"%s:%sself/fd/%d/." % (preopen.path, self.proc, fd)
             for preopen, fd in zip(request.preopens, folders, strict=True)
         ]
         folders_given = calls.table(preopens), len(preopens)
