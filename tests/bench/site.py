@@ -65,6 +65,8 @@ class Site:
     """Cache of compiled modules; one of its own where not given."""
     images: str = "on"
     """Whether modules start from images of them loaded."""
+    prefix: Sequence[str] = ()
+    """A command that becomes the sandboxer, with fewer rights say."""
     daemon: Daemon = field(init=False)
     pod: Pod = field(init=False)
     _up: bool = False
@@ -73,7 +75,9 @@ class Site:
         options = ["--log-level", "info", "--aot", self.aot, "--images", self.images]
         if self.cache is not None:
             options += ["--cache-dir", str(self.cache)]
-        self.daemon = Daemon(*options).__enter__()
+        self.daemon = Daemon(*options)
+        self.daemon.prefix = list(self.prefix)
+        self.daemon.__enter__()
         self.pod = Pod(self.daemon)
         self._up = True
         return self

@@ -22,16 +22,22 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
 
 
-def main() -> None:
-    """Install the filter and become the command."""
-    call, *command = sys.argv[1:]
+def refuse(*calls: str) -> None:
+    """Have these system calls fail in this process, and all that come of it. Raises ``OSError``."""
     with FilterBuilder(ALLOW, platform.machine()) as builder:
-        builder.rule(ERRNO | errno.EPERM, call)
+        for call in calls:
+            builder.rule(ERRNO | errno.EPERM, call)
         code = builder.program()
     program = _Program(len(code) // 8, code)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0):
-        sys.exit(os.strerror(ctypes.get_errno()))
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def main() -> None:
+    """Install the filter and become the command."""
+    call, *command = sys.argv[1:]
+    refuse(call)
     os.execvp(command[0], command)
 
 
