@@ -1,7 +1,8 @@
 """What a worker's walls cost: sandboxers with all of them, with one less, and with none, in one run.
 
-User, capabilities and no_new_privs are in all. Times take turns. Pages and page tables are read from each worker's
-/proc, which a busy machine does not change; the slab is a difference of /proc/meminfo, which wants a quiet one.
+User, capabilities and no_new_privs are in all. Times take turns; processor time is that of workers. Pages and page
+tables are read from each worker's /proc, which a busy machine does not change; the slab is a difference of
+/proc/meminfo, which wants a quiet one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import psutil
 from ..harness.guests import guest
 from . import programs
 from .figures import KIB, OURS, Figure, kib, milliseconds
+from .images import reaped_seconds
 from .machine import settled
 from .options import Options
 from .progress import Progress
@@ -29,7 +31,12 @@ WRITTEN = "pages that an idle instance has written to, by walls"
 TABLES = "page tables of an idle instance, by walls"
 SLAB = "slab of an idle instance, by walls"
 WITHOUT = f"{OURS}, without {{}}"
-ROUNDS, ALIVE = 300, 600
+PROCESSOR = "processor time of a worker, by walls"
+ROUNDS, ALIVE = 300, 1000
+LOOKED_AT = 100
+"""Of these instances."""
+SETTLE = 5.0
+"""Seconds at most for memory to stand still."""
 WARM = 20
 """Instances that are there before memory is looked at: the first pay for what all share, their module's image too."""
 
@@ -69,23 +76,34 @@ def _times(sites: dict[str, Site], module: Path, options: Options, progress: Pro
             return lambda: lifecycle(connections[name], sites[name].task(workloads[name]))
 
         contenders = {name: life(name) for name in sites}
-        for name, seconds in interleaved(contenders, options.rounds(ROUNDS), progress.step, warm_up=10).items():
+        for once in contenders.values():
+            for _ in range(10):
+                once()
+        forkservers = {name: site.processes()["forkserver"] for name, site in sites.items()}
+        before = {name: reaped_seconds(pid) for name, pid in forkservers.items()}
+        times = interleaved(contenders, options.rounds(ROUNDS), progress.step, warm_up=0)
+        for name, seconds in times.items():
             yield milliseconds(SECTION, WHOLE, name, seconds)
+        for name, pid in forkservers.items():
+            each = (reaped_seconds(pid) - before[name]) / len(times[name])
+            yield milliseconds(SECTION, PROCESSOR, name, (each,), at=len(times[name]))
 
 
 def _memory(name: str, lacking: tuple[str, ...], site: Site, module: Path, options: Options) -> Iterator[Figure]:
     crowd = Crowd(site, site.workload(module, "1000000"))
     for _ in crowd.grow(WARM):
         pass
-    before, begun, count = settled(options.settle), crowd.alive, options.rounds(ALIVE)
+    settle = min(options.settle, SETTLE)
+    before, begun, count = settled(settle), crowd.alive, options.rounds(ALIVE)
     for _ in crowd.grow(begun + count):
         pass
-    after = settled(options.settle)
+    after = settled(settle)
     children = psutil.Process(site.processes()["forkserver"]).children()
     pids = [child.pid for child in children if child.name() == "wasm-worker"][-count:]
     _check(lacking, site, pids[0])
+    pids = pids[:LOOKED_AT]
     for what, file, line in ((WRITTEN, "smaps_rollup", "Private_Dirty"), (TABLES, "status", "VmPTE")):
-        yield Figure(SECTION, what, name, KIB, tuple(_kib(pid, file, line) for pid in pids), at=count)
+        yield Figure(SECTION, what, name, KIB, tuple(_kib(pid, file, line) for pid in pids))
     site.shutdown()
     crowd.close()
     yield kib(SECTION, SLAB, (after["Slab"] - before["Slab"]) / count, subject=name, at=count)

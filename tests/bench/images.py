@@ -99,10 +99,10 @@ def _times(program: Program, sites: dict[str, Site], options: Options, progress:
                 yield milliseconds(SECTION, what.format(program.name), name, seconds)
         for name, site in sites.items():
             forkserver, count = site.processes()["forkserver"], options.rounds(ROUNDS)
-            before = _reaped_seconds(forkserver)
+            before = reaped_seconds(forkserver)
             for _ in range(count):
                 whole[name]()
-            each = (_reaped_seconds(forkserver) - before) / count
+            each = (reaped_seconds(forkserver) - before) / count
             yield milliseconds(SECTION, PROCESSOR.format(program.name), name, (each,))
     for name, site in sites.items():
         rate = lives_a_second(site, workloads[name], CLIENTS, options.seconds(SECONDS))
@@ -158,7 +158,7 @@ def _warm(site: Site, workload: Workload) -> None:
             lifecycle(connection, site.task(workload))
 
 
-def _reaped_seconds(pid: int) -> float:
+def reaped_seconds(pid: int) -> float:
     """Processor time of a process's children that it has reaped."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")

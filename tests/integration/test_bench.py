@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.bench import density, lifecycle, report
+from tests.bench import confinement, density, lifecycle, report
 from tests.bench.figures import OURS, Results
 from tests.bench.machine import KINDS
 from tests.bench.rivals import CRUN, NOT_INSTALLED, WASMEDGE
@@ -38,3 +38,13 @@ def test_a_quick_run_measures_prints_and_keeps(tmp_path: Path) -> None:
     # Others are at work here, too, so what 20 instances take may be anything.
     assert {figure.subject for figure in results.figures if figure.what == density.LIES} == set(KINDS)
     assert OURS in report.filled("<!-- figures: density -->\n<!-- end -->\n", results)
+
+
+def test_each_wall_is_left_out_by_itself(tmp_path: Path) -> None:
+    """It looks at a worker's own state whether a wall is there, and fails where that is not as it is to be."""
+    command = [sys.executable, "-m", "tests.bench", "--quick", "--only", "confinement", "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = Results.load(tmp_path / "latest.json")
+    for what in (confinement.WHOLE, confinement.PROCESSOR, confinement.WRITTEN, confinement.TABLES, confinement.SLAB):
+        assert {figure.subject for figure in results.figures if figure.what == what} == set(confinement.variants())
