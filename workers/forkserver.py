@@ -284,7 +284,9 @@ class Forkserver:
         built = self._lists.pop(likeness, None)
         if built is None:
             calls = zygote.calls()
-            worker.build(calls, request, self._engines[request.engine], self._confinement, bytes(self._mask), image)
+            engine = self._engines[request.engine]
+            places = zygote.places if engine.bare else None
+            worker.build(calls, request, engine, self._confinement, bytes(self._mask), image, places)
             built = zygote.finish(calls)
             if len(self._lists) >= LISTS:
                 del self._lists[next(iter(self._lists))]

@@ -11,7 +11,7 @@ import struct
 from ctypes import string_at
 
 from . import failures, linux, start_request
-from .calls.call_list import FALSE, NEGATIVE, NEGATIVE_LONG, NONZERO, At, Label
+from .calls.call_list import FALSE, NEGATIVE, NEGATIVE_LONG, NONZERO, At, CallList, Label
 from .confinement import confinement, empty_root
 from .engines import engine as engines
 from .failures import CGROUP, LIMITS, NETNS, RESOLVER, SETUP_FAILED, STREAMS, TERMINAL, UNREADABLE, USER, WALLS
@@ -19,7 +19,7 @@ from .protocol import FAILED, LOADED, READY, REFUSED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .calls.call_list import CallList, Data, Step
+    from .calls.call_list import Data, Step
     from .engines.engine import Engine
     from .images.image import Image
     from .start_request import Descriptors, StartRequest
@@ -35,6 +35,23 @@ _REFUSALS = {
     CHANGED: "the module changed while it was read",
 }
 _WASM_MAGIC = b"\0asm"
+
+
+class Places:
+    """Where a worker's list may go on, and what memory is of no use to it then."""
+
+    __slots__ = ("begin", "end", "rest", "room")
+
+    def __init__(self, rest: int, room: int, begin: int, end: int) -> None:
+        self.rest = rest
+        """Address of the rest."""
+        self.room = room
+        """How many bytes it may take."""
+        self.begin = begin
+        self.end = end
+        """The range to be given back, in whole pages."""
+
+
 _SIGPIPE = 13
 
 
@@ -45,10 +62,12 @@ def build(
     walls: confinement.Confinement,
     mask: bytes,
     image: Image | None = None,
+    places: Places | None = None,
 ) -> None:
     """Add the life of a worker, which ends with the guest's exit status. ``mask`` are the signals to let in.
 
-    With an image, whose memory file follows the request's descriptors, the module is not loaded but mapped.
+    With an image, whose memory file follows the request's descriptors, the module is not loaded but mapped. With
+    ``places`` the memory of the list is given back before the guest runs.
     """
     descriptors = request.descriptors
     report, module = descriptors.one(start_request.REPORT), descriptors.one(start_request.MODULE)
@@ -92,13 +111,27 @@ def build(
     calls.libc("write", report, READY, 1)
     calls.libc("close", report)
     calls.libc("signal", _SIGPIPE, None)  # SIG_DFL
-    engine.run(calls, guest, request.function == b"_start")
+    if image is None or places is None or not _move(calls, request, engine, image, places):
+        engine.run(calls, guest, request.function == b"_start")
     failures.add_verdicts(calls, report)
     if image is not None:
         calls.bind(unmapped)
         verdict = FAILED + b"the image of the module cannot be mapped: out of memory"
         calls.libc("write", report, verdict, len(verdict))
         calls.libc("_exit", SETUP_FAILED)
+
+
+def _move(calls: CallList, request: StartRequest, engine: Engine, image: Image, places: Places) -> bool:
+    """Have the rest of the worker's life lie elsewhere, and all before it given back; whether there is room for it."""
+    rest = CallList()
+    rest.libc("madvise", places.begin, places.end - places.begin, linux.MADV_DONTNEED)
+    engine.run(rest, engine.restored(rest, image.values, request), request.function == b"_start")
+    code = rest.finish(places.rest)
+    if len(code) > places.room:
+        return False
+    calls.libc("memcpy", places.rest, calls.data(code), len(code))
+    calls.go(Label(places.rest))
+    return True
 
 
 def build_template(

@@ -157,6 +157,12 @@ class Zygote:
         """Where call lists lie in a zygote's memory and its forks': begin and end."""
         return self._base, self._base + _BYTES
 
+    @property
+    def places(self) -> worker.Places:
+        """Where a worker's list may go on: the zygote's own list is of no use to it. What lies behind is given back."""
+        behind = (self._base + _LIST + linux.PAGE_BYTES - 1) & -linux.PAGE_BYTES
+        return worker.Places(self._base + _LOOP, _CONTROL - _LOOP, behind, self._base + _BYTES)
+
     def fork(self, code: bytes, fds: list[int], root: int = 0, is_bare: bool = False) -> int:
         """Fork a worker that makes the calls of this list: its pid.
 

@@ -15,6 +15,9 @@ from ..harness.aot import product
 from ..harness.bare_forkserver import BareForkserver, Outcome, Worker, confined, forbidden
 from ..harness.guests import guest
 
+CALL_LISTS = 4096
+"""KiB that a zygote maps for call lists."""
+
 
 @pytest.fixture(scope="module")
 def cells() -> Iterator[BareForkserver]:
@@ -64,7 +67,19 @@ def test_a_failure_of_the_setup_is_told_by_both(cells: BareForkserver) -> None:
     worker.wait()
 
 
-def test_no_python_is_mapped_and_pages_of_it_are_none_of_the_workers(cells: BareForkserver) -> None:
+def resident(pid: int, size: int) -> list[int]:
+    """KiB in memory of each mapping of so many KiB, of no file."""
+    found, sizes = [], 0
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, *rest = line.split()
+        if name == "Size:":
+            sizes = int(rest[0])
+        elif name == "Rss:" and sizes == size:
+            found.append(int(rest[0]))
+    return found
+
+
+def test_no_python_is_mapped_and_of_the_call_list_one_page_is_left(cells: BareForkserver) -> None:
     read, write = os.pipe()
     held = None
     for _ in range(300):
@@ -79,6 +94,7 @@ def test_no_python_is_mapped_and_pages_of_it_are_none_of_the_workers(cells: Bare
     assert "libwasmedge" in maps
     assert "python" not in maps
     assert "libffi" not in maps
+    assert sum(resident(held.pid, CALL_LISTS)) == 4
     os.close(read)
     os.close(write)
     assert held.wait().status == 0

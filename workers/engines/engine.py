@@ -108,6 +108,10 @@ class Engine:
         """
         raise NotImplementedError
 
+    def restored(self, calls: CallList, values: list[int], request: StartRequest) -> Any:
+        """Answers what ``run`` takes, for a list of its own. Only of engines whose workers can be ``bare``."""
+        raise NotImplementedError
+
     def values(self, guest: Any) -> list[Data]:
         """Name the places whose numbers ``restore`` needs."""
         raise NotImplementedError

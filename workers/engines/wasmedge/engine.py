@@ -97,10 +97,14 @@ class WasmEdge(Engine):
 
     def restore(self, calls: CallList, values: list[int], request: StartRequest, folders: list[int]) -> Guest:
         """Set up the WASI instance, which is the zygote's and so at its place."""
+        self._init_wasi(calls, request, folders)
+        return self.restored(calls, values, request)
+
+    def restored(self, calls: CallList, values: list[int], request: StartRequest) -> Guest:
+        """Take the module as ``values`` name it."""
         guest = Guest(calls, compiled=True)
         guest.executor, guest.module, guest.function = (calls.table([value]) for value in values)
         guest.initialized = bool(request.initialize)
-        self._init_wasi(calls, request, folders)
         return guest
 
     def values(self, guest: Guest) -> list[Data]:
