@@ -99,7 +99,10 @@ class Connection:
         if self._resumed is None:
             self._resumed = set()
         self._resumed.add(stream)
-        read = pb.Request.FromString(request)
+        try:
+            read = pb.Request.FromString(request)
+        except DecodeError:  # the journal is damaged
+            read = pb.Request()
         method = self._shared.methods.get((read.service, read.method))
         try:
             if method is None or method.kind is not calls.Kind.WAIT:

@@ -12,7 +12,7 @@ import signal
 import time
 from contextlib import suppress
 
-from sandbox_api.errors import NotFound
+from sandbox_api.errors import InvalidArgument, NotFound
 
 from ..cgroups import Hierarchy
 from ..host import proc
@@ -70,7 +70,10 @@ class Recovery:
             self._registry.sandboxes[sandbox.namespace, sandbox.id] = sandbox
         recorded = list(self._store.containers())
         for container, cgroup, _ in recorded:  # all of them first: parents go with the last that holds them
-            container.cgroup = self._hierarchy.attach(cgroup) if cgroup else None
+            try:
+                container.cgroup = self._hierarchy.attach(cgroup) if cgroup else None
+            except InvalidArgument as error:
+                raise self._store.found_damaged(str(error)) from None
         self._changing = [container for container, _, made in recorded if made is Made.CHANGING]
         for container, _, made in recorded:
             home = self._registry.sandboxes.get((container.namespace, container.sandbox_id))
@@ -137,7 +140,11 @@ class Recovery:
         for instance in logger.instances():
             container, process = self._registry.processes.get(instance, (None, None))
             if container is not None and process is not None and process.exit is None:
-                where = container_log.parse(self._containers.source(container).spec.annotations, container.id)
+                try:
+                    where = container_log.parse(self._containers.source(container).spec.annotations, container.id)
+                except InvalidArgument as error:  # an earlier version took it
+                    log.error("container %s: its log does not continue: %s", container.id, error)
+                    continue
                 if where is not None:
                     running[instance] = container.id, where
         await logger.resume(running)

@@ -135,6 +135,10 @@ class Store:
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise self._give_up(f"{type(error).__name__}: {error}") from None
 
+    def found_damaged(self, fault: str) -> StoreFailed:
+        """Set the file aside for a fault that a reader of its values found; the error to raise."""
+        return self._give_up(fault)
+
     def number_from(self, instance: int) -> None:
         """Give no instance a number below this."""
         with self._transaction():

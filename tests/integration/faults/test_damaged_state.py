@@ -119,7 +119,21 @@ def removed(folder: Path) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("damage", [garbage, garbage_in_all_files, cut_short, emptied, removed])
+def values_of_another_kind(folder: Path) -> None:
+    with contextlib.closing(sqlite3.connect(folder / "state.db")) as db, db:
+        db.execute("UPDATE sandboxes SET labels = '5'")
+
+
+def control_groups_that_are_none(folder: Path) -> None:
+    """The daemon said so, and did not start again."""
+    with contextlib.closing(sqlite3.connect(folder / "state.db")) as db, db:
+        assert db.execute("UPDATE containers SET cgroup = '{' WHERE cgroup != ''").rowcount > 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [garbage, garbage_in_all_files, cut_short, emptied, removed, values_of_another_kind, control_groups_that_are_none],
+)
 def test_damage_found_at_start_leaves_an_empty_node(daemon: Daemon, damage: Callable[[Path], None]) -> None:
     node = Node(daemon)
     before = len(node.left_over())
