@@ -6,7 +6,9 @@ import json
 import os
 import re
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -106,6 +108,19 @@ def test_rotation_keeps_the_latest_files(pod: Pod) -> None:
     text = logged.text("stdout", *files)
     assert "".join(lines).endswith(text)
     assert len(text) > 60_000 / 7  # most of a line of the log is not the guest's
+
+
+def test_a_log_that_is_refused_now_does_not_keep_the_daemon_from_starting(fresh: Pod) -> None:
+    """An earlier version took its annotations; the daemon said what is wrong with them, and ended."""
+    logged = Logged(fresh, "cat", stdin=True)
+    logged.container.start()
+    fresh.daemon.kill()
+    with closing(sqlite3.connect(fresh.daemon.dir / "state.db")) as db, db:
+        db.execute("UPDATE containers SET config = CAST(replace(config, '\"1MB\"', '\"much\"') AS BLOB)")
+    fresh.daemon.start()
+    assert "its log does not continue" in fresh.daemon.log_text()
+    feed(logged, b"lost, or not")
+    assert logged.container.reconnect().wait() == 0
 
 
 def test_a_dead_logger_loses_nothing_that_was_not_in_its_hands(fresh: Pod) -> None:
