@@ -324,10 +324,11 @@ def _destination(path: str) -> str:
 
 def _paths(owner: Mapping[str, Any], name: str) -> tuple[str, ...]:
     paths = _strings(owner, name, "linux")
-    for path in paths:
-        if len(path) > _MAX_NAME or not path.startswith("/") or posixpath.normpath(path) == "/":
+    normal = tuple("/" + posixpath.normpath(path).lstrip("/") for path in paths)  # which leaves "//" as it is
+    for path, same in zip(paths, normal, strict=True):
+        if len(path) > _MAX_NAME or not path.startswith("/") or same == "/":
             raise InvalidArgument(f"config.json: linux.{name}: {path[:200]!r} is not an absolute path below '/'")
-    return tuple("/" + posixpath.normpath(path).lstrip("/") for path in paths)
+    return normal
 
 
 def _added_capabilities(sets: Mapping[str, Any]) -> tuple[str, ...]:

@@ -210,6 +210,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"linux": {"cgroupsPath": 1}}, r"linux\.cgroupsPath is int, not str"),
     ({"linux": {"resources": []}}, r"linux\.resources is list, not dict"),
     ({"linux": {"maskedPaths": ["relative"]}}, r"linux\.maskedPaths"),
+    ({"linux": {"maskedPaths": ["//"]}}, r"linux\.maskedPaths"),
+    ({"linux": {"readonlyPaths": ["//./a/.."]}}, r"linux\.readonlyPaths"),
     ({"linux": {"readonlyPaths": ["/a", 1]}}, r"linux\.readonlyPaths holds"),
     ({"linux": {"seccomp": []}}, r"linux\.seccomp is list, not dict"),
     ({"linux": {"namespaces": ["network"]}}, r"linux\.namespaces holds"),
