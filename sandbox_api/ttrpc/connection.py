@@ -46,8 +46,11 @@ _NAMESPACE_KEY = "containerd-namespace-ttrpc"
 class Keeper(Protocol):
     """Keeps connections open when this process dies: a client takes a lost one for the end of what it waits for."""
 
-    def keep(self, fd: int) -> int:
-        """Keep a connection; a number for it, which is not 0."""
+    def reserve(self, fd: int) -> int:
+        """A number, which is not 0, for a connection that is to be kept."""
+
+    def keep(self, key: int) -> None:
+        """Keep it from now on. All that is under way on it is journaled by now: it would never be answered else."""
 
     def drop(self, key: int) -> None:
         """Keep a connection no longer: it is about to be closed, and its calls are ended."""
@@ -305,14 +308,18 @@ class Connection:
         keeper = self._shared.keeper
         if keeper is None or self._sock is None or not (self._key or wait):
             return 0
+        first = not self._key
         try:
-            if not self._key:
-                self._key = keeper.keep(self._sock.fileno())
+            if first:
+                self._key = keeper.reserve(self._sock.fileno())
                 for earlier in self._calls.values():
                     earlier.place = keeper.begin(self._key, earlier.stream, _named(earlier.method.name))
             return keeper.begin(self._key, stream, wait or _named(method))
         except OSError as error:
             raise OutOfMemory(f"{method}: no memory to note it: {error.strerror}") from None
+        finally:
+            if first:
+                keeper.keep(self._key)
 
     def _end(self, place: int) -> None:
         if place and self._shared.keeper is not None:

@@ -12,7 +12,7 @@ import psutil
 
 from workers import compile_protocol, protocol
 
-from ..host import interpreters
+from ..host import build, interpreters
 from .terms import LARGE, EngineLibrary, Level, Limits, Verdict
 
 _VERDICTS = {
@@ -78,6 +78,7 @@ class CompilerProcess:
         answered: asyncio.Future[protocol.Frame | None] = loop.create_future()
         try:
             with theirs:
+                build.check()
                 protocol.send(ours, compile_protocol.COMPILE, request.encode(), [module])
                 self.pids.add(pid := interpreters.spawn("compiler", stdin=theirs.fileno()))
             loop.add_reader(ours, _hear, reader, answered)

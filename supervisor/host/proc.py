@@ -29,7 +29,7 @@ def status_left(pid: int, start_time: int) -> int | None:
 
 
 def find(name: str, argument: str) -> Iterator[int]:
-    """Pids of all processes of this name (comm) that have this argument, of any parent."""
+    """Pids of all processes of this name (comm) that have an argument that begins like this, of any parent."""
     comm, wanted = name.encode() + b"\n", os.fsencode(argument)
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -38,7 +38,7 @@ def find(name: str, argument: str) -> Iterator[int]:
                     if file.read() != comm:
                         continue
                 with open(f"/proc/{entry}/cmdline", "rb", buffering=0) as file:
-                    if wanted in file.read().split(b"\0"):
+                    if any(each.startswith(wanted) for each in file.read().split(b"\0")):
                         yield int(entry)
             except (FileNotFoundError, ProcessLookupError):
                 pass

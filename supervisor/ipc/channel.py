@@ -22,7 +22,7 @@ from pathlib import Path
 from sandbox_api.errors import Unavailable
 from workers import protocol
 
-from ..host import interpreters
+from ..host import build, interpreters
 
 START_SECONDS = 30
 DIAL_SECONDS = 1.0
@@ -38,6 +38,7 @@ def _spawn(module: str, argument: str, folder: str) -> int:
     ours, theirs = os.pipe()
     with os.fdopen(ours, "rb") as said:
         try:
+            build.check()
             pid = interpreters.spawn(module, argument, stdout=theirs, folder=folder)
         except OSError as error:
             raise HelperFailed(f"the {module} could not be started: {error.strerror}") from None
@@ -84,6 +85,18 @@ class _Outgoing:
                     os.close(fd)
 
 
+def socket_path(folder: str, module: str) -> str:
+    """The path of a helper's socket, named after our build."""
+    return f"{folder}/{module}-{build.name()}.sock"
+
+
+def others(path: str) -> list[str]:
+    """Paths of sockets of the same helper that other builds, or other versions, left beside this one's."""
+    here = Path(path)
+    module = here.stem.partition("-")[0]
+    return sorted(str(each) for each in here.parent.glob(f"{module}*.sock") if each != here)
+
+
 class HelperChannel:
     """A connection to a helper process. Frames that arrive go to ``on_frame``; its loss to ``on_lost``."""
 
@@ -107,8 +120,6 @@ class HelperChannel:
         self._writing = False
         self.pid = 0
         """Pid of the helper, if we started it; a child of ours."""
-        self.replaced = False
-        """Another helper goes on unreachable."""
 
     @property
     def connected(self) -> bool:
@@ -117,29 +128,25 @@ class HelperChannel:
 
     async def connect(self) -> None:
         """Join the helper that listens on the path, or start one. Raises ``HelperFailed``."""
+        if self.join():
+            return
+        async with asyncio.timeout(START_SECONDS):
+            self.pid = await asyncio.to_thread(_spawn, self._module, self._argument, str(Path(self._path).parent))
+        if not self.join():
+            raise HelperFailed(f"the {self._module} does not answer on {self._path}")
+
+    def join(self) -> bool:
+        """Join the helper that listens on the path; false where none does. A dead one's socket is removed."""
         self.close()
         sock = self._dial()
         if sock is None:
             Path(self._path).unlink(missing_ok=True)
-            async with asyncio.timeout(START_SECONDS):
-                self.pid = await asyncio.to_thread(_spawn, self._module, self._argument, str(Path(self._path).parent))
-            sock = self._dial()
-        if sock is None:
-            raise HelperFailed(f"the {self._module} does not answer on {self._path}")
+            return False
         sock.setblocking(False)
         self._sock = sock
         self._reader = protocol.Reader(sock)
         asyncio.get_running_loop().add_reader(sock.fileno(), self._readable)
-
-    async def replace(self) -> None:
-        """Disconnect from this helper, which keeps running unreachable, and start another.
-
-        Raises ``HelperFailed``.
-        """
-        self.close()
-        self.replaced = True
-        Path(self._path).unlink(missing_ok=True)
-        await self.connect()
+        return True
 
     def answers(self) -> bool:
         """Whether a helper listens on the path. Takes the place of its supervisor for that moment."""

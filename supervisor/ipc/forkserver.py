@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-import logging
 import os
 import signal
 import time
@@ -25,22 +24,16 @@ from sandbox_api.errors import (
     Unavailable,
 )
 from workers import protocol
-from workers.greeting import FORKSERVER, Filters, Hello, Welcome
+from workers.greeting import FORKSERVER, Filters, Hello
 from workers.image_protocol import ImageReport, ImageRequest
 from workers.start_request import REPORT, StartRequest
 
 from ..host import proc
 from ..host.counters import Counters
 from . import reports
-from .channel import HelperChannel, HelperFailed
-from .inventory import Ended, Inventory, Started, exits_of
-
-log = logging.getLogger(__name__)
-
-HELLO_SECONDS = 10.0
-"""Seconds that a forkserver may take to answer; one that is stopped or stuck is replaced."""
-ACKNOWLEDGE_SECONDS = 0.02
-"""Seconds that acknowledgements of exits gather: each message wakes the forkserver."""
+from .earlier_forkservers import EarlierForkservers
+from .forkserver_connection import ForkserverConnection
+from .inventory import Ended, Inventory, Started
 
 
 @dataclass(slots=True)
@@ -70,7 +63,7 @@ def label(path: str) -> str:
 
 
 class ForkserverClient:
-    """Starts instances through the forkserver."""
+    """Starts instances through our forkserver; signals and exits go by the one that has the instance."""
 
     def __init__(self, path: str, filters: Filters, image_memory: int = 0, counters: Counters | None = None) -> None:
         """``image_memory`` is how many bytes images of loaded modules may take; 0 makes none."""
@@ -78,17 +71,15 @@ class ForkserverClient:
         self._image_memory = image_memory
         self._counters = counters or Counters()
         self._path = path
-        self._helper = HelperChannel("forkserver", path, self._frame, self._lost, label(path))
+        self._own = ForkserverConnection(path, label(path), self.exited, self._lost, self._frame)
+        self._helper = self._own.helper
+        self.earlier = EarlierForkservers(path, self.exited)
+        """Those that other builds left."""
         self._on_exits: Callable[[list[Ended]], None] | None = None
         self._on_lost: Callable[[], None] | None = None
         self.on_image: Callable[[ImageReport], None] = lambda report: None
         """Told what becomes of images."""
         self._starts: dict[int, _Start] = {}
-        self._kills: dict[int, asyncio.Future[int]] = {}
-        self._serial = 0
-        self._acknowledged: list[int] = []
-        self._welcome: asyncio.Future[protocol.Frame] | None = None
-        self._pong: asyncio.Future[None] | None = None
         self._open = asyncio.Event()
         """Starts may go on; they wait while the forkserver is renewed."""
         self._open.set()
@@ -107,8 +98,8 @@ class ForkserverClient:
 
     @property
     def pids(self) -> set[int]:
-        """Pids of the forkserver, if we started it, and of starts under way."""
-        return {self._helper.pid, *(start.pid for start in self._starts.values())}
+        """Pids of the forkserver, if we started it, of those of other builds, and of starts under way."""
+        return {self._helper.pid, *self.earlier.pids, *(start.pid for start in self._starts.values())}
 
     async def connect(self, on_exits: Callable[[list[Ended]], None], on_lost: Callable[[], None]) -> Inventory:
         """Join the forkserver, or start one. From now on exits and the connection's loss go to these callbacks.
@@ -116,46 +107,15 @@ class ForkserverClient:
         Raises ``HelperFailed``.
         """
         self._on_exits, self._on_lost = on_exits, on_lost
-        frame = await self._greet()
-        if frame is None:
-            log.error("the forkserver does not answer within %g s: it is killed; what it ran goes on", HELLO_SECONDS)
-            self._helper.kill()
-            frame = await self._greet()
-        if frame is None:
-            raise HelperFailed("the forkserver does not answer")
-        try:
-            welcome = Welcome.decode(frame.body)
-        except protocol.ProtocolError as error:
-            raise HelperFailed(f"the forkserver answers what is no welcome ({error}): drain it first") from None
-        if not FORKSERVER.common(welcome.versions):
-            raise HelperFailed(
-                f"a forkserver of protocol {welcome.versions} is running, and this is for {FORKSERVER}: drain it first"
-            )
-        engines = {name.decode(): version.decode() for name, version in welcome.engines.items()}
-        running = dict(zip(welcome.running[::2], welcome.running[1::2], strict=True))
-        try:
-            images = [ImageReport.decode(body) for body in welcome.images]
-        except protocol.ProtocolError as error:
-            raise HelperFailed(f"the forkserver tells of images that are none ({error}): drain it first") from None
-        return Inventory(engines, welcome.landlock, welcome.no_empty_root, running, exits_of(welcome.exits), images)
+        return await self._own.connect(Hello(FORKSERVER, self._filters, self._image_memory))
 
-    async def _greet(self) -> protocol.Frame | None:
-        """Join the forkserver, or start one; None where it does not answer."""
-        await self._helper.connect()
-        self._welcome = asyncio.get_running_loop().create_future()
-        self._helper.send(protocol.HELLO, Hello(FORKSERVER, self._filters, self._image_memory).encode())
-        try:
-            async with asyncio.timeout(HELLO_SECONDS):
-                return await self._welcome
-        except TimeoutError:
-            return None
+    async def join_earlier(self) -> tuple[dict[int, int], list[Ended]]:
+        """Join the forkservers that other builds left; what they run, and what has ended. Raises ``HelperFailed``."""
+        return await self.earlier.join()
 
     async def ping(self) -> None:
         """Return when the forkserver has answered. Raises ``Unavailable`` where there is none."""
-        if self._pong is None or self._pong.done():
-            self._pong = asyncio.get_running_loop().create_future()
-            self._helper.send(protocol.PING, b"")
-        await asyncio.shield(self._pong)
+        await self._own.ping()
 
     def prepare(self, request: ImageRequest, product: int) -> None:
         """Have an image of this opened product made, behind the scenes. Raises ``Unavailable``."""
@@ -224,19 +184,13 @@ class ForkserverClient:
                 asyncio.get_running_loop().call_soon(self._tell, [start.ended])
 
     async def kill(self, instance: int, number: int) -> None:
-        """Send a signal to an instance of this forkserver's.
+        """Send a signal to an instance of our forkserver's, or of one that another build left.
 
-        Raises ``NotFound`` where it has ended, or is not this forkserver's; ``Unavailable`` where there is none.
+        Raises ``NotFound`` where it has ended, or is no forkserver's; ``Unavailable`` where there is none.
         """
-        serial = self._serial = self._serial + 1
-        answer = self._kills[serial] = asyncio.get_running_loop().create_future()
         if number == signal.SIGKILL and instance in self._starts:
             self._starts[instance].killed = True
-        try:
-            self._helper.send(protocol.KILL, protocol.pack_numbers(serial, instance, number))
-            error = await answer
-        finally:
-            del self._kills[serial]
+        error = await (self.earlier.of(instance) or self._own).kill(instance, number)
         if error == errno.ESRCH:
             raise NotFound("the process has ended")
         if error:
@@ -250,7 +204,7 @@ class ForkserverClient:
                 start.forked.set_exception(calls.ending())
             else:
                 try:
-                    self._helper.send(protocol.KILL, protocol.pack_numbers(0, instance, signal.SIGKILL))
+                    self._own.kill_unheard(instance, signal.SIGKILL)
                 except Unavailable:
                     start.exited.set()
 
@@ -279,7 +233,7 @@ class ForkserverClient:
 
     def workers(self) -> Iterator[int]:
         """Pids of all workers that were ever forked for this path, of any parent."""
-        return proc.find("wasm-worker", label(self._path))
+        return proc.find("wasm-worker", label(f"{self._path.rpartition('/')[0]}/forkserver"))
 
     def starts(self) -> dict[int, int]:
         """Starts under way that have a process: instances and pids."""
@@ -291,33 +245,24 @@ class ForkserverClient:
 
     def acknowledge(self, instances: Sequence[int]) -> None:
         """Let the forkserver forget these exits, which are on record. Acknowledgements are sent soon, many at once."""
-        if not self._acknowledged:
-            asyncio.get_running_loop().call_later(ACKNOWLEDGE_SECONDS, self._tell_acknowledged)
-        self._acknowledged += instances
-
-    def _tell_acknowledged(self) -> None:
-        instances, self._acknowledged = self._acknowledged, []
-        try:
-            self._helper.send(protocol.ACK, protocol.pack_numbers(*instances))
-        except Unavailable:  # then it has no exits to forget
-            pass
+        if self.earlier:
+            instances = self.earlier.acknowledge(instances)
+        if instances:
+            self._own.acknowledge(instances)
 
     def shut_down(self) -> None:
-        """Tell the forkserver to kill what runs and go."""
-        if self._helper.connected:
-            self._helper.send(protocol.END, b"")
+        """Tell all forkservers to kill what runs and go."""
+        self.earlier.shut_down()
+        self._own.shut_down()
 
     def close(self) -> None:
-        """Disconnect; the forkserver keeps running."""
-        if self._acknowledged:
-            self._tell_acknowledged()
-        self._helper.close()
+        """Disconnect; the forkservers keep running."""
+        self.earlier.close()
+        self._own.close()
 
     def _frame(self, frame: protocol.Frame) -> None:
-        if frame.kind == protocol.EXITED:
-            self.exited(exits_of(protocol.unpack_numbers(frame.body)))
-        elif frame.kind == protocol.FORKED:
-            instance, pid, error, imaged = protocol.unpack_numbers(frame.body)
+        if frame.kind == protocol.FORKED:
+            instance, pid, error, imaged = protocol.first_numbers(frame.body, 4)
             start = self._starts.get(instance)
             if start is None or start.forked.done():
                 return
@@ -337,15 +282,6 @@ class ForkserverClient:
                 start.forked.set_result(pid)
         elif frame.kind == protocol.IMAGE:
             self.on_image(ImageReport.decode(frame.body))
-        elif frame.kind == protocol.KILLED:
-            serial, error = protocol.unpack_numbers(frame.body)
-            answer = self._kills.get(serial)
-            if answer is not None and not answer.done():
-                answer.set_result(error)
-        elif frame.kind == protocol.PONG and self._pong is not None and not self._pong.done():
-            self._pong.set_result(None)
-        elif frame.kind == protocol.WELCOME and self._welcome is not None and not self._welcome.done():
-            self._welcome.set_result(frame)
 
     def exited(self, exits: list[Ended]) -> None:
         """Dispatch exits from any source: to starts under way, or to ``on_exits``."""
@@ -367,16 +303,8 @@ class ForkserverClient:
         error = Unavailable("the forkserver died: try again")
         for start in self._starts.values():
             start.lost = True
-        waiting: list[asyncio.Future[int]] = [start.forked for start in self._starts.values()]
-        waiting += self._kills.values()
-        if self._pong is not None and not self._pong.done():
-            self._pong.set_exception(error)
-            self._pong.exception()  # retrieved, where its waiter is gone
-        for answer in waiting:
-            if not answer.done():
-                answer.set_exception(error)
-        if self._welcome is not None and not self._welcome.done():
-            self._welcome.set_exception(error)
+            if not start.forked.done():
+                start.forked.set_exception(error)
         if self._on_lost is not None:
             self._on_lost()
 

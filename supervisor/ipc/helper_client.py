@@ -11,12 +11,11 @@ from sandbox_api.errors import Unavailable
 from workers import protocol, relay_protocol
 
 from ..host.counters import Counters
-from .channel import HelperChannel, HelperFailed
+from .channel import HelperChannel, HelperFailed, others
+from .earlier_helper import ANSWER_SECONDS, EarlierHelper
 
 log = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 10.0
-"""Seconds that a helper may take to answer."""
 RETRY_SECONDS = 1.0
 
 _T = TypeVar("_T")
@@ -28,6 +27,8 @@ class HelperClient:
     def __init__(self, name: str, path: str, counters: Counters | None = None) -> None:
         self._counters = counters or Counters()
         self._name = name
+        self._path = path
+        self._earlier: list[EarlierHelper] = []
         self._helper = HelperChannel(name, path, self._frame, self._lost)
         self._connecting = asyncio.Lock()
         self._welcome: asyncio.Future[tuple[int, ...]] | None = None
@@ -40,11 +41,6 @@ class HelperClient:
         return self._helper.pid
 
     @property
-    def began(self) -> bool:
-        """Whether we started it because there was none."""
-        return bool(self._helper.pid) and not self._helper.replaced
-
-    @property
     def peer(self) -> int:
         """Pid of the helper, also of one that we did not start; 0 where there is none."""
         return self._helper.peer
@@ -54,16 +50,17 @@ class HelperClient:
         async with self._connecting:
             if not self._helper.connected:
                 try:
-                    await self._helper.connect()
-                    await self._greet()
+                    await self._connect()
                     self._hand_over()
                 except (HelperFailed, OSError, TimeoutError) as error:
                     self._helper.close()
                     raise Unavailable(f"no {self._name}: {error}: try again") from None
 
     def shut_down(self) -> None:
-        """Tell the helper, if there is one, to end."""
+        """Tell the helper, if there is one, to end; those of other builds, too."""
         self._ending = True
+        for earlier in self._earlier:
+            earlier.tell(relay_protocol.END)
         if self._helper.connected:
             self._helper.send(relay_protocol.END, b"")
 
@@ -72,25 +69,52 @@ class HelperClient:
         self._ending = True
         if self._returning is not None:
             self._returning.cancel()
+        for earlier in self._earlier:
+            earlier.close()
         self._helper.close()
 
+    async def _connect(self) -> None:
+        await self._helper.connect()
+        try:
+            await self._greet()
+        except TimeoutError:
+            log.error("the %s does not answer within %g s: it is killed", self._name, ANSWER_SECONDS)
+            self._helper.kill()
+            await self._helper.connect()
+            await self._greet()
+
     async def _greet(self) -> None:
-        """Agree on a version. A helper that speaks none of ours is left to what it has, and another one started."""
-        for _ in range(2):
-            self._welcome = asyncio.get_running_loop().create_future()
-            ours = relay_protocol.LOWEST_VERSION, relay_protocol.HIGHEST_VERSION
-            self._helper.send(relay_protocol.HELLO, protocol.pack_numbers(*ours))
-            async with asyncio.timeout(ANSWER_SECONDS):
-                lowest, highest = await self._welcome
-            if lowest <= ours[1] and highest >= ours[0]:
-                return
-            log.error(
-                "a %s of versions %d to %d is running, and this sandboxer speaks %d to %d: it goes on with the "
-                "streams that it has, and a new one takes its place",
-                *(self._name, lowest, highest, *ours),
-            )
-            await self._helper.replace()
-        raise HelperFailed(f"the {self._name} speaks another version")
+        """Say which versions we speak, and hear which it does: ours, since it is of our build.
+
+        The answer comes after all that was said before has been done.
+        """
+        self._welcome = asyncio.get_running_loop().create_future()
+        self._helper.send(relay_protocol.HELLO, protocol.pack_numbers(*relay_protocol.VERSIONS))
+        async with asyncio.timeout(ANSWER_SECONDS):
+            lowest, highest, *_ = await self._welcome
+        if lowest > relay_protocol.HIGHEST_VERSION or highest < relay_protocol.LOWEST_VERSION:
+            raise HelperFailed(f"the {self._name} of our own build speaks versions {lowest} to {highest}")
+
+    async def _join_earlier(self) -> list[EarlierHelper]:
+        """Join those that other builds left. Raises ``HelperFailed``."""
+        joined = []
+        for path in others(self._path):
+            earlier = EarlierHelper(self._name, path, self._take_earlier, self._lose_earlier)
+            if await earlier.join():
+                joined.append(earlier)
+                log.info("a %s of another build, pid %d, is there: it keeps what it has", self._name, earlier.pid)
+        self._earlier += joined
+        return joined
+
+    def _take_earlier(self, earlier: EarlierHelper, frame: protocol.Frame) -> None:
+        """Take a message of a helper that another build left."""
+        raise NotImplementedError
+
+    def _lose_earlier(self, earlier: EarlierHelper) -> None:
+        """A helper that another build left has gone, or died."""
+        if earlier in self._earlier:
+            self._earlier.remove(earlier)
+            log.info("a %s of another build has gone", self._name)
 
     def _hand_over(self) -> None:
         """Send a helper that has just been joined what an earlier one had from us."""

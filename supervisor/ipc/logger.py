@@ -22,7 +22,8 @@ from ..host import errors
 from ..host.counters import Counters
 from ..oci import container_log
 from ..oci.container_log import Log
-from .helper_client import ANSWER_SECONDS, HelperClient, settle
+from .earlier_helper import ANSWER_SECONDS, EarlierHelper
+from .helper_client import HelperClient, settle
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,9 @@ class LoggerClient(HelperClient):
         self._guests: dict[int, _Logged] = {}  # by instance
         self._answers: dict[int, asyncio.Future[int]] = {}
         self._finished: dict[int, asyncio.Future[None]] = {}
+        self._elsewhere: dict[int, EarlierHelper] = {}  # loggers that other builds left, by the instances they log
+        self._released: dict[EarlierHelper, asyncio.Future[tuple[int, ...]]] = {}
+        self._continuing: set[asyncio.Task[None]] = set()
 
     async def start(self, instance: int, container_id: str, where: Log) -> tuple[int, int]:
         """Begin an instance's log; what it is to have as stdout and stderr, the caller's to close.
@@ -93,21 +97,39 @@ class LoggerClient(HelperClient):
 
     async def resume(self, running: dict[int, tuple[str, Log]]) -> None:
         """Continue the logs of an earlier supervisor's guests; those of others that are left are completed."""
-        if running:
-            with suppress(Unavailable):  # each says so below
-                await self.ready()  # before any is known: else joining would hand it over, and that twice
+        await self._release_earlier()
         for instance, (container_id, where) in running.items():
-            guest = self._guests[instance] = _Logged(container_id, where)
-            try:
-                self._hold(instance, guest)
-                await self._begin(instance, guest)
-            except (SandboxerError, OSError) as error:
-                log.error("container %s: its log does not continue: %s", container_id, error)
-            finally:
-                guest.release()
+            self._guests[instance] = _Logged(container_id, where)
+            if instance not in self._elsewhere:
+                await self._continue(instance)
         for instance in self.instances() - self._guests.keys():
             self._guests[instance] = _Logged(f"of instance {instance}", container_log.JsonLog(""))
             self.finish_soon(instance)
+
+    async def _continue(self, instance: int) -> None:
+        """Have our logger go on with an instance's log."""
+        guest = self._guests[instance]
+        try:
+            self._hold(instance, guest)
+            await self._begin(instance, guest)
+        except (SandboxerError, OSError) as error:
+            log.error("container %s: its log does not continue: %s", guest.container_id, error)
+        finally:
+            guest.release()
+
+    async def _release_earlier(self) -> None:
+        """Have the loggers that other builds left begin no more logs; hear which they have. Raises ``HelperFailed``."""
+        for earlier in await self._join_earlier():
+            said = asyncio.get_running_loop().create_future()
+            self._released[earlier] = said
+            earlier.tell(relay_protocol.RELEASE)
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    self._elsewhere |= dict.fromkeys(await said, earlier)
+            except (Unavailable, TimeoutError):
+                log.error("a logger of another build does not answer: its logs continue in ours")
+            finally:
+                del self._released[earlier]
 
     def finish_soon(self, instance: int) -> None:
         """Begin to complete an instance's log, if it has one: it has ended."""
@@ -128,8 +150,11 @@ class LoggerClient(HelperClient):
             async with asyncio.timeout(FINISH_SECONDS):
                 while True:
                     try:
-                        await self.ready()
-                        self._helper.send(relay_protocol.FINISH, protocol.pack_numbers(instance))
+                        if earlier := self._elsewhere.get(instance):
+                            earlier.send(relay_protocol.FINISH, instance)
+                        else:
+                            await self.ready()
+                            self._helper.send(relay_protocol.FINISH, protocol.pack_numbers(instance))
                         await answer
                         break
                     except Unavailable:  # it died: the next one has what the guest's FIFOs hold
@@ -140,6 +165,7 @@ class LoggerClient(HelperClient):
         finally:
             del self._finished[instance]
             del self._guests[instance]
+            self._elsewhere.pop(instance, None)
             guest.release()
             self._unlink(instance)
 
@@ -189,13 +215,37 @@ class LoggerClient(HelperClient):
 
     def _take_frame(self, frame: protocol.Frame) -> None:
         match frame.kind, protocol.unpack_numbers(frame.body):
-            case relay_protocol.LOGGING, (instance, error):
+            case relay_protocol.LOGGING, (instance, error, *_):
                 settle(self._answers.get(instance), error)
                 if error and instance in self._guests and instance not in self._answers:
                     name = self._guests[instance].container_id
                     log.error("container %s: its log does not continue: %s", name, os.strerror(error))
-            case relay_protocol.FINISHED, (instance,):
+            case relay_protocol.FINISHED, (instance, *_):
                 settle(self._finished.get(instance), None)
+
+    def _take_earlier(self, earlier: EarlierHelper, frame: protocol.Frame) -> None:
+        if frame.kind == relay_protocol.LOGS:
+            settle(self._released.get(earlier), protocol.unpack_numbers(frame.body))
+        elif frame.kind == relay_protocol.FINISHED:
+            self._take_frame(frame)
+
+    def _lose_earlier(self, earlier: EarlierHelper) -> None:
+        """One has gone: if it had logs still, they go on in ours, from what the guests' FIFOs hold."""
+        super()._lose_earlier(earlier)
+        if self._ending:
+            return
+        error = Unavailable("the logger died: try again")
+        if earlier in self._released:
+            self._released[earlier].set_exception(error)
+        for instance in [instance for instance, each in self._elsewhere.items() if each is earlier]:
+            del self._elsewhere[instance]
+            answer = self._finished.get(instance)
+            if answer is not None and not answer.done():
+                answer.set_exception(error)
+            if instance in self._guests:
+                task = asyncio.ensure_future(self._continue(instance))
+                self._continuing.add(task)
+                task.add_done_callback(self._continuing.discard)
 
     def _pending(self) -> Iterator[asyncio.Future[Any] | None]:
         yield from self._answers.values()

@@ -17,7 +17,8 @@ from workers import protocol, relay_protocol
 from ..host import sockets
 from ..host.counters import Counters
 from ..oci.streams import Pump
-from .helper_client import ANSWER_SECONDS, HelperClient, settle
+from .earlier_helper import ANSWER_SECONDS, EarlierHelper
+from .helper_client import HelperClient, settle
 from .journal import Journal, Pending
 
 log = logging.getLogger(__name__)
@@ -38,12 +39,15 @@ class RelayClient(HelperClient):
     def __init__(self, path: str, counters: Counters | None = None) -> None:
         super().__init__("relay", path, counters)
         self._journal: Journal | None = None
+        self.began = False
+        """Whether we started the relay, and no other had what this one would have."""
         self._keys = 0  # numbers above this were never given to a connection,
         self._free: list[int] = []  # and these are given to none any more
         self._listeners: dict[int, socket.socket] = {}  # by their numbers in the protocol
+        self._unknown: dict[int, int] = {}  # descriptors that a later version had held, by their numbers
         self._forwards: dict[int, str] = {}  # paths of the servers behind some of them
         self._connections: dict[int, int] = {}  # kept connections' descriptors, by their numbers
-        self._told: list[tuple[int, int]] = []  # numbers and descriptors of those that a relay keeps, as it tells them
+        self._told: dict[int, int] = {}  # descriptors of those that a relay keeps, by their numbers, as it tells them
         self._full = False
         self._taken: asyncio.Future[None] | None = None
         self._pumping: dict[tuple[int, int], asyncio.Future[bool]] = {}  # by instance and kind of pump
@@ -54,8 +58,7 @@ class RelayClient(HelperClient):
             return
         self._helper.send(relay_protocol.DROP, protocol.pack_numbers(relay_protocol.ALL))
         self._hold(relay_protocol.JOURNAL, self._journal.fd)
-        for number, listener in self._listeners.items():
-            self._hold(number, listener.fileno())
+        self._hold_listeners()
         for number, server in self._forwards.items():
             self.forward(number, server)
         for key, fd in self._connections.items():
@@ -85,30 +88,38 @@ class RelayClient(HelperClient):
         """End an instance's input after what is in its FIFO already."""
         await self.ready()
         self._helper.send(relay_protocol.CLOSE, protocol.pack_numbers(instance))
+        for earlier in self._earlier:  # one of them may have it
+            earlier.tell(relay_protocol.CLOSE, instance)
 
     async def resize(self, instance: int, width: int, height: int) -> None:
         """Set the size of an instance's terminal, in characters."""
         await self.ready()
         self._helper.send(relay_protocol.RESIZE, protocol.pack_numbers(instance, width, height))
+        for earlier in self._earlier:
+            earlier.tell(relay_protocol.RESIZE, instance, width, height)
 
     async def take(self) -> list[Kept]:
         """Take over the connections and the journal of the supervisor before us.
 
-        The connections stay kept until they are dropped. Raises ``ResourceExhausted``, ``Unavailable``.
+        The connections stay kept until they are dropped. Raises ``ResourceExhausted``, ``Unavailable`` or
+        ``HelperFailed``.
         """
+        joined = await self._join_earlier()  # first: where one cannot be joined, nothing has happened
         await self.ready()
         self._taken = asyncio.get_running_loop().create_future()
         self._helper.send(relay_protocol.TAKE, b"")
         await self._taken
+        await self._inherit(joined)
         if self._journal is None:
             self._journal = Journal()
+            self.began = bool(self._helper.pid)
             self._hold(relay_protocol.JOURNAL, self._journal.fd)
         pending = self._journal.pending()
-        told, self._told = self._told, []
-        kept = [Kept(key, fd, pending.pop(key, [])) for key, fd in told if fd >= 0]
+        told, self._told = self._told, {}
+        kept = [Kept(key, fd, pending.pop(key, [])) for key, fd in told.items() if fd >= 0]
         if len(kept) < len(told):
             log.error("%d clients' connections are given up: no more descriptors for them", len(told) - len(kept))
-            for key, fd in told:
+            for key, fd in told.items():
                 if fd < 0:
                     self._tell(relay_protocol.DROP, protocol.pack_numbers(key), [])
         for calls in pending.values():  # their clients are gone
@@ -118,6 +129,33 @@ class RelayClient(HelperClient):
         self._keys = max(self._connections, default=0)
         self._free.extend(set(range(1, self._keys)).difference(self._connections))
         return kept
+
+    async def _inherit(self, joined: list[EarlierHelper]) -> None:
+        """Have our relay hold what those of other builds held. Raises ``Unavailable``, ``HelperFailed``.
+
+        They give it up only when ours has it. Where we die before that both do, and the next supervisor sees one
+        connection twice by its number. The journal goes last: where ours has none, it may lack others, too.
+        """
+        ours = set(self._told)
+        for earlier in joined:
+            self._taken = asyncio.get_running_loop().create_future()
+            earlier.tell(relay_protocol.TAKE)
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await self._taken
+            except (Unavailable, TimeoutError):
+                log.error("a relay of another build died: what it held is lost")
+        if not joined:
+            return
+        for key, fd in self._told.items():
+            if key not in ours and fd >= 0:
+                self._helper.send(relay_protocol.KEEP, protocol.pack_numbers(key), [fd])
+        self._hold_listeners()
+        if self._journal is not None:
+            self._hold(relay_protocol.JOURNAL, self._journal.fd)
+        await self._greet()
+        for earlier in joined:
+            earlier.tell(relay_protocol.RELEASE)
 
     def listen(self, number: int, path: Path) -> socket.socket:
         """The listening socket of a path: the one that an earlier supervisor left in the relay, or a new one.
@@ -146,16 +184,20 @@ class RelayClient(HelperClient):
         for listener in self._listeners.values():
             Path(listener.getsockname()).unlink(missing_ok=True)
 
-    def keep(self, fd: int) -> int:
-        """Keep a connection open beyond our death; the number for it. The descriptor stays the caller's, who drops
-        the connection before closing it."""
+    def reserve(self, fd: int) -> int:
+        """A number for a connection that is to be kept open beyond our death. The descriptor stays the caller's, who
+        drops the connection before closing it."""
         if self._free:
             key = self._free.pop()
         else:
             key = self._keys = self._keys + 1
         self._connections[key] = fd
-        self._tell(relay_protocol.KEEP, protocol.pack_numbers(key), [fd])
         return key
+
+    def keep(self, key: int) -> None:
+        """Keep a connection open from now on. A relay that has it without its calls in the journal would let its client
+        wait for ever."""
+        self._tell(relay_protocol.KEEP, protocol.pack_numbers(key), [self._connections[key]])
 
     def begin(self, key: int, stream: int, request: bytes) -> int:
         """Journal a call on a kept connection; the place to ``end`` it at. Raises ``OSError``."""
@@ -177,10 +219,19 @@ class RelayClient(HelperClient):
         super().close()
         for listener in self._listeners.values():
             listener.close()
+        for fd in self._unknown.values():
+            os.close(fd)
         self._listeners.clear()
+        self._unknown.clear()
         if self._journal is not None:
             self._journal.close()
             self._journal = None
+
+    def _hold_listeners(self) -> None:
+        for number, listener in self._listeners.items():
+            self._hold(number, listener.fileno())
+        for number, fd in self._unknown.items():  # for that version, when it is back
+            self._hold(number, fd)
 
     def _hold(self, number: int, fd: int) -> None:
         self._helper.send(relay_protocol.HOLD, protocol.pack_numbers(number), [fd])
@@ -188,24 +239,46 @@ class RelayClient(HelperClient):
     def _take_frame(self, frame: protocol.Frame) -> None:
         numbers = protocol.unpack_numbers(frame.body)
         match frame.kind, numbers:
-            case relay_protocol.FULL, (full,):
+            case relay_protocol.FULL, (full, *_):
                 self._full = bool(full)
-            case relay_protocol.PUMPED, (instance, kind, done):
+            case relay_protocol.PUMPED, (instance, kind, done, *_):
                 settle(self._pumping.get((instance, kind)), bool(done))
-            case relay_protocol.KEPT, (key,):
-                self._told.append((key, -1 if frame.lost else frame.fds.pop()))
-            case relay_protocol.HELD, (number,):
-                self._take_held(number, frame)
-            case relay_protocol.TAKEN, _:
-                settle(self._taken, None)
+            case ((relay_protocol.KEPT | relay_protocol.HELD | relay_protocol.TAKEN), _):
+                self._take_held(frame)
 
-    def _take_held(self, number: int, frame: protocol.Frame) -> None:
-        if frame.lost:
+    def _take_earlier(self, earlier: EarlierHelper, frame: protocol.Frame) -> None:
+        if frame.kind != relay_protocol.STANDING:
+            self._take_held(frame)
+        elif not frame.lost:
+            (number,) = protocol.first_numbers(frame.body, 1)
+            self._tell(relay_protocol.STAND, protocol.pack_numbers(number), frame.fds)
+
+    def _lose_earlier(self, earlier: EarlierHelper) -> None:
+        super()._lose_earlier(earlier)
+        if self._taken is not None and not self._taken.done():
+            self._taken.set_exception(Unavailable("the relay of another build died"))
+
+    def _take_held(self, frame: protocol.Frame) -> None:
+        """Take what a relay holds for us. What is held by two is the same."""
+        if frame.kind == relay_protocol.TAKEN:
+            settle(self._taken, None)
+            return
+        if frame.kind not in (relay_protocol.KEPT, relay_protocol.HELD):
+            return
+        (number,) = protocol.first_numbers(frame.body, 1)
+        if frame.kind == relay_protocol.KEPT:
+            if self._told.get(number, -1) < 0:
+                self._told[number] = -1 if frame.lost else frame.fds.pop()
+        elif frame.lost:
             if self._taken is not None and not self._taken.done():
                 self._taken.set_exception(OutOfDescriptors("no descriptor is left: raise the open-file limit"))
-        elif number == relay_protocol.JOURNAL and self._journal is None:
-            self._journal = Journal(frame.fds.pop())
-        elif number != relay_protocol.JOURNAL and number not in self._listeners:
+        elif number == relay_protocol.JOURNAL:
+            if self._journal is None:
+                self._journal = Journal(frame.fds.pop())
+        elif number not in relay_protocol.LISTENERS:
+            if number not in self._unknown:
+                self._unknown[number] = frame.fds.pop()
+        elif number not in self._listeners:
             self._listeners[number] = socket.socket(fileno=frame.fds.pop())
 
     def _pending(self) -> Iterator[asyncio.Future[Any] | None]:

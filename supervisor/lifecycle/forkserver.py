@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import psutil
 
@@ -52,6 +53,7 @@ class ForkserverManager:
         self._counters = counters or Counters()
         self._ending = self._renewing = False
         self._reconnecting: asyncio.Task[None] | None = None
+        client.earlier.on_lost = self._watch_left
 
     async def connect(self) -> Inventory:
         """Join the forkserver, or start one. Raises ``HelperFailed``."""
@@ -59,6 +61,15 @@ class ForkserverManager:
         if self._images is not None:
             self._images.joined(inventory.images)
         return inventory
+
+    async def take_over(self) -> Inventory:
+        """Connect, and join all forkservers that other builds left; what they all have together.
+
+        Raises ``HelperFailed``.
+        """
+        inventory = await self.connect()
+        running, ended = await self.client.join_earlier()
+        return replace(inventory, running=inventory.running | running, ended=inventory.ended + ended)
 
     async def renew_when_idle(self, seconds: float) -> None:
         """Start a fresh forkserver whenever nothing has run for so long: all workers of one have one memory layout.
@@ -121,13 +132,23 @@ class ForkserverManager:
         for container in self._registry.containers.values():
             for process in container.alive():
                 known.add(process.pid)
-                self.orphans.watch(process)
+                if not self.client.earlier.has(process.instance):
+                    self.orphans.watch(process)
         self.orphans.watch_starts()
         for child in psutil.Process().children():
             if child.pid not in known:
                 log.warning("killing pid %d, whose start was lost with the forkserver", child.pid)
                 child.kill()
         self._reconnect_soon()
+
+    def _watch_left(self, instances: set[int]) -> None:
+        """Watch what a forkserver of another build ran, which has died."""
+        if self._ending:
+            return
+        for instance in instances:
+            _, process = self._registry.processes.get(instance, (None, None))
+            if process is not None and process.exit is None:
+                self.orphans.watch(process)
 
     def _reconnect_soon(self) -> None:
         """Begin to reconnect, unless that is under way: it tries again by itself."""

@@ -88,7 +88,8 @@ class Recovery:
         pod_files.sweep(self._folder, set(self._registry.sandboxes))
 
     async def reconcile(self, inventory: Inventory) -> None:
-        """Compare the registry with what the forkserver has."""
+        """Compare the registry with what the forkservers have."""
+        self._number_above(inventory)
         ended = {each.instance: each for each in inventory.ended}
         changed: list[Process] = []
         orphans: list[Process] = []
@@ -133,6 +134,13 @@ class Recovery:
                 len(inventory.running),
                 len(ended),
             )
+
+    def _number_above(self, inventory: Inventory) -> None:
+        """Give no number twice although the file lost its newest records: with its -wal, say, by a hand."""
+        newest = max((*inventory.running, *(each.instance for each in inventory.ended)), default=0)
+        if newest > self._store.last_instance and not self._store.new:
+            log.error("the state file lacks its newest records: it was changed, or its -wal was removed meanwhile")
+            self._store.number_from(newest + 1)
 
     async def resume_logs(self, logger: LoggerClient) -> None:
         """Continue the logs that are written for containers."""

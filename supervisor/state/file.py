@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Foreign(Exception):
-    """The file is of a version that this sandboxer does not know."""
+    """The file is of a version that this sandboxer may not read."""
 
 
 class _EarlierBoot(Exception):
@@ -65,13 +65,33 @@ def _open(path: str) -> tuple[sqlite3.Connection, bool]:
         if fault:
             raise _Unfit(fault)
         version = schema.version(db)
-        if version != schema.VERSION:
-            raise Foreign(f"{path} is of version {version}, and this sandboxer reads {schema.VERSION}")
+        if version < schema.OLDEST:
+            raise Foreign(f"{path} is of version {version}, and this sandboxer reads {schema.OLDEST} and later")
         if not schema.of_this_boot(db):
             raise _EarlierBoot
+        if (oldest := schema.oldest_reader(db)) > schema.VERSION:
+            raise Foreign(f"{path} is for version {oldest} and later, and this sandboxer is of {schema.VERSION}")
+        if version < schema.VERSION:
+            _migrate(db, path, version)
+        elif version > schema.VERSION:
+            log.info("%s is of a later version, %d: what is new in it stays as it is", path, version)
     except BaseException as error:
         db.close()
         if isinstance(error, sqlite3.Error) and schema.is_damage(error):
             raise _Unfit(str(error)) from None
         raise
     return db, new
+
+
+def _migrate(db: sqlite3.Connection, path: str, version: int) -> None:
+    """Raises ``Foreign`` where that fails: the file is sound, and left as it is."""
+    copy = Path(f"{path}.before-{schema.VERSION}")
+    copy.unlink(missing_ok=True)
+    try:
+        schema.migrate(db, str(copy))
+    except sqlite3.Error as error:
+        raise Foreign(f"{path} could not be brought from version {version} to {schema.VERSION} ({error})") from None
+    copy.chmod(0o600)
+    log.info(
+        "%s was of version %d and is of %d now; it is kept as it was in %s", path, version, schema.VERSION, copy.name
+    )

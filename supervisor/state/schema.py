@@ -1,4 +1,8 @@
-"""The state file's tables, conversions from and to their rows, and signs of damage."""
+"""The state file's tables, conversions from and to their rows, and signs of damage.
+
+Tables and columns are added, with defaults, and never changed: an older sandboxer leaves those that it does not know as
+they are, and may read and write the file down to the version that it names (docs/upgrading.md).
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,13 @@ from . import rows
 
 T = TypeVar("T")
 
-VERSION = 7
+VERSION = 8
+"""Version of the tables below."""
+OLDEST = 8
+"""The oldest version that is migrated. Older ones have no oldest reader."""
 
 _TABLES = """
+CREATE TABLE format (oldest_reader INTEGER NOT NULL);   -- the oldest version that may read and write this file
 CREATE TABLE boot (id TEXT NOT NULL);       -- of the kernel under which all that is recorded ran
 CREATE TABLE sandboxes (
     namespace TEXT NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL, netns TEXT NOT NULL,
@@ -77,9 +85,35 @@ def prepare(db: sqlite3.Connection) -> bool:
     if version(db):
         return False
     db.executescript(
-        f"BEGIN; {_TABLES} INSERT INTO boot VALUES ('{_boot_id()}'); PRAGMA user_version = {VERSION}; COMMIT;"
+        f"BEGIN; {_TABLES} INSERT INTO boot (id) VALUES ('{_boot_id()}');"
+        f" INSERT INTO format (oldest_reader) VALUES ({OLDEST}); PRAGMA user_version = {VERSION}; COMMIT;"
     )
     return True
+
+
+_MIGRATIONS: dict[int, str] = {}
+"""By version, what makes the next one's tables of its: ``ALTER TABLE ... ADD COLUMN ... NOT NULL DEFAULT ...;``. One
+whose records the versions before must not see raises ``oldest_reader`` when it writes the first."""
+
+
+def oldest_reader(db: sqlite3.Connection) -> int:
+    """The oldest version that may read and write the file. Raises ``sqlite3.Error``."""
+    (oldest,) = db.execute("SELECT oldest_reader FROM format").fetchone()
+    return int(oldest)
+
+
+def migrate(db: sqlite3.Connection, copy: str) -> None:
+    """Bring a file of an older version to ours, in one transaction; the file as it was is kept as ``copy``.
+
+    Raises ``sqlite3.Error``, and leaves it as it was then.
+    """
+    db.execute("VACUUM INTO ?", (copy,))
+    steps = "".join(_MIGRATIONS[number] for number in range(version(db), VERSION))
+    try:
+        db.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
+    except sqlite3.Error:
+        db.rollback()
+        raise
 
 
 def of_this_boot(db: sqlite3.Connection) -> bool:
@@ -126,9 +160,28 @@ def plan_of(text: str) -> MountPlan:
     return _made(MountPlan, values)
 
 
+def known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The members that a dataclass with slots has here: a later version may have recorded others."""
+    return {name: value for name, value in values.items() if name in kind.__slots__}
+
+
+def insertion(table: str, columns: str, verb: str = "INSERT") -> str:
+    """The statement that adds a row. It names its columns: there may be others, of a later version."""
+    return f"{verb} INTO {table} ({columns}) VALUES ({', '.join('?' * len(columns.split(',')))})"
+
+
+ADD_SANDBOX = insertion(
+    "sandboxes", "namespace, id, state, netns, config, annotations, labels, created_at, exited_at, pids"
+)
+ADD_CONTAINER = insertion("containers", "namespace, id, sandbox_id, bundle, config, plan, cgroup, made")
+ADD_PROCESS = insertion(
+    "processes",
+    "namespace, container_id, exec_id, state, stdin, stdout, stderr, terminal, spec, pid, start_time, pumped",
+)
 PREPARED_COLUMNS = (
     "sandbox_id, container_id, exec_id, spec, rootfs, stdin, stdout, stderr, terminal, bundle, listed, digest"
 )
+ADD_PREPARED = insertion("prepared", f"namespace, {PREPARED_COLUMNS}", "INSERT OR REPLACE")
 
 
 def prepared_of(
@@ -162,8 +215,8 @@ def _mounts(values: list[dict[str, Any]]) -> tuple[Mount, ...]:
 
 
 def _made(kind: type[T], values: dict[str, Any]) -> T:
-    """A dataclass's value of these members. Raises ``TypeError`` where one is missing, unknown or of another kind."""
-    made = kind(**values)
+    """A dataclass's value of these members. Raises ``TypeError`` where one is missing or of another kind."""
+    made = kind(**known(kind, values))
     for name, kinds in _SIMPLE[kind]:
         if type(getattr(made, name)) is not kinds:
             raise TypeError(f"{kind.__name__}.{name} is {type(getattr(made, name)).__name__}")

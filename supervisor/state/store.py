@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -145,6 +145,12 @@ class Store:
             self._run("DELETE FROM sqlite_sequence WHERE name = 'processes'")
             self._run("INSERT INTO sqlite_sequence VALUES ('processes', ?)", (instance - 1,))
 
+    @property
+    def last_instance(self) -> int:
+        """The highest number that an instance was given; 0 where there was none."""
+        found = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'processes'")
+        return int(found[0][0]) if found else 0
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()
@@ -152,7 +158,7 @@ class Store:
     def add_sandbox(self, sandbox: Sandbox, new: NewSandbox) -> None:
         """Record a new sandbox."""
         self._run(
-            "INSERT INTO sandboxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            schema.ADD_SANDBOX,
             (
                 sandbox.namespace,
                 sandbox.id,
@@ -199,7 +205,7 @@ class Store:
         """
         with self._transaction():
             self._run(
-                "INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                schema.ADD_CONTAINER,
                 (
                     container.namespace,
                     container.id,
@@ -308,17 +314,14 @@ class Store:
         new = prepared.new
         rootfs = new.rootfs if isinstance(new, NewContainer) else ()
         self._run(
-            "INSERT OR REPLACE INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            schema.ADD_PREPARED,
             (
                 namespace,
-                *prepared.key,
                 prepared.sandbox_id,
+                *prepared.key,
                 new.spec,
                 json.dumps([asdict(mount) for mount in rootfs]),
-                new.stdio.stdin,
-                new.stdio.stdout,
-                new.stdio.stderr,
-                new.stdio.terminal,
+                *astuple(new.stdio),
                 prepared.bundle,
                 prepared.listed,
                 prepared.digest,
@@ -356,20 +359,18 @@ class Store:
         )
 
     def _insert_process(self, container: Container, process: Process, spec: bytes = b"") -> None:
-        stdio = process.stdio
         cursor = self._run(
-            "INSERT INTO processes (namespace, container_id, exec_id, state, pid, start_time, stdin, stdout, stderr,"
-            " terminal, spec, pumped) VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, 0)",
+            schema.ADD_PROCESS,
             (
                 container.namespace,
                 container.id,
                 process.exec_id,
                 process.state,
-                stdio.stdin,
-                stdio.stdout,
-                stdio.stderr,
-                stdio.terminal,
+                *astuple(process.stdio),
                 spec,
+                process.pid,
+                process.start_time,
+                process.pumped,
             ),
         )
         process.instance = cursor.lastrowid or 0

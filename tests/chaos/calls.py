@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from sandbox_api.errors import NotFound, Unavailable
+from sandbox_api.errors import Internal, NotFound, ResourceExhausted, Unavailable
 from sandbox_api.proto import task_pb2 as pb
 
 from ..harness.api import Api
@@ -20,6 +20,8 @@ from ..harness.ttrpc import Connection
 from .model import Pod, Process, Shared
 
 AWAY_SECONDS = 60.0
+READS = ("State", "Wait")
+"""Calls that change nothing: a client may vanish in the middle of one, and know no less."""
 T = TypeVar("T")
 
 
@@ -36,11 +38,16 @@ class Caller:
         self._daemon = daemon
         self._namespace = namespace
         self._number = number
-        self._random = random.Random(f"{seed} {number}")
+        self._seed = seed
+        self._draw(0)
         self._made = 0
         self._tasks: Connection | None = None
         self._sandboxes: Api | None = None
         self._isulad: dict[str, Isulad2023 | Isulad216] = {}
+
+    def _draw(self, step: int) -> None:
+        """Have this step's choices, which no outcome of those before changes."""
+        self._random = random.Random(f"{self._seed} {self._number} {step}")
 
     def _name(self, kind: str) -> str:
         self._made += 1
@@ -84,6 +91,12 @@ class Caller:
         def call() -> Message:
             if self._tasks is None:
                 self._tasks = Connection(self._daemon.task_socket, self._namespace)
+            if method in READS and self._random.random() < 0.03:
+                self.shared.count("vanished")
+                with contextlib.suppress(OSError):
+                    self._tasks.send(method, request)
+                self._hang_up()
+                self._tasks = Connection(self._daemon.task_socket, self._namespace)
             return self._tasks.call(method, request)
 
         return self._call(method, call)
@@ -115,6 +128,12 @@ class Caller:
             return call()
         except TimeoutError:
             self.shared.complain(f"{self.name}: {what}: no answer after {time.monotonic() - begun:.0f} s")
+        except (ResourceExhausted, Internal):
+            if not self.shared.was_short(begun):
+                raise
+            self.shared.count("refused")
+            time.sleep(0.02)
+            raise Lost(what) from None
         except (EOFError, OSError, Unavailable):
             pass
         self.shared.count("answers lost")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
 
@@ -28,8 +29,11 @@ class Client(Containers):
 
     def _run(self) -> None:
         try:
-            while not self.shared.stop.is_set():
+            for step in itertools.count():
+                if self.shared.stop.is_set():
+                    break
                 with self.shared.acting():
+                    self._draw(step)
                     self._act()
             with self.shared.acting():
                 self.finish()

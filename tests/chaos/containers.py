@@ -83,6 +83,8 @@ class Containers(Processes):
             "linux": {},
             "annotations": {"io.kubernetes.cri.sandbox-id": pod.id},
         }
+        if self._random.random() < 0.25:
+            config["annotations"]["run.wasm-sandboxer/engine"] = "wasmtime"
         if self._random.random() < 0.3:
             config["mounts"] += [{"destination": "/scratch", "type": "tmpfs", "source": "tmpfs"}]
         if self._random.random() < 0.2:

@@ -117,6 +117,8 @@ class Shared:
     """When a forkserver died whose workers nobody else was the parent of: what ended just then nobody can know."""
     hung_up: list[float] = field(default_factory=list)
     """When a relay died: the processes on its terminals were sent SIGHUP."""
+    shortages: list[tuple[float, float]] = field(default_factory=list)
+    """When disk or memory ran out, and when that was over: calls may be refused, and say so."""
     _condition: threading.Condition = field(default_factory=threading.Condition)
     _acting: int = 0
     _audit: bool = False
@@ -155,6 +157,20 @@ class Shared:
             with self._condition:
                 self._audit = False
                 self._condition.notify_all()
+
+    @contextmanager
+    def short(self) -> Iterator[None]:
+        """Disk or memory runs out meanwhile."""
+        began = time.monotonic()
+        self.shortages.append((began, float("inf")))
+        try:
+            yield
+        finally:
+            self.shortages[-1] = began, time.monotonic()
+
+    def was_short(self, since: float) -> bool:
+        """Whether anything ran out since then."""
+        return any(end >= since for _, end in self.shortages)
 
     def may_be_unknown(self, process: Process) -> bool:
         return any(at >= process.started for at in self.blind)

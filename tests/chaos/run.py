@@ -1,9 +1,9 @@
 """Kill any part at any moment, under load, and see that nothing is lost: ``python -m tests.chaos.run --seconds 60``.
 
-Clients hand over, create, start, exec, pause, limit, kill, stop and delete at random; supervisor, forkserver and relay
-are killed and started again at random moments. After every restart, and at the end, all
-that the clients know is compared with what the daemon answers and with what is in /proc. One seed makes the same
-choices, not the same interleaving.
+Clients hand over, create, start, exec, pause, limit, kill, stop and delete at random, on both engines, with images.
+What happens to the daemon meanwhile is in ``strikes``. After each, and at the end, all that the clients know is
+compared with what the daemon answers and with what is in /proc. One seed gives the same strikes with the same pauses,
+and each client the same choices step by step, as far as the answers allow: one that a death cut off makes it look.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import os
 import random
-import signal
 import sqlite3
 import sys
 import time
@@ -21,13 +20,14 @@ from pathlib import Path
 
 import psutil
 
-from supervisor.ipc.forkserver import label
-
-from ..harness.daemon import FORKED, Daemon
 from ..harness.guests import guest
+from . import plan
 from .client import Client
 from .containers import GUESTS
 from .model import Shared
+from .node import Node
+from .plan import strikes
+from .strikes import Strikes
 
 SETTLE_SECONDS = 10.0
 ALLOWED_GROWTH = 12 << 20
@@ -43,13 +43,12 @@ class Held:
     processes: int
 
 
-class Chaos:
+class Chaos(Strikes):
     """A daemon under attack."""
 
-    def __init__(self, daemon: Daemon, clients: int, seed: int) -> None:
-        self.daemon = daemon
-        self.shared = Shared()
-        self._random = random.Random(seed)
+    def __init__(self, daemon: Node, clients: int, seed: int) -> None:
+        super().__init__(daemon, Shared())
+        self._seed = seed
         self._namespace = f"chaos{os.getpid()}"
         self._clients = [Client(daemon, self.shared, self._namespace, number, seed) for number in range(clients)]
 
@@ -62,9 +61,12 @@ class Chaos:
         for client in self._clients:
             client.thread.start()
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not self.shared.wrong:
-            time.sleep(self._random.uniform(0.05, 1.0))
-            self._strike()
+        for strike in strikes(self._seed):
+            if time.monotonic() >= end or self.shared.wrong:
+                break
+            time.sleep(strike.pause)
+            self._random = random.Random(strike.seed)
+            getattr(self, f"_{strike.kind}")()
             with self.shared.quiet():
                 self._audit()
             progress.show(self.shared)
@@ -75,6 +77,8 @@ class Chaos:
                 self.shared.complain(f"{client.name} hangs")
         progress.done()
         leftovers = self._leftovers()
+        self.daemon.jump(0)
+        self.daemon.tree = self.daemon.trees[0]
         self.daemon.stop()  # so that both sides of the comparison are a daemon that has just begun
         self.daemon.start()
         ended = self._held()
@@ -90,6 +94,14 @@ class Chaos:
             "deaths of the supervisor": counts["supervisor"],
             "deaths of the forkserver": counts["forkserver"],
             "deaths of the relay": counts["relay"],
+            "upgrades and rollbacks": counts["switches"],
+            "times that helpers were stopped": counts["suspended"],
+            "times that the disk was full": counts["full disks"],
+            "times without memory": counts["no memory"],
+            "jumps of the clock": counts["jumps"],
+            "broken peers": counts["broken peers"],
+            "clients that vanished in a call": counts["vanished"],
+            "refused for want of disk or memory": counts["refused"],
             "exits told": counts["exits told"],
             "  of which nobody could know the status": counts["statuses nobody can know"],
             "Waits answered across deaths": counts["waits answered on their first connection"],
@@ -99,112 +111,6 @@ class Chaos:
             "memory at the beginning, KiB": began.memory >> 10,
             "memory at the end, KiB": ended.memory >> 10,
         }
-
-    # Deaths.
-
-    def _strike(self) -> None:
-        strike = self._random.choice(
-            [
-                self._supervisor,
-                self._supervisor,
-                self._forkserver,
-                self._forkserver,
-                self._relay,
-                self._both,
-                self._while_it_starts,
-            ]
-        )
-        strike()
-
-    def _supervisor(self) -> None:
-        self._end_supervisor()
-        time.sleep(self._random.choice([0, 0, self._random.uniform(0, 0.5)]))
-        self.daemon.start()
-
-    def _end_supervisor(self, kill: bool = False) -> None:
-        self.shared.count("supervisor")
-        assert self.daemon.process is not None
-        supervisor = self.daemon.process.pid
-        # Orphans of a dead forkserver are init's children: an exit just now is reported to init alone.
-        adopted = any(worker.info["ppid"] == supervisor for worker in self._workers())
-        if adopted:
-            self._blind()
-        if kill or self._random.random() < 0.6:
-            self.daemon.kill()
-        else:
-            self.daemon.stop()
-        if adopted:
-            self._blind()
-
-    def _forkserver(self) -> None:
-        server = self._find("forkserver")
-        if server is None:
-            return
-        self.shared.count("forkserver")
-        assert self.daemon.process is not None
-        ours = server.ppid() == self.daemon.process.pid
-        if not ours:  # its workers become init's: one that ends before the supervisor looks has told nobody
-            self._blind()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            server.send_signal(self._random.choice([signal.SIGKILL, signal.SIGTERM]))
-            server.wait(10)
-        if not ours:
-            self._blind()
-        deadline = time.monotonic() + 10
-        while self._find("forkserver") is None:
-            if time.monotonic() > deadline:
-                self.shared.complain("no new forkserver within 10 s")
-                return
-            time.sleep(0.02)
-
-    def _both(self) -> None:
-        server = self._find("forkserver")
-        first = self._random.random() < 0.5
-        if first:
-            self._end_supervisor()
-        self._blind()
-        if server is not None:
-            self.shared.count("forkserver")
-            with contextlib.suppress(psutil.NoSuchProcess):
-                server.kill()
-                server.wait(10)
-        if not first:
-            self._end_supervisor()
-        time.sleep(self._random.choice([0, self._random.uniform(0, 0.3)]))
-        self.daemon.start()
-        self._blind()
-
-    def _while_it_starts(self) -> None:
-        """Death in the middle of recovery."""
-        self._end_supervisor()
-        for _ in range(self._random.randint(1, 3)):
-            self.daemon.launch()
-            time.sleep(self._random.uniform(0, 0.8))
-            self._end_supervisor(kill=True)
-        self.daemon.start()
-
-    def _relay(self) -> None:
-        """Terminals hang up, and inputs end, which no guest here reads."""
-        relay = self._find("relay")
-        if relay is not None:
-            self.shared.count("relay")
-            self.shared.hung_up.append(time.monotonic())  # clients see it at once
-            with contextlib.suppress(psutil.NoSuchProcess):
-                relay.kill()
-                relay.wait(10)
-            self.shared.hung_up.append(time.monotonic())  # and of those that were started meanwhile
-        if self._random.random() < 0.3:  # before there is another
-            self._supervisor()
-
-    def _blind(self) -> None:
-        self.shared.blind.append(time.monotonic())
-
-    def _find(self, helper: str) -> psutil.Process | None:
-        socket = f"{self.daemon.dir}/{helper}.sock"
-        for process in psutil.process_iter(["cmdline", "name"]):
-            if {socket, label(socket)} & set(process.info["cmdline"] or []) and process.info["name"] not in FORKED:
-                return process
-        return None
 
     # Comparisons.
 
@@ -218,21 +124,13 @@ class Chaos:
             self.shared.complain("two processes have one pid")
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
-            there = {process.pid for process in self._workers()}
+            there = {process.pid for process in self.daemon.all_workers()}
             if there <= set(pids):
                 return
             if time.monotonic() > deadline:
                 self.shared.complain(f"workers that no daemon knows: {sorted(there - set(pids))}")
                 return
             time.sleep(0.05)
-
-    def _workers(self) -> list[psutil.Process]:
-        socket = label(f"{self.daemon.dir}/forkserver.sock")
-        found = []
-        for process in psutil.process_iter(["cmdline", "name", "ppid"]):
-            if socket in (process.info["cmdline"] or []) and process.info["name"] == "wasm-worker":
-                found.append(process)
-        return found
 
     def _leftovers(self) -> list[str]:
         """List what is left although every client has taken down all of its own."""
@@ -242,10 +140,11 @@ class Chaos:
         return left
 
     def _look_for_leftovers(self) -> list[str]:
-        left = [f"worker {process.pid}" for process in self._workers()]
+        left = [f"worker {process.pid}" for process in self.daemon.all_workers()]
         left += [f"mount {mount}" for mount in self.daemon.mounts()]
-        groups = Path("/sys/fs/cgroup").glob(f"**/wasm-sandboxer/{self._namespace}")
-        left += [f"control group {group}" for group in groups]
+        for tree in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
+            if (group := tree / "wasm-sandboxer" / self._namespace).exists():
+                left.append(f"control group {group}")
         with contextlib.closing(sqlite3.connect(f"file:{self.daemon.dir}/state.db?mode=ro", uri=True)) as db:
             for table in ("sandboxes", "containers", "processes", "prepared"):
                 (rows,) = db.execute(f"SELECT count(*) FROM {table}").fetchone()
@@ -311,13 +210,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep-log", type=Path, help="where to put the daemon's log")
     options = parser.parse_args()
-    with Daemon() as daemon:
+    with Node() as daemon:
         chaos = Chaos(daemon, options.clients, options.seed)
         try:
             figures = chaos.run(options.seconds)
         finally:
             if options.keep_log:
                 options.keep_log.write_text(daemon.log_text())
+    print(f"strikes {plan.name(options.seed)}")
     print(table({"seed": options.seed} | figures))
     for each in chaos.shared.wrong:
         print(each)

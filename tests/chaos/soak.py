@@ -1,7 +1,7 @@
 """Many short lives on one daemon, and what is left of them: ``python -m tests.chaos.soak --lifecycles 50000``.
 
-Each is created, started, waited for and deleted. Halves are compared: what grew in the first is warm-up, what grows
-in the second is a leak. Rows, control groups and mounts have to be as they were.
+Each is created, started, waited for and deleted, on either engine; some have execs, logs that the daemon writes, or a
+client that goes in the middle of a call; events are received. What grows in the second half is a leak.
 """
 
 from __future__ import annotations
@@ -12,62 +12,23 @@ import itertools
 import json
 import os
 import shutil
-import sqlite3
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 from sandbox_api.proto import task_pb2 as pb
 
 from ..harness.container import Pod
 from ..harness.daemon import Daemon
 from ..harness.guests import guest
+from ..harness.receiver import Receiver
 from ..harness.ttrpc import Connection
+from .holdings import Holdings, count, draw, grown, table
 
-ALLOWED_KIB = 2048
-"""Bytes that one process may grow in the second half: the allocator's noise."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """Resources the daemon holds while nothing runs."""
-
-    supervisor_kib: int
-    forkserver_kib: int
-    relay_kib: int
-    descriptors: int
-    rows: int
-    state_kib: int
-    groups: int
-    mounts: int
-
-
-def held(daemon: Daemon) -> Held:
-    """Count what the daemon holds now."""
-    assert daemon.process is not None
-    helpers = {name: _helper(daemon, name) for name in ("forkserver", "relay")}
-    supervisor = psutil.Process(daemon.process.pid)
-    everybody = [supervisor, *helpers.values()]
-    with contextlib.closing(sqlite3.connect(f"file:{daemon.dir}/state.db?mode=ro", uri=True)) as db:
-        rows = sum(db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in ("containers", "processes"))
-    return Held(
-        supervisor.memory_info().rss >> 10,
-        helpers["forkserver"].memory_info().rss >> 10,
-        helpers["relay"].memory_info().rss >> 10,
-        sum(process.num_fds() for process in everybody),
-        rows,
-        sum(path.stat().st_size for path in daemon.dir.glob("state.db*")) >> 10,
-        sum(1 for _ in Path("/sys/fs/cgroup").glob("**/wasm-sandboxer/soak*/*")),
-        len(daemon.mounts()),
-    )
-
-
-def _helper(daemon: Daemon, name: str) -> psutil.Process:
-    return next(each for each in daemon.helpers() if f"/{name}.sock" in " ".join(each.cmdline()))
+POINTS = 40
+"""How often is counted."""
+GUESTS = ("exit", "sleep", "hello")
 
 
 class Soak:
@@ -76,9 +37,9 @@ class Soak:
     def __init__(self, daemon: Daemon, clients: int) -> None:
         self._daemon = daemon
         self._clients = clients
-        self._pod = Pod(daemon, f"soak{os.getpid()}")
+        self.pod = Pod(daemon, f"soak{os.getpid()}")
         self._numbers = itertools.count()
-        self.done = 0
+        self.done = self.received = 0
         self.wrong: list[str] = []
         self._lock = threading.Lock()
 
@@ -92,23 +53,27 @@ class Soak:
             thread.join()
 
     def _live(self, left: itertools.count[int], lifecycles: int, total: int) -> None:
+        bundles = [self._bundle(engine) for engine in ("wasmedge", "wasmtime")]
         try:
-            bundle = self._bundle()
-            with Connection(self._daemon.task_socket, self._pod.namespace) as connection:
+            with Connection(self._daemon.task_socket, self.pod.namespace) as connection:
                 while next(left) <= lifecycles and not self.wrong:
-                    self._one(connection, bundle)
+                    self._one(connection, bundles, next(self._numbers))
                     with self._lock:
                         self.done += 1
                         if self.done % 50 == 0 or self.done == total:
                             self._show(total)
         except Exception as error:
             self.wrong.append(f"{type(error).__name__}: {error}")
+        finally:
+            for bundle in bundles:
+                shutil.rmtree(bundle)
 
-    def _bundle(self) -> Path:
-        """One for each client, with what there is to undo: a control group, a bind mount, a tmpfs."""
+    def _bundle(self, engine: str) -> Path:
+        """One for each client and engine, with what there is to undo: a control group, a bind mount, a tmpfs."""
         bundle = self._daemon.folder / "bundles" / f"soak{next(self._numbers)}"
         (bundle / "rootfs").mkdir(parents=True)
-        shutil.copy(guest("exit"), bundle / "rootfs" / "exit.wasm")
+        for name in GUESTS:
+            shutil.copy(guest(name), bundle / "rootfs" / f"{name}.wasm")
         (bundle / "hosts").write_text("127.0.0.1 here\n")
         config = {
             "ociVersion": "1.2.0",
@@ -119,19 +84,75 @@ class Soak:
                 {"destination": "/etc/hosts", "type": "bind", "source": str(bundle / "hosts"), "options": ["rbind"]},
             ],
             "linux": {"resources": {"pids": {"limit": 20}}},
-            "annotations": {"io.kubernetes.cri.sandbox-id": self._pod.id},
+            "annotations": {"io.kubernetes.cri.sandbox-id": self.pod.id, "run.wasm-sandboxer/engine": engine},
         }
         (bundle / "config.json").write_text(json.dumps(config))
+        config["process"] = {**config["process"], "args": ["/hello.wasm"]}  # type: ignore[dict-item]
+        config["annotations"] |= {"log.console.file": str(bundle / "log")}  # type: ignore[operator]
+        (bundle / "logged.json").write_text(json.dumps(config))
         return bundle
 
-    def _one(self, connection: Connection, bundle: Path) -> None:
-        name = f"c{next(self._numbers)}"
+    def _one(self, connection: Connection, bundles: list[Path], number: int) -> None:
+        bundle = bundles[number // 5 % len(bundles)]
+        kinds = (self._plain, self._plain, self._with_exec, self._logged, self._vanishing)
+        kinds[number % len(kinds)](connection, bundle, f"c{number}")
+
+    def _plain(self, connection: Connection, bundle: Path, name: str, status: int = 3) -> None:
         connection.call("Create", pb.CreateTaskRequest(id=name, bundle=str(bundle)))
         connection.call("Start", pb.StartRequest(id=name))
-        status = connection.call("Wait", pb.WaitRequest(id=name)).exit_status
-        connection.call("Delete", pb.DeleteRequest(id=name))
-        if status != 3:
-            self.wrong.append(f"{name} ended with {status}, not 3")
+        self._end(connection, name, status)
+
+    def _end(self, connection: Connection, name: str, expected: int, exec_id: str = "") -> None:
+        status = connection.call("Wait", pb.WaitRequest(id=name, exec_id=exec_id)).exit_status
+        connection.call("Delete", pb.DeleteRequest(id=name, exec_id=exec_id))
+        if status != expected:
+            self.wrong.append(f"{name} {exec_id} ended with {status}, not {expected}")
+
+    def _with_exec(self, connection: Connection, bundle: Path, name: str) -> None:
+        """A probe, as a kubelet's."""
+        self._sleeping(connection, bundle, name)
+        request = pb.ExecProcessRequest(id=name, exec_id="e")
+        request.spec.value = json.dumps(
+            {"args": ["/exit.wasm", "5"], "cwd": "/", "user": {"uid": 7, "gid": 7}}
+        ).encode()
+        connection.call("Exec", request)
+        connection.call("Start", pb.StartRequest(id=name, exec_id="e"))
+        self._end(connection, name, 5, "e")
+        connection.call("Kill", pb.KillRequest(id=name, signal=15))
+        self._end(connection, name, 143)
+
+    def _sleeping(self, connection: Connection, bundle: Path, name: str) -> None:
+        home = bundle / name
+        home.mkdir()
+        config = json.loads((bundle / "config.json").read_text())
+        config["process"]["args"] = ["/sleep.wasm"]
+        config["root"]["path"] = str(bundle / "rootfs")
+        (home / "config.json").write_text(json.dumps(config))
+        connection.call("Create", pb.CreateTaskRequest(id=name, bundle=str(home)))
+        connection.call("Start", pb.StartRequest(id=name))
+        shutil.rmtree(home)
+
+    def _logged(self, connection: Connection, bundle: Path, name: str) -> None:
+        """One whose output the daemon logs."""
+        home = bundle / name
+        home.mkdir()
+        config = json.loads((bundle / "logged.json").read_text())
+        config["root"]["path"] = str(bundle / "rootfs")
+        config["annotations"]["log.console.file"] = str(home / "log")
+        (home / "config.json").write_text(json.dumps(config))
+        self._plain(connection, home, name, 0)
+        if (home / "log").read_bytes().count(b"hello from WASI") != 1:
+            self.wrong.append(f"{name}: its log is not whole")
+        shutil.rmtree(home)
+
+    def _vanishing(self, connection: Connection, bundle: Path, name: str) -> None:
+        """A client goes with a Wait and a call under way, and another finds what it left."""
+        self._sleeping(connection, bundle, name)
+        with Connection(self._daemon.task_socket, self.pod.namespace) as other:
+            other.send("Wait", pb.WaitRequest(id=name))
+            other.send("State", pb.StateRequest(id=name))
+        connection.call("Kill", pb.KillRequest(id=name, signal=9))
+        self._end(connection, name, 137)
 
     def _show(self, total: int) -> None:
         if sys.stderr.isatty():
@@ -141,31 +162,34 @@ class Soak:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lifecycles", type=int, default=50000)
+    parser.add_argument("--lifecycles", type=int, default=50000, help="500,000 take hours")
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--picture", type=Path, default=Path(".cache/soak.png"), help="where to draw (bench extra)")
     options = parser.parse_args()
-    guest("exit")
-    with Daemon("--log-level", "warning") as daemon:
+    for name in GUESTS:
+        guest(name)
+    with Daemon("--log-level", "warning") as daemon, contextlib.ExitStack() as cleanup:
+        events = Receiver(daemon.folder / "events.sock")
+        cleanup.callback(events.close)
+        daemon.stop()
+        daemon.add_options("--events", str(daemon.folder / "events.sock"))
+        daemon.start()
         soak = Soak(daemon, options.clients)
         begun = time.monotonic()
-        points = [held(daemon)]
-        half = options.lifecycles // 2
-        for count in (half, options.lifecycles - half):
-            soak.run(count, options.lifecycles)
-            time.sleep(2)  # what ends in the background, such as a relay's connections
-            points.append(held(daemon))
+        points: list[Holdings] = [count(daemon, 0, soak.pod.namespace)]
+        for number in range(1, POINTS + 1):
+            soak.run(options.lifecycles * number // POINTS - soak.done, options.lifecycles)
+            time.sleep(1)  # what ends in the background, such as a relay's connections
+            points.append(count(daemon, soak.done, soak.pod.namespace))
+            soak.received += events.drop()
         elapsed = time.monotonic() - begun
-    print(f"{soak.done} lifecycles in {elapsed:.0f} s, {soak.done / elapsed:.0f} a second\n")
-    print(f"{'':20}{'begin':>10}{'half':>10}{'end':>10}")
-    for name in Held.__dataclass_fields__:
-        values = [getattr(point, name) for point in points]
-        print(f"{name.replace('_', ' '):20}" + "".join(f"{value:10}" for value in values))
-        allowed = ALLOWED_KIB if name.endswith("kib") else 0
-        if values[2] > values[1] + allowed:
-            soak.wrong.append(f"{name} grew")
-    for each in soak.wrong:
+    print(f"{soak.done} lifecycles in {elapsed:.0f} s, {soak.done / elapsed:.0f} a second, {soak.received} events\n")
+    print(table(points))
+    if draw(points, options.picture):
+        print(f"\n{options.picture}")
+    for each in soak.wrong + grown(points):
         print(each)
-    sys.exit(bool(soak.wrong))
+    sys.exit(bool(soak.wrong or grown(points)))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,13 @@ class Daemon:
         self._options = options
         self._listen = "api.sock"
         self.environment: dict[str, str] = {}
+        self.tree = ROOT
+        """The version that it runs from its next start on."""
         self.prefix: list[str] = []
         """A command that becomes the daemon, with fewer rights say."""
+        self.python = sys.executable
+        self.program = ["-m", "supervisor"]
+        """What Python runs."""
         self.process: subprocess.Popen[bytes] | None = None
         self.log = self.folder / "log"
 
@@ -60,6 +65,10 @@ class Daemon:
     def task_socket(self) -> Path:
         return self.dir / "task.sock"
 
+    def add_options(self, *options: str) -> None:
+        """Have these, too, from its next start on."""
+        self._options += options
+
     def start(self) -> Daemon:
         """Start it and wait until it says that it is ready."""
         notify = self.folder / "notify.sock"
@@ -81,13 +90,13 @@ class Daemon:
 
     def launch(self) -> None:
         """Start it, and wait for nothing."""
-        command = [sys.executable, "-m", "supervisor", "--listen", str(self.listen), "--dir", str(self.dir)]
+        command = [self.python, *self.program, "--listen", str(self.listen), "--dir", str(self.dir)]
         command += ["--cache-dir", str(self.cache), "--aot", os.environ.get("SANDBOXER_TEST_AOT", "auto")]
         command += ["--engine", os.environ.get("SANDBOXER_TEST_ENGINE", "auto")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, *command, "--log-level", "debug", *self._options],
-                cwd=ROOT,
+                cwd=self.tree,
                 env={**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify.sock"), **self.environment},
                 stderr=log,
             )
@@ -113,9 +122,9 @@ class Daemon:
     def helpers(self) -> list[psutil.Process]:
         """The forkserver and relay of this daemon's folder, with what they forked."""
         found = []
-        ours = label(f"{self.dir}/forkserver.sock")
+        ours = label(f"{self.dir}/forkserver")
         for process in psutil.process_iter(["cmdline"]):
-            if any(str(self.dir) in part or part == ours for part in process.info["cmdline"] or []):
+            if any(str(self.dir) in part or part.startswith(ours) for part in process.info["cmdline"] or []):
                 found.append(process)
                 with contextlib.suppress(psutil.NoSuchProcess):
                     found += process.children(recursive=True)

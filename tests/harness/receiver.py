@@ -46,6 +46,13 @@ class Receiver:
     def take(self, count: int) -> list[tuple[str, str, Any]]:
         return [self.events.get(timeout=10) for _ in range(count)]
 
+    def drop(self) -> int:
+        """Forget all that have come so far; how many."""
+        count = self.events.qsize()
+        for _ in range(count):
+            self.events.get()
+        return count
+
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)

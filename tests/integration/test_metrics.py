@@ -181,7 +181,7 @@ def test_helpers_deaths_memory_and_files(node: Node, pod: Pod) -> None:
     for helper in ("supervisor", "forkserver", "relay"):
         assert node.value("helper_resident_memory_bytes", helper=helper) > 1 << 20
         assert node.value("helper_open_fds", helper=helper) >= 3
-    relay = next(each for each in node.daemon.helpers() if "relay.sock" in " ".join(each.cmdline()))
+    relay = next(each for each in node.daemon.helpers() if "/relay-" in " ".join(each.cmdline()))
     before = node.value("helper_deaths_total", helper="relay")
     relay.kill()
     node.until("helper_deaths_total", before + 1, helper="relay")

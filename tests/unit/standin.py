@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import astuple
 
 from supervisor.ipc.inventory import Ended
-from workers.greeting import FORKSERVER, Versions, Welcome
-from workers.protocol import ACK, EXITED, HELLO, WELCOME, encode, pack_numbers, unpack_numbers
+from workers.greeting import EXIT_NUMBERS, FORKSERVER, KEEPING, Versions, Welcome
+from workers.protocol import ACK, EXITED, HELLO, WELCOME, encode, pack_rows, unpack_numbers
 
 _HEADER = struct.Struct("<IHH")
 
@@ -17,8 +17,9 @@ _HEADER = struct.Struct("<IHH")
 class StandIn:
     """Listens where a launcher will look for the forkserver."""
 
-    def __init__(self, versions: Versions = FORKSERVER) -> None:
+    def __init__(self, versions: Versions = FORKSERVER, keeping: Versions | None = KEEPING) -> None:
         self._versions = versions
+        self._keeping = keeping
         self.acknowledged: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -29,7 +30,7 @@ class StandIn:
     def exited(self, exits: Sequence[Ended]) -> None:
         """Tell of these."""
         numbers = [number for each in exits for number in astuple(each)]
-        self._send(EXITED, pack_numbers(*numbers))
+        self._send(EXITED, pack_rows(EXIT_NUMBERS, numbers))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
@@ -40,7 +41,7 @@ class StandIn:
             except asyncio.IncompleteReadError:
                 return
             if kind == HELLO:
-                self._send(WELCOME, Welcome(self._versions, {b"wasmedge": b"0.14"}).encode())
+                self._send(WELCOME, Welcome(self._versions, {b"wasmedge": b"0.14"}, keeping=self._keeping).encode())
             elif kind == ACK:
                 self.acknowledged.put_nowait(unpack_numbers(body))
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.greeting import VERSIONS, Filters, Hello, Versions, Welcome
-from workers.protocol import ProtocolError, pack_numbers, pack_tagged
+from workers.greeting import EXITS, KEEPING_VERSIONS, RUNNING, VERSIONS, Filters, Hello, Versions, Welcome
+from workers.protocol import ProtocolError, pack_numbers, pack_rows, pack_tagged
 
 LATER = 999
 """A tag from a later version."""
@@ -21,10 +21,27 @@ def test_the_highest_version_that_both_speak(ours: tuple[int, int], theirs: tupl
     assert Versions(*ours).common(Versions(*theirs)) == common
 
 
-@pytest.mark.parametrize("numbers", [(), (6,), (6, 5), (0, 6), (6, 6, 6)])
+@pytest.mark.parametrize("numbers", [(), (6,), (6, 5), (0, 6)])
 def test_invalid_versions_are_refused(numbers: tuple[int, ...]) -> None:
     with pytest.raises(ProtocolError):
         Hello.decode(pack_tagged({VERSIONS: pack_numbers(*numbers)}))
+
+
+def test_numbers_of_a_later_version_are_skipped() -> None:
+    hello = Hello.decode(pack_tagged({VERSIONS: pack_numbers(6, 7, 8), KEEPING_VERSIONS: pack_numbers(1, 2, 3)}))
+    assert (str(hello.versions), str(hello.keeping)) == ("6 to 7", "1 to 2")
+    exit_and_more = [2, 101, 0, 5, -1, LATER]
+    body = pack_tagged(
+        {VERSIONS: pack_numbers(6, 7), EXITS: pack_rows(6, exit_and_more), RUNNING: pack_rows(3, [1] * 6)}
+    )
+    welcome = Welcome.decode(body)
+    assert (welcome.exits, welcome.running) == (exit_and_more[:5], [1, 1, 1, 1])
+
+
+def test_one_from_before_says_no_versions_of_what_runs() -> None:
+    hello = Hello.decode(pack_tagged({VERSIONS: pack_numbers(6, 7)}))
+    assert (hello.keeping, hello.keep) == (None, False)
+    assert Hello.decode(Hello(Versions(6, 7), keep=True).encode()).keep
 
 
 @given(st.lists(st.binary(), min_size=6, max_size=6))

@@ -1,44 +1,149 @@
-"""The supervisor's side of the relay, with a relay of another version and with a real one."""
+"""The supervisor's side of the relay, beside relays that other builds left."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
+import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
-from supervisor.ipc.relay import RelayClient
+from supervisor.ipc.channel import HelperFailed
+from supervisor.ipc.relay import Kept, RelayClient
 from workers.protocol import encode, pack_numbers
-from workers.relay_protocol import HELLO, HIGHEST_VERSION, WELCOME
+from workers.relay_protocol import HELLO, HIGHEST_KEEPING, HIGHEST_VERSION, WELCOME
 
 _HEADER = struct.Struct("<IHH")
+SECONDS = 20
 
 
-async def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Greet as a relay of later versions, and wait for the client's end."""
-    length, kind, _ = _HEADER.unpack(await reader.readexactly(_HEADER.size))
-    assert kind == HELLO
-    await reader.readexactly(length)
-    writer.write(encode(WELCOME, pack_numbers(HIGHEST_VERSION + 1, HIGHEST_VERSION + 2))[0])
-    await reader.read()
-    writer.close()
+@pytest.mark.parametrize("versions", [(3, 3), (HIGHEST_VERSION, HIGHEST_VERSION, *[HIGHEST_KEEPING + 1] * 2)])
+def test_a_relay_that_cannot_be_understood_is_not_joined(tmp_path: Path, versions: tuple[int, ...]) -> None:
+    async def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        length, kind, _ = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+        assert kind == HELLO
+        await reader.readexactly(length)
+        writer.write(encode(WELCOME, pack_numbers(*versions))[0])
+        await reader.read()
+        writer.close()
 
-
-def test_a_relay_of_another_version_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> int:
-        path = str(tmp_path / "relay.sock")
-        later = await asyncio.start_unix_server(welcome, path)
-        client = RelayClient(path)
-        async with asyncio.timeout(20):
-            assert await client.take() == []
-        later.close()
+        other = await asyncio.start_unix_server(welcome, str(tmp_path / "relay.sock"))
+        client = RelayClient(str(tmp_path / "relay-build.sock"))
+        async with asyncio.timeout(SECONDS):
+            with pytest.raises(HelperFailed, match="a relay is running that this version cannot join: drain it"):
+                await client.take()
+        other.close()
         client.close()
         return client.pid
 
-    pid = asyncio.run(main())
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    assert f"a relay of versions {HIGHEST_VERSION + 1} to {HIGHEST_VERSION + 2} is running" in caplog.text
+    assert asyncio.run(main()) == 0, "none of ours was started"
+
+
+@contextmanager
+def client(folder: Path, build: str) -> Iterator[RelayClient]:
+    """A supervisor's of a build; what its relay has at its end stays there."""
+    made = RelayClient(str(folder / f"relay-{build}.sock"))
+    yield made
+    made.close()
+
+
+def wait_on(relay: RelayClient, stream: int) -> socket.socket:
+    """A client's end of a connection with a Wait on it."""
+    theirs, ours = socket.socketpair()
+    key = relay.reserve(ours.fileno())
+    relay.begin(key, stream, b"wait")
+    relay.keep(key)
+    ours.close()
+    return theirs
+
+
+def test_what_a_relay_holds_goes_from_build_to_build_and_back(tmp_path: Path) -> None:
+    """Connections, their calls and the listening sockets; the relay that gave them goes."""
+    pids, clients = [], []
+
+    async def begin() -> None:
+        with client(tmp_path, "first") as relay:
+            await relay.take()
+            pids.append(relay.pid)
+            relay.listen(1, tmp_path / "listen")
+            clients.extend(wait_on(relay, stream) for stream in (1, 3))
+            await relay._greet()  # it has all that it was told before
+
+    async def go_on(build: str, dropped: int = 0) -> list[Kept]:
+        with client(tmp_path, build) as relay:
+            kept = await relay.take()
+            pids.append(relay.pid)
+            assert relay.listen(1, tmp_path / "listen").getsockname() == str(tmp_path / "listen")
+            if dropped:
+                relay.drop(dropped)
+                await relay._greet()
+            for each in kept:
+                os.close(each.fd)
+            return kept
+
+    waiting = socket.socket(socket.AF_UNIX)
+    asyncio.run(begin())
+    waiting.connect(str(tmp_path / "listen"))
+    kept = asyncio.run(go_on("second"))
+    assert [[call.stream for call in each.pending] for each in kept] == [[1], [3]]
+    gone(pids[0])
+    assert [each.key for each in asyncio.run(go_on("first", dropped=kept[0].key))] == [each.key for each in kept]
+    gone(pids[1])
+    assert clients[0].recv(1) == b"", "it was dropped, and nobody has a copy"
+    assert [each.key for each in asyncio.run(go_on("third"))] == [kept[1].key]
+    clients[1].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        clients[1].recv(1)
+    for each in (waiting, *clients):
+        each.close()
+    psutil.Process(pids[-1]).kill()
+    os.waitpid(pids[-1], 0)
+
+
+def test_a_hand_over_that_was_cut_short_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new relay has all, and the old one does, too."""
+    clients: list[socket.socket] = []
+
+    async def begin() -> None:
+        with client(tmp_path, "first") as relay:
+            await relay.take()
+            clients.extend(wait_on(relay, stream) for stream in (1, 3))
+            await relay._greet()
+
+    async def die() -> None:
+        with client(tmp_path, "second") as relay:
+            monkeypatch.setattr("workers.relay_protocol.RELEASE", HELLO)
+            kept = await relay.take()
+            monkeypatch.undo()
+            for each in kept:
+                os.close(each.fd)
+
+    async def go_on() -> list[Kept]:
+        with client(tmp_path, "second") as relay:
+            kept = await relay.take()
+            for each in kept:
+                relay.drop(each.key)
+                os.close(each.fd)
+            await relay._greet()
+            relay.shut_down()
+            return kept
+
+    asyncio.run(begin())
+    asyncio.run(die())
+    assert [[call.stream for call in each.pending] for each in asyncio.run(go_on())] == [[1], [3]]
+    for each in clients:
+        assert each.recv(1) == b""
+        each.close()
+    for _ in range(2):
+        os.wait()
+
+
+def gone(pid: int) -> None:
+    """Wait until a relay has gone; it is our child."""
+    assert os.waitpid(pid, 0)[0] == pid

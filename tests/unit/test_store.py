@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from supervisor.model.process import Process, ProcessState
 from supervisor.model.sandbox import Sandbox, SandboxState
 from supervisor.oci.rootfs import MountPlan
 from supervisor.oci.spec import Bind, Tmpfs
-from supervisor.state.file import Foreign
 from supervisor.state.store import Recorded, Store
 
 from .disk import disk
@@ -185,18 +182,6 @@ def test_an_id_that_is_taken_changes_nothing(path: str) -> None:
     store = Store(path)
     check(store)
     store.close()
-
-
-def test_a_file_from_the_future_is_refused(path: str) -> None:
-    Store(path).close()
-    with sqlite3.connect(path) as database:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        database.execute(f"PRAGMA user_version = {version + 1}")
-    database.close()
-    with pytest.raises(Foreign, match=f"version {version + 1}, and this sandboxer reads {version}"):
-        Store(path)
-    with closing(sqlite3.connect(path)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (version + 1,)  # it is as it was
 
 
 def test_a_full_disk_is_an_error_and_no_more(tmp_path: Path) -> None:

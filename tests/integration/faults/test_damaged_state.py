@@ -158,6 +158,27 @@ def test_state_of_an_earlier_boot_leaves_an_empty_node(daemon: Daemon) -> None:
     node.check_begun_empty()
 
 
+def test_newest_records_that_are_lost_are_noticed_and_numbers_not_given_twice(daemon: Daemon, pod: Pod) -> None:
+    """A hand removed the -wal alone: what is in the file is sound, and old."""
+    before = pod.with_wasm("sleep").build().start()
+    daemon.stop()  # writes all to the file itself
+    daemon.start()
+    lost = pod.with_wasm("sleep").build().start()
+    daemon.kill()
+    for name in ("state.db-wal", "state.db-shm"):
+        (daemon.dir / name).unlink()
+    daemon.start()
+    assert "the state file lacks its newest records" in daemon.log_text()
+    assert before.reconnect().status() == "RUNNING"
+    with pytest.raises(NotFound):
+        lost.reconnect().state()
+    until("it is ended", lambda: [worker.pid for worker in daemon.workers()] == [before.pid])
+    assert pod.with_wasm("exit").args("6").build().start().wait() == 6
+    with contextlib.closing(sqlite3.connect(daemon.dir / "state.db")) as db:
+        (numbers,) = zip(*db.execute("SELECT instance FROM processes ORDER BY instance"), strict=True)
+    assert numbers == (1, 3)
+
+
 def test_workers_of_a_dead_forkserver_are_ended_too(daemon: Daemon) -> None:
     node = Node(daemon)
     assert daemon.process is not None

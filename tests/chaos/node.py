@@ -1,0 +1,99 @@
+"""The daemon under attack: on a small disk, with a wall clock of its own, in two versions."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from supervisor.host import linux
+from supervisor.ipc.forkserver import label
+
+from ..harness.daemon import FORKED, ROOT, Daemon
+from ..upgrades.trees import next_version
+
+DISK = "size=48m"
+NAMES = ("forkserver", "relay", "logger")
+"""Helpers that live on when the daemon dies."""
+
+
+class Node(Daemon):
+    """Use it as a context manager, as a ``Daemon``."""
+
+    def __init__(self, *options: str) -> None:
+        super().__init__(*options)
+        self.dir.mkdir()
+        linux.mount("tmpfs", str(self.dir), "tmpfs", 0, DISK)
+        self.trees = [ROOT, next_version(self.folder)]
+        shim = self.folder / "clock.so"
+        command = [sys.executable, "-m", "ziglang", "cc", "-shared", "-fPIC", "-o", str(shim)]
+        subprocess.run([*command, str(Path(__file__).parent / "clock.c")], check=True)
+        self._clock = self.folder / "clock"
+        self.jump(0)
+        self.environment |= {"LD_PRELOAD": str(shim), "CHAOS_CLOCK": str(self._clock)}
+
+    def jump(self, seconds: int) -> None:
+        """Have the daemon's wall clock be so much ahead of the host's."""
+        with self._clock.open("r+b" if self._clock.exists() else "wb") as file:
+            file.write(struct.pack("q", seconds))
+
+    def switch(self) -> None:
+        """Have the other version from its next start on."""
+        self.tree = next(tree for tree in self.trees if tree != self.tree)
+
+    @contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """Meanwhile nothing more fits on the disk of --dir."""
+        filler = self.dir / "filler"
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while file.write(bytes(1 << 16)):
+                    pass
+            except OSError:
+                pass
+        try:
+            yield
+        finally:
+            filler.unlink()
+
+    def mounts(self) -> list[str]:
+        """Mount points below the folder, but its disk."""
+        return [mount for mount in super().mounts() if mount != str(self.dir)]
+
+    def all_of(self, name: str) -> list[psutil.Process]:
+        """The helpers of this name, of either version, the oldest first."""
+        socket = f"{self.dir}/{name}-"
+        found = []
+        for process in psutil.process_iter(["cmdline", "name", "create_time"]):
+            last = (process.info["cmdline"] or [""])[-1]
+            if last.startswith((socket, label(socket))) and process.info["name"] not in FORKED:
+                found.append(process)
+        return sorted(found, key=lambda process: process.info["create_time"])
+
+    def all_workers(self) -> list[psutil.Process]:
+        """The instances' processes, ended ones that nobody has reaped among them."""
+        prefix = label(f"{self.dir}/forkserver")
+        found = []
+        for process in psutil.process_iter(["cmdline", "name", "ppid"]):
+            ours = any(part.startswith(prefix) for part in process.info["cmdline"] or [])
+            if ours and process.info["name"] == "wasm-worker":
+                found.append(process)
+        return found
+
+    def __exit__(self, *exc: object) -> None:
+        if self.process is not None:
+            self.stop()
+        for helper in self.helpers():
+            try:
+                helper.kill()
+            except psutil.NoSuchProcess:
+                pass
+        for mount in reversed(self.mounts()):
+            linux.detach(mount)
+        linux.detach(str(self.dir))
+        super().__exit__(*exc)
