@@ -17,7 +17,8 @@ import workers
 
 from . import interpreters
 
-_DIGITS = 12
+_DIGITS = 8
+"""As few as will do: a socket's path has 107 bytes."""
 _SYSTEM_FOLDERS = ("/usr/local/lib", "/usr/lib64", f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}", "/usr/lib")
 
 

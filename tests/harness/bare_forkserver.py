@@ -16,7 +16,7 @@ from pathlib import Path
 from supervisor.seccomp.allowed import worker_filters
 from supervisor.seccomp.library import call_names
 from workers import protocol
-from workers.greeting import FORKSERVER, Filters, Hello, Welcome
+from workers.greeting import EXIT_NUMBERS, FORKSERVER, Filters, Hello, Welcome
 from workers.start_request import (
     FOLDER,
     MODULE,
@@ -160,9 +160,9 @@ class BareForkserver:
 
     def ended(self) -> tuple[int, int]:
         """Wait status and forbidden call of the next worker that ends."""
-        numbers = protocol.unpack_numbers(self._next(protocol.EXITED).body)
-        protocol.send(self._socket, protocol.ACK, protocol.pack_numbers(numbers[0]))
-        return numbers[2], numbers[4]
+        ((instance, _, status, _, call), *_) = protocol.unpack_rows(self._next(protocol.EXITED).body, EXIT_NUMBERS)
+        protocol.send(self._socket, protocol.ACK, protocol.pack_numbers(instance))
+        return status, call
 
     def said(self) -> str:
         """The next line that the forkserver says on its standard error."""

@@ -215,7 +215,6 @@ BROKEN = {
     "unknown kind": HEADER.pack(8, 99, 0) + pack_numbers(1),
     "no whole numbers": HEADER.pack(3, CLOSE, 0) + b"abc",
     "no instance": HEADER.pack(0, CLOSE, 0),
-    "two instances": HEADER.pack(16, CLOSE, 0) + pack_numbers(1, 2),
     "no descriptors": HEADER.pack(16, PUMP, 0) + pack_numbers(5, INPUT),
     "descriptors that did not come": HEADER.pack(16, PUMP, 2) + pack_numbers(5, INPUT),
     "half a resize": HEADER.pack(16, RESIZE, 0) + pack_numbers(1, 80),

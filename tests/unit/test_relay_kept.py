@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,8 +52,13 @@ def keep(relay: Relay, key: int) -> socket.socket:
 
 
 def take(relay: Relay) -> list[int]:
-    """The numbers of what is kept."""
+    """Ask for what is kept; its numbers."""
     relay.tell(TAKE)
+    return taken(relay)
+
+
+def taken(relay: Relay) -> list[int]:
+    """The numbers of what is kept, as the relay tells them."""
     reader = Reader(relay.connection)
     kept: list[int] = []
     while reader.receive():
@@ -89,8 +95,22 @@ def test_both_sides_say_their_versions(relay: Relay) -> None:
     assert reader.receive()
     (welcome,) = reader.frames()
     assert welcome.kind == WELCOME
-    lowest, highest = unpack_numbers(welcome.body)
+    lowest, highest, lowest_keeping, highest_keeping = unpack_numbers(welcome.body)
     assert 1 < lowest == LOWEST_VERSION <= highest
+    assert 1 == lowest_keeping <= highest_keeping
+
+
+def test_what_an_earlier_supervisor_said_comes_before_the_next_ones_question(relay: Relay) -> None:
+    """Both are in their sockets when the relay comes to them: the earlier one died while the relay was busy."""
+    relay.process.send_signal(signal.SIGSTOP)
+    clients = [keep(relay, key) for key in range(1, 21)]
+    earlier, relay.connection = relay.connection, relay.connect()
+    earlier.close()
+    relay.tell(TAKE)
+    relay.process.send_signal(signal.SIGCONT)
+    assert taken(relay) == list(range(1, 21))
+    for client in clients:
+        client.close()
 
 
 def test_all_may_be_dropped_at_once(relay: Relay) -> None:

@@ -175,8 +175,8 @@ def test_newest_records_that_are_lost_are_noticed_and_numbers_not_given_twice(da
     until("it is ended", lambda: [worker.pid for worker in daemon.workers()] == [before.pid])
     assert pod.with_wasm("exit").args("6").build().start().wait() == 6
     with contextlib.closing(sqlite3.connect(daemon.dir / "state.db")) as db:
-        (numbers,) = zip(*db.execute("SELECT instance FROM processes ORDER BY instance"), strict=True)
-    assert numbers == (1, 3)
+        (first,), (last,) = db.execute("SELECT instance FROM processes ORDER BY instance")
+    assert last == first + 2
 
 
 def test_workers_of_a_dead_forkserver_are_ended_too(daemon: Daemon) -> None:
