@@ -185,11 +185,7 @@ class Forkserver:
             frame.close()
 
     def _greet(self, hello: Hello) -> None:
-        """Take what a new supervisor brings, and tell it what there is.
-
-        With one that cannot start anything here, or does not want to, what runs is kept. One that does not even
-        understand what is said of that is told which versions we speak, and no more.
-        """
+        """Take what a new supervisor brings, and say what there is; to one that could not speak of it, our versions."""
         if hello.keeping is None or not KEEPING.common(hello.keeping):
             self._send(WELCOME, Welcome(FORKSERVER).encode())
             raise ProtocolError(f"it speaks protocol {hello.versions}, and this forkserver {FORKSERVER}")
@@ -203,10 +199,10 @@ class Forkserver:
         running = [number for pair in self._pids.items() for number in pair]
         exits = [number for instance, ended in self._exits.items() for number in (instance, *ended)]
         versions = {name: engine.version.encode() for name, engine in self._engines.items() if engine.ready}
-        landlock = self._confinement.landlock_abi
         refused = max(zygote.no_empty_root for zygote in self._zygotes.values())
         images = [report.encode() for report in self._images.reports()]
-        self._send(WELCOME, Welcome(FORKSERVER, versions, landlock, running, exits, refused, images).encode())
+        welcome = Welcome(FORKSERVER, versions, self._confinement.landlock_abi, running, exits, refused, images)
+        self._send(WELCOME, welcome.encode())
 
     def _prepare(self, hello: Hello) -> None:
         """Be ready for starts as this supervisor wants them."""

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,6 +109,7 @@ class LoggerClient(HelperClient):
         """Have our logger go on with an instance's log."""
         guest = self._guests[instance]
         try:
+            await self.ready()  # first: one that is joined is handed all that is held
             self._hold(instance, guest)
             await self._begin(instance, guest)
         except (SandboxerError, OSError) as error:
@@ -208,6 +208,8 @@ class LoggerClient(HelperClient):
 
     def _forget(self) -> None:
         for instance, guest in self._guests.items():
+            if instance in self._elsewhere:
+                continue
             try:
                 self._hold(instance, guest)
             except OSError as error:
