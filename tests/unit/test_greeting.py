@@ -71,7 +71,6 @@ def test_hostile_greetings(body: bytes) -> None:
             decode(body)
 
 
-@pytest.mark.parametrize("numbers", [(), (1, 2)])
-def test_a_memory_of_images_that_is_no_number_is_refused(numbers: tuple[int, ...]) -> None:
-    with pytest.raises(ProtocolError, match="one number"):
-        Hello.decode(pack_tagged({VERSIONS: pack_numbers(6, 7), 8: pack_numbers(*numbers)}))
+def test_a_memory_of_images_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="0 numbers came, and 1 are needed"):
+        Hello.decode(pack_tagged({VERSIONS: pack_numbers(6, 7), 8: b""}))

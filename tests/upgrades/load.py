@@ -23,7 +23,7 @@ class Load:
 
     def __init__(self, daemon: Daemon, instances: int) -> None:
         self.daemon = daemon
-        self.pod = Pod(daemon)
+        self.pod = Pod(daemon, f"upgrades{os.getpid()}")
         each = max(1, instances // 8)
         self.sleeping = [self._sleeper() for _ in range(max(3, instances - 5 * each))]
         self.waiters = [container.wait_later(timeout=300).arrived() for container in self.sleeping]
