@@ -23,9 +23,9 @@ from .protocol import (
 
 VERSIONS = 1
 """Tag of the versions, in both messages."""
-KEEPING_VERSIONS = 11
+KEEPING_VERSIONS = 100
 """Tag of the versions of the messages about what runs, in both messages."""
-_KEEP = 12
+_KEEP = 101
 """Tag in a HELLO: start nothing more."""
 _FILTERS = {
     2: "interpreted_without_network",

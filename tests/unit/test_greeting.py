@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers import greeting
 from workers.greeting import EXITS, KEEPING_VERSIONS, RUNNING, VERSIONS, Filters, Hello, Versions, Welcome
 from workers.protocol import ProtocolError, pack_numbers, pack_rows, pack_tagged
 
@@ -74,3 +75,8 @@ def test_hostile_greetings(body: bytes) -> None:
 def test_a_memory_of_images_that_is_no_number_is_refused() -> None:
     with pytest.raises(ProtocolError, match="0 numbers came, and 1 are needed"):
         Hello.decode(pack_tagged({VERSIONS: pack_numbers(6, 7), 8: b""}))
+
+
+def test_no_tag_of_a_hello_is_given_twice() -> None:
+    tags = [VERSIONS, KEEPING_VERSIONS, greeting._KEEP, greeting._IMAGE_MEMORY, *greeting._FILTERS]
+    assert len(tags) == len(set(tags))
