@@ -28,6 +28,21 @@ def status_left(pid: int, start_time: int) -> int | None:
     return int(fields[49])
 
 
+def has_mounts(folder: str) -> bool:
+    """Whether something is mounted below a folder, whose path has no links (proc_pid_mountinfo(5))."""
+    below = os.fsencode(folder).rstrip(b"/") + b"/"
+    for byte in b"\\ \t\n":
+        below = below.replace(bytes([byte]), b"\\%03o" % byte)
+    with open("/proc/self/mountinfo", "rb") as file:
+        mounts = file.read()
+    at = mounts.find(b" " + below)
+    while at >= 0:
+        if mounts.count(b" ", mounts.rfind(b"\n", 0, at) + 1, at) == 3:  # the fifth field is where it is mounted
+            return True
+        at = mounts.find(b" " + below, at + 1)
+    return False
+
+
 def find(name: str, argument: str) -> Iterator[int]:
     """Pids of all processes of this name (comm) that have an argument that begins like this, of any parent."""
     comm, wanted = name.encode() + b"\n", os.fsencode(argument)

@@ -30,6 +30,8 @@ _FLAGS = {
     "nodiratime": linux.MS_NODIRATIME,
     "noatime": linux.MS_NOATIME,
 }
+PROPAGATING = frozenset({"slave", "rslave", "shared", "rshared"})
+"""Options by which later mounts of the host's would be seen, or the guest's by the host."""
 _SAYS_NOTHING = frozenset(
     {"rw", "suid", "dev", "exec", "symfollow", "atime", "diratime", "relatime", "bind", "rbind", "defaults"}
     | {"private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"}

@@ -16,6 +16,7 @@ from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from sandbox_api.interface import Mount
 
 from ..host import errors, linux
+from ..host.proc import has_mounts
 from . import mount_options, pod_files
 from .mount_tree import clone
 from .spec import Bind, Spec, Tmpfs
@@ -148,7 +149,13 @@ def _resolved(bind: Bind) -> Bind:
         raise InvalidArgument(f"{where} does not exist") from None
     if not same:  # a link of /proc's leads elsewhere than its text says
         raise InvalidArgument(f"{where} leads through a link of /proc: name the place itself")
-    return bind if source == bind.source else replace(bind, source=source)
+    if source != bind.source:
+        bind = replace(bind, source=source)
+    if bind.readonly and bind.recursive and not bind.deep_attributes & linux.MOUNT_ATTR_RDONLY and has_mounts(source):
+        # "ro" is of the mount alone ("rro" of those below as well, config.md): so Landlock, which has no such
+        # distinction, and WASI leave this one to the kernel.
+        return replace(bind, readonly=False, attributes=bind.attributes | linux.MOUNT_ATTR_RDONLY)
+    return bind
 
 
 def _holds(folder: str, paths: Sequence[str]) -> bool:

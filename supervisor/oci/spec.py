@@ -16,7 +16,7 @@ from sandbox_api import strict_json
 from sandbox_api.errors import InvalidArgument
 
 from ..host import linux
-from .mount_options import BindOptions, of_bind
+from .mount_options import PROPAGATING, BindOptions, of_bind
 
 T = TypeVar("T")
 
@@ -294,6 +294,11 @@ def _mounts(mounts: list[Any]) -> tuple[tuple[Bind, ...], tuple[Tmpfs, ...]]:
                 tmpfs.pop(earlier, None)
         if kind == "bind" or "bind" in options or "rbind" in options:
             source = member(mount, "source", str, "mounts") or ""
+            if asks := PROPAGATING.intersection(options):
+                raise InvalidArgument(
+                    f"config.json: mounts: {destination}: mount propagation ({', '.join(sorted(asks))}) is not "
+                    "supported: mounts that came later would lack nodev, nosuid and noexec"
+                )
             asked = of_bind(option for option in options if option != "ro")
             readonly = readonly or "rro" in options
             binds[destination] = Bind(destination, source, readonly, asked.attributes, asked.deep, asked.recursive)

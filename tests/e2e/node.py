@@ -116,8 +116,11 @@ PINNED = """
 class Node:
     """containerd and the sandboxer together. Everything lies in one short folder and goes with it."""
 
-    def __init__(self, *, extra: str = "", peers: bool = False, options: tuple[str, ...] = ()) -> None:
-        """``options`` are the sandboxer's."""
+    def __init__(
+        self, *, extra: str = "", peers: bool = False, options: tuple[str, ...] = (), programs: Path | None = None
+    ) -> None:
+        """``options`` are the sandboxer's; ``programs`` as for ``Containerd``."""
+        self._programs = programs
         self._options = options
         self._extra = extra or PINNED
         self._peers = peers
@@ -134,7 +137,9 @@ class Node:
             self.folder = folder / "c"
             self.logs = self.sandboxer.folder / "pods"
             self.cgroup = f"/wasm-e2e-{self.sandboxer.folder.name}"
-            containerd = Containerd(self.folder, self.sandboxer.listen, extra=self._extra, peers=self._peers)
+            containerd = Containerd(
+                self.folder, self.sandboxer.listen, extra=self._extra, peers=self._peers, programs=self._programs
+            )
             self.containerd = parts.enter_context(containerd)
             self._parts = parts.pop_all()
         if self._extra == PINNED:

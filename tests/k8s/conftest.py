@@ -13,9 +13,14 @@ from .programs import programs
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """One control plane with one node, for all tests that leave it as it is."""
+def namespaces() -> None:
+    """Make this test run's namespaces those of a node."""
     enter_node()
+
+
+@pytest.fixture(scope="session")
+def cluster(namespaces: None) -> Iterator[Cluster]:
+    """One control plane with one node, for all tests that leave it as it is."""
     with tempfile.TemporaryDirectory(prefix="k8s-", dir="/tmp") as folder, Cluster(programs(), Path(folder)) as cluster:
         yield cluster
 

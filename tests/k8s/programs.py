@@ -23,6 +23,8 @@ class ProgramsMissing(Exception):
 
 
 INSTALLER = ROOT / "packaging" / "kubernetes" / "node-installer.yaml"
+_TESTS = {"cri": ("sigs.k8s.io/cri-tools/cmd/critest",)}
+"""Programs that are tests of their packages, by their module."""
 _INSTALLED = ("packaging", "sandbox_api", "supervisor", "workers", "pyproject.toml", "constraints.txt")
 
 
@@ -50,6 +52,11 @@ def _build(module: Path) -> None:
     done = subprocess.run(command, cwd=module, check=False, env={**os.environ, "GOFLAGS": ""})
     if done.returncode:
         raise ProgramsMissing(f"{module.name} was not built (see above); its versions are in {module}/go.mod")
+    for package in _TESTS.get(module.name, ()):
+        name = package.rpartition("/")[2]
+        command = ["go", "test", "-c", "-trimpath", "-ldflags", "-s -w", "-o", f"{PROGRAMS / 'usr/bin' / name}", package]
+        if subprocess.run(command, cwd=module, check=False, env={**os.environ, "GOFLAGS": ""}).returncode:
+            raise ProgramsMissing(f"{package} was not built (see above)")
     stamp.write_text(wanted)
 
 
