@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import count
 
 import pytest
 
@@ -19,13 +21,21 @@ from ..harness.guests import guest
 MIB = 1 << 20
 
 
+_numbers = count()
+
+
+def group() -> str:
+    """A control group of the test's own: names of containers come again in every run."""
+    return f"/wasm-sandboxer-test-{os.getpid()}/grow-{next(_numbers)}"
+
+
 class Grower:
     """A guest that takes all that it can get when it is asked to."""
 
     def __init__(self, pod: Pod, limit: int) -> None:
         self._files = ExitStack()
         builder = pod.with_wasm(guest("grow")).fifos("stdin", "stdout")
-        self.container = builder.linux(resources={"memory": {"limit": limit}}).build().start()
+        self.container = builder.linux(cgroupsPath=group(), resources={"memory": {"limit": limit}}).build().start()
         self._stdin = self._files.enter_context((self.container.bundle / "stdin").open("w", buffering=1))
         self._stdout = self._files.enter_context((self.container.bundle / "stdout").open())
 
@@ -94,7 +104,7 @@ def test_no_limit_and_back(daemon: Daemon, pod: Pod) -> None:
 
 def test_execs_and_later_starts_get_the_new_bound(daemon: Daemon, pod: Pod) -> None:
     builder = pod.with_wasm(guest("memory")).args("100").fifos("stdout")
-    container = builder.linux(resources={"memory": {"limit": 32 * MIB}}).build()
+    container = builder.linux(cgroupsPath=group(), resources={"memory": {"limit": 32 * MIB}}).build()
     request = pb.UpdateTaskRequest(id=container.id)
     request.resources.value = b'{"memory": {"limit": %d}}' % (160 * MIB)
     container.connection.call("Update", request)

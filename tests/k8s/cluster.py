@@ -155,7 +155,6 @@ class Cluster:
             "cgroupsPerQOS": True,
             "enforceNodeAllocatable": [],
             "failCgroupV1": False,
-            "featureGates": {"PodAndContainerStatsFromCRI": True},
             "failSwapOn": False,
             "localStorageCapacityIsolation": False,
             "containerRuntimeEndpoint": f"unix://{self.containerd.socket}",

@@ -24,12 +24,13 @@ class Kubectl:
         self.namespace = namespace
 
     def of(self, namespace: str) -> Kubectl:
-        """The same in another namespace."""
+        """The same in another namespace; "" is what objects themselves say."""
         return Kubectl(self._program, self._config, namespace)
 
     def command(self, *arguments: str) -> list[str]:
         """The command line."""
-        return [self._program, f"--kubeconfig={self._config}", f"--namespace={self.namespace}", *arguments]
+        namespace = [f"--namespace={self.namespace}"] if self.namespace else []
+        return [self._program, f"--kubeconfig={self._config}", *namespace, *arguments]
 
     def run(self, *arguments: str, stdin: str = "", seconds: float = 120) -> str:
         """Run it and return its output. Raises ``KubectlFailed``."""

@@ -54,7 +54,17 @@ def _build(module: Path) -> None:
         raise ProgramsMissing(f"{module.name} was not built (see above); its versions are in {module}/go.mod")
     for package in _TESTS.get(module.name, ()):
         name = package.rpartition("/")[2]
-        command = ["go", "test", "-c", "-trimpath", "-ldflags", "-s -w", "-o", f"{PROGRAMS / 'usr/bin' / name}", package]
+        command = [
+            "go",
+            "test",
+            "-c",
+            "-trimpath",
+            "-ldflags",
+            "-s -w",
+            "-o",
+            f"{PROGRAMS / 'usr/bin' / name}",
+            package,
+        ]
         if subprocess.run(command, cwd=module, check=False, env={**os.environ, "GOFLAGS": ""}).returncode:
             raise ProgramsMissing(f"{package} was not built (see above)")
     stamp.write_text(wanted)

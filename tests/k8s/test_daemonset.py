@@ -1,6 +1,6 @@
-"""`kubectl apply -k packaging/kubernetes`, as docs/kubernetes.md says it, under the kubelet: a labelled node is installed.
+"""`kubectl apply -k packaging/kubernetes`, as docs/kubernetes.md says it, under the kubelet.
 
-One thing is changed: the host's root is a node's root of its own (``NodeRoot``), since this machine's is not the test's.
+One thing is changed: the host's root is a node's root of its own (``NodeRoot``), as this machine's is not the test's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def node(cluster: Cluster) -> Iterator[NodeRoot]:
             yield root
         finally:
             cluster.kubectl.try_run("label", "node", NODE, f"{NAME}-")
-            cluster.kubectl.run("delete", "--ignore-not-found", "-k", FOLDER, "--timeout=100s")
+            cluster.kubectl.of("").run("delete", "--ignore-not-found", "-k", FOLDER, "--timeout=100s")
             cluster.runtime_class()
 
 
@@ -36,7 +36,7 @@ def test_labelled_nodes_are_installed_and_cleared(cluster: Cluster, node: NodeRo
     cluster.load_pause()
     cluster.containerd.ctr("images", "import", node_image())
 
-    cluster.kubectl.run("apply", "-k", FOLDER)
+    cluster.kubectl.of("").run("apply", "-k", FOLDER)
     patch = [{"op": "replace", "path": "/spec/template/spec/volumes/0/hostPath/path", "value": str(node.path)}]
     for name in ("install", "remove"):
         kubectl.run("patch", "daemonset", name, "--type=json", "-p", json.dumps(patch))
