@@ -24,6 +24,10 @@ _ERRORS = {code: kind for kind, code in _CODES.items() if issubclass(kind, error
 
 log = logging.getLogger(__name__)
 
+MOST_CHARACTERS, MOST_OTHERS = 2000, 600
+"""Of a message, in ASCII and otherwise. It quotes what was wrong, which may be megabytes; gRPC's clients take 8 KiB of
+it and of what else ends an answer, in which a character may take 12 bytes."""
+
 
 def of(error: Exception, method: str) -> tuple[int, str]:
     """The status code and message of a failed call. Unexpected errors are logged with their trace."""
@@ -34,6 +38,9 @@ def of(error: Exception, method: str) -> tuple[int, str]:
     if code is None:
         log.error("%s failed unexpectedly", method, exc_info=error)
         code, text = INTERNAL, f"{method}: {type(error).__name__}: {text}"
+    most = MOST_CHARACTERS if text.isascii() else MOST_OTHERS
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-most // 3 :]}"
     # Names of files may be no UTF-8 and come as lone surrogates, which no message can carry.
     text = text.encode(errors="backslashreplace").decode()
     log.debug("%s: %s", method, text)

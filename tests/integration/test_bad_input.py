@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 
 from sandbox_api.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, Unimplemented
+from sandbox_api.grpc_server import SANDBOX_SERVICE
+from sandbox_api.proto import controller_pb2, ttrpc_pb2
 from sandbox_api.proto import task_pb2 as pb
-from sandbox_api.proto import ttrpc_pb2
 from sandbox_api.ttrpc import frames
 
 from ..harness.container import Builder, Container, Pod
@@ -149,6 +151,17 @@ def test_an_id_that_is_no_id(pod: Pod, name: str) -> None:
     builder.id = name
     with pytest.raises(InvalidArgument, match="an id is"):
         create(builder)
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "\U0001f600"])
+def test_an_error_that_quotes_what_is_long_arrives(pod: Pod, letter: str) -> None:
+    """gRPC's clients saw RESOURCE_EXHAUSTED, and lost their connection."""
+    with grpc.insecure_channel(f"unix:{pod.daemon.listen}") as channel:
+        status = channel.unary_unary(f"/{SANDBOX_SERVICE}/Status")
+        with pytest.raises(grpc.RpcError) as refused:
+            status(controller_pb2.ControllerStatusRequest(sandbox_id=letter * 20_000).SerializeToString(), timeout=20)
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert refused.value.details().endswith("no such sandbox in namespace default")
 
 
 def test_no_such_module(pod: Pod) -> None:

@@ -50,3 +50,12 @@ def test_unforeseen_errors_are_internal_and_say_where() -> None:
 @pytest.mark.parametrize("code", [1, 2, 7, 10, 11, 15, 16, 17, -1, 1 << 30])
 def test_a_code_of_nobody_s_is_internal(code: int) -> None:
     assert type(status.error(code, "x")) is errors.Internal
+
+
+def test_a_message_of_any_length_arrives() -> None:
+    """gRPC's clients took one of some kilobytes for RESOURCE_EXHAUSTED: what was wrong was not to be read."""
+    _, message = status.of(errors.NotFound(f"sandbox {'x' * 4_000_000!r}: no such sandbox"), "Status")
+    assert message.startswith("sandbox 'xxx")
+    assert message.endswith("xxx': no such sandbox")
+    assert len(message) < status.MOST_CHARACTERS
+    assert status.of(errors.NotFound("y" * status.MOST_CHARACTERS), "Status")[1] == "y" * status.MOST_CHARACTERS
