@@ -51,7 +51,7 @@ _NETWORK_SEEN = """
 _NETWORK_KIN = "accept4 sendmmsg recvmmsg"
 _NETWORK = f"{_NETWORK_SEEN} {_NETWORK_KIN}".split()
 
-_THREADS_SEEN = "rt_sigreturn openat2 eventfd2 set_robust_list rseq sched_getaffinity sigaltstack statfs fstatfs fcntl"
+_THREADS_SEEN = "rt_sigreturn openat2 eventfd2 set_robust_list rseq sched_getaffinity sigaltstack statfs fstatfs"
 _THREADS_KIN = "membarrier getcpu"
 _THREADS = f"{_THREADS_SEEN} {_THREADS_KIN}".split()  # libwasmtime's, which waits and reads files in threads
 
@@ -62,6 +62,7 @@ _SIG_BLOCK, _SIG_UNBLOCK, _SIG_SETMASK = 0, 1, 2
 _F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
 _TCGETS, _TIOCOUTQ, _FIONREAD = 0x5401, 0x5411, 0x541B
 _PR_SET_NAME = 15
+_RWF_APPEND = 0x10
 _BY_ARGUMENT = {
     "rt_sigaction": (0, (_SIGBUS, _SIGFPE, _SIGSEGV, _SIGPIPE)),  # AOT traps; the worker's last step. Never SIGSYS
     "rt_sigprocmask": (0, (_SIG_UNBLOCK,)),  # a trap's own
@@ -195,6 +196,9 @@ def _allow_threads(builder: FilterBuilder) -> None:
         builder.rule(ALLOW, name)
     for number in (_SIGILL, *_OF_LIBC):  # its code's way to trap; what pthread_create() sets up
         builder.rule(ALLOW, "rt_sigaction", low(0, number))
+    # How it appends. Never RWF_NOAPPEND, by which a log could be written over.
+    for flags in (0, _RWF_APPEND):
+        builder.rule(ALLOW, "pwritev2", low(5, flags))
     # The C library takes clone() where there is no clone3(), whose flags cannot be seen.
     builder.rule(ALLOW, "clone", low(0, _CLONE_THREAD, _CLONE_THREAD))
     builder.rule(ERRNO | errno.ENOSYS, "clone3")

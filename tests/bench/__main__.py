@@ -15,7 +15,21 @@ from pathlib import Path
 
 from ..e2e.compare import without_unified
 from ..harness.daemon import ROOT
-from . import alive, compute, confinement, density, images, lifecycle, modules, peers, plots, rivals, table, throughput
+from . import (
+    alive,
+    compute,
+    confinement,
+    density,
+    engines,
+    images,
+    lifecycle,
+    modules,
+    peers,
+    plots,
+    rivals,
+    table,
+    throughput,
+)
 from .figures import Figure, Results
 from .machine import describe
 from .options import LEVELS, Options
@@ -23,7 +37,7 @@ from .progress import Progress
 
 SECTIONS: dict[str, Callable[[Options, Progress], Iterator[Figure]]] = {
     section.SECTION: section.measure
-    for section in (lifecycle, throughput, density, compute, modules, images, confinement, peers, alive)
+    for section in (lifecycle, throughput, density, compute, modules, images, engines, confinement, peers, alive)
 }
 UNASKED = [name for name in SECTIONS if name != alive.SECTION]
 """What is measured where nothing is said: tens of thousands of instances want a machine to themselves."""

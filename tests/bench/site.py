@@ -65,6 +65,8 @@ class Site:
     """Cache of compiled modules; one of its own where not given."""
     images: str = "on"
     """Whether modules start from images of them loaded."""
+    engine: str = "wasmedge"
+    """The engine of all that is started."""
     prefix: Sequence[str] = ()
     """A command that becomes the sandboxer, with fewer rights say."""
     daemon: Daemon = field(init=False)
@@ -72,7 +74,7 @@ class Site:
     _up: bool = False
 
     def __enter__(self) -> Site:
-        options = ["--log-level", "info", "--aot", self.aot, "--images", self.images]
+        options = ["--log-level", "info", "--aot", self.aot, "--images", self.images, "--engine", self.engine]
         if self.cache is not None:
             options += ["--cache-dir", str(self.cache)]
         self.daemon = Daemon(*options)

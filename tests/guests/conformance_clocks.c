@@ -24,7 +24,9 @@ int main(void) {
     CHECK("clock_gettime realtime", clock_gettime(CLOCK_REALTIME, &now) == 0 && now.tv_sec > 1000000000);
     CHECK("clock_getres", clock_getres(CLOCK_MONOTONIC, &now) == 0);
     for (unsigned id = 0; id < 4; id++) {
-        CHECK("clock_time_get", __wasi_clock_time_get(id, 1, &time) == 0);
+        __wasi_errno_t error = __wasi_clock_time_get(id, 1, &time);
+        if (id >= 2 && error == __WASI_ERRNO_BADF) continue; /* Wasmtime has no clocks of processor time */
+        CHECK("clock_time_get", error == 0);
         CHECK("clock_res_get", __wasi_clock_res_get(id, &time) == 0);
     }
     CHECK("clock_gettime monotonic", clock_gettime(CLOCK_MONOTONIC, &now) == 0);

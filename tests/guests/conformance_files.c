@@ -24,16 +24,19 @@
 static void content(int fd) {
     char buffer[64] = "";
     struct iovec parts[2] = {{"one ", 4}, {"two", 3}};
-    CHECK("writev", writev(fd, parts, 2) == 7);
+    ssize_t done = writev(fd, parts, 2); /* Wasmtime writes and reads the first part alone */
+    CHECK("writev", done == 7 || (done == 4 && write(fd, "two", 3) == 3));
     CHECK("pwrite", pwrite(fd, "THREE", 5, 100) == 5);
     CHECK("pread", pread(fd, buffer, 5, 100) == 5 && !memcmp(buffer, "THREE", 5));
     CHECK("lseek", lseek(fd, 0, SEEK_SET) == 0 && lseek(fd, 0, SEEK_CUR) == 0);
     parts[0].iov_base = buffer;
     parts[1].iov_base = buffer + 4;
-    CHECK("readv", readv(fd, parts, 2) == 7 && !memcmp(buffer, "one two", 7));
+    done = readv(fd, parts, 2);
+    CHECK("readv", (done == 7 || (done == 4 && read(fd, buffer + 4, 3) == 3)) && !memcmp(buffer, "one two", 7));
     CHECK("ftruncate shorter", ftruncate(fd, 3) == 0 && lseek(fd, 0, SEEK_END) == 3);
     CHECK("ftruncate longer", ftruncate(fd, 8192) == 0 && lseek(fd, 0, SEEK_END) == 8192);
-    CHECK("posix_fallocate", (errno = posix_fallocate(fd, 0, 16384)) == 0);
+    CHECK("posix_fallocate", (errno = posix_fallocate(fd, 0, 16384)) == 0 || errno == ENOTSUP);
+    CHECK("ftruncate to the same", ftruncate(fd, 16384) == 0); /* where there is no fd_allocate */
     CHECK("posix_fadvise", (errno = posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED)) == 0);
     CHECK("fsync", fsync(fd) == 0);
     CHECK("fdatasync", fdatasync(fd) == 0);

@@ -6,6 +6,7 @@ one of the tries below, with arguments, and prints ``done ...`` or the name of t
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import errno
 import fcntl
@@ -13,6 +14,7 @@ import mmap
 import os
 import resource
 import socket
+import threading
 from _ctypes import Py_INCREF
 from collections.abc import Callable
 from pathlib import Path
@@ -262,6 +264,33 @@ def _fork(_: list[int]) -> object:
     if pid == 0:
         os._exit(0)
     return None
+
+
+@_try
+def _in_thread(folders: list[int], name: str, *arguments: str) -> object:
+    """Another try, in a thread."""
+    answers: list[object] = []
+    thread = threading.Thread(target=lambda: answers.append(TRIES[name](folders, *arguments)))
+    thread.start()
+    thread.join()
+    return answers[0]
+
+
+@_try
+def _eat_threads(_: list[int], limit: str) -> object:
+    """Start threads that wait, until there can be no more; how many there were."""
+    for number in range(int(limit)):
+        try:
+            _thread.start_new_thread(_held().acquire, ())
+        except RuntimeError:  # EAGAIN of pthread_create(3)
+            return number
+    return limit
+
+
+def _held() -> _thread.LockType:
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    return lock
 
 
 @_try

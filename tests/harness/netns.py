@@ -20,6 +20,9 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5) as s:
 class NetworkNamespace:
     """Lives as long as the process that keeps it."""
 
+    def __init__(self) -> None:
+        self._servers: list[subprocess.Popen[bytes]] = []
+
     def __enter__(self) -> NetworkNamespace:
         self._keeper = subprocess.Popen(
             ["unshare", "--net", "sh", "-c", "echo ready; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -42,9 +45,17 @@ class NetworkNamespace:
         """Read what a server on this port of the loopback sends."""
         return self.run(_READ, str(port))
 
+    def serve(self, script: str) -> None:
+        """Have a Python script serve in the namespace, for as long as that is; it says when it listens."""
+        command = ["nsenter", f"--net={self.path}", sys.executable, "-c", script]
+        self._servers.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+        assert (said := self._servers[-1].stdout) is not None
+        assert said.readline() == b"listening\n"
+
     def __exit__(self, *exc: object) -> None:
-        self._keeper.kill()
-        self._keeper.communicate()
+        for process in (*self._servers, self._keeper):
+            process.kill()
+            process.communicate()
 
 
 _STRANGER = """

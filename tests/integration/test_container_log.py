@@ -22,6 +22,8 @@ from ..harness.container import Collected, Container, Pod
 from ..harness.daemon import Daemon
 from ..harness.helpers import helper
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 def fresh() -> Iterator[Pod]:

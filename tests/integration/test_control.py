@@ -15,6 +15,8 @@ from ..harness.daemon import Daemon
 from ..harness.names import RUN
 from ..harness.receiver import Receiver
 
+pytestmark = pytest.mark.engines
+
 
 def pause(container: Container) -> None:
     container.connection.call("Pause", pb.PauseRequest(id=container.id))

@@ -19,6 +19,8 @@ from ..harness.daemon import Daemon
 from ..harness.guests import guest
 from ..harness.receiver import Receiver
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,6 +14,8 @@ from sandbox_api.proto import task_pb2 as pb
 from ..harness.container import Collected, Container, Pod
 from ..harness.guests import guest
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 def running(pod: Pod) -> Container:

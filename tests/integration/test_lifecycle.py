@@ -13,6 +13,8 @@ from sandbox_api.proto import task_pb2 as pb
 
 from ..harness.container import Pod
 
+pytestmark = pytest.mark.engines
+
 
 def test_a_container_is_created_runs_ends_and_is_deleted(pod: Pod) -> None:
     container = pod.with_wasm("hello").build()
@@ -36,6 +38,7 @@ def test_the_guests_own_status_is_told(pod: Pod, wanted: int, seen: int) -> None
     assert container.delete().exit_status == seen
 
 
+@pytest.mark.engines("auto")  # Wasmtime's words are others: test_wasmtime.py
 def test_a_trap_is_134_with_the_trap_on_stderr(pod: Pod) -> None:
     container = pod.with_wasm("trap").build().start()
     assert container.wait() == 134

@@ -17,6 +17,8 @@ from sandbox_api.errors import SandboxerError
 from ..harness.container import Builder, Container, Pod
 from ..harness.daemon import Daemon
 
+pytestmark = pytest.mark.engines
+
 SECRET = "the disk's"
 
 

@@ -15,6 +15,8 @@ from ..harness.container import Builder, Collected, Container, Pod
 from ..harness.daemon import Daemon
 from ..harness.netns import NetworkNamespace
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 def netns() -> Iterator[NetworkNamespace]:
@@ -33,6 +35,7 @@ def listening(builder: Builder) -> Container:
     return container
 
 
+@pytest.mark.engines("auto")
 def test_a_guest_is_reached_in_its_pods_namespace_and_not_in_the_hosts(daemon: Daemon, netns: NetworkNamespace) -> None:
     pod = Pod(daemon, netns_path=netns.path)
     container = listening(pod.with_wasm("serve").args("18080", "from the pod"))
@@ -44,6 +47,7 @@ def test_a_guest_is_reached_in_its_pods_namespace_and_not_in_the_hosts(daemon: D
     pod.close()
 
 
+@pytest.mark.engines("auto")
 def test_two_pods_may_use_the_same_port(daemon: Daemon, netns: NetworkNamespace) -> None:
     with NetworkNamespace() as other:
         pods = [Pod(daemon, netns_path=each.path) for each in (netns, other)]

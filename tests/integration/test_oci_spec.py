@@ -18,6 +18,8 @@ from ..harness.daemon import Daemon
 from ..harness.metrics import usage_of
 from ..harness.names import RUN
 
+pytestmark = pytest.mark.engines
+
 
 def run(builder: Builder, status: int = 0) -> str:
     """Run it to its end; what it wrote."""

@@ -18,6 +18,8 @@ from ..harness.container import Pod
 from ..harness.daemon import Daemon
 from ..harness.metrics import usage_of
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 def api(daemon: Daemon) -> Api:

@@ -12,6 +12,8 @@ from sandbox_api.errors import InvalidArgument
 
 from ..harness.container import Collected, Container, Pod
 
+pytestmark = pytest.mark.engines
+
 
 def read_line(path: str | os.PathLike[str]) -> str:
     with open(path) as file:

@@ -16,6 +16,8 @@ from sandbox_api.proto import task_pb2 as pb
 from ..harness.compiled import until
 from ..harness.container import Collected, Container, Pod
 
+pytestmark = pytest.mark.engines
+
 
 def with_terminal(pod: Pod, guest: str, *args: str) -> tuple[Container, Collected]:
     builder = pod.with_wasm(guest).args(*args).terminal().fifos("stdin", "stdout").streams(stderr="")

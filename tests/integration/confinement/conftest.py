@@ -10,14 +10,15 @@ import pytest
 from ...harness.bare_forkserver import (
     WITHOUT_EMPTY_ROOT,
     BareForkserver,
+    WasmtimeForkserver,
     confined,
 )
 
 
-@pytest.fixture(scope="module")
-def forkserver() -> Iterator[BareForkserver]:
-    """Both walls."""
-    made = confined()
+@pytest.fixture(scope="module", params=["wasmedge", "wasmtime"])
+def forkserver(request: pytest.FixtureRequest) -> Iterator[BareForkserver]:
+    """Both walls, in a worker of each engine: Wasmtime's may have threads, and so another filter."""
+    made = confined() if request.param == "wasmedge" else WasmtimeForkserver()
     yield made
     made.close()
 

@@ -9,9 +9,9 @@ from ...harness.daemon import Daemon
 
 
 @pytest.fixture
-def daemon() -> Iterator[Daemon]:
+def daemon(engine_option: str) -> Iterator[Daemon]:
     """A sandboxer of the test's own, which it may break."""
-    with Daemon() as running:
+    with Daemon("--engine", engine_option) as running:
         yield running
 
 

@@ -22,6 +22,8 @@ from ...harness.daemon import ROOT, Daemon
 from ...harness.guests import guest
 from ...harness.helpers import forkserver, relay, started_in_time
 
+pytestmark = pytest.mark.engines
+
 
 def die_and_return(daemon: Daemon, how: str = "kill") -> None:
     getattr(daemon, how)()

@@ -1,0 +1,103 @@
+"""A real component, CPython with a program in it, by Wasmtime: WASI 0.2's command line, files, sockets and HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ..harness.componentized import program
+from ..harness.container import Builder, Container, Pod
+from ..harness.daemon import Daemon
+from ..harness.guests import CACHE
+from ..harness.netns import NetworkNamespace
+
+_SERVER = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = f"you asked for {self.path}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+with http.server.HTTPServer(("127.0.0.1", 8080), Handler) as server:
+    print("listening", flush=True)
+    server.serve_forever()
+"""
+_GREETER = """
+import socket
+with socket.create_server(("127.0.0.1", 8081)) as server:
+    print("listening", flush=True)
+    while True:
+        with server.accept()[0] as client:
+            client.sendall(b"hello over TCP")
+"""
+
+
+@pytest.fixture(scope="module")
+def sandboxer() -> Iterator[Daemon]:
+    """A sandboxer that keeps what it compiles: this takes it a while."""
+    with Daemon("--cache-dir", str(CACHE / "aot")) as running:
+        yield running
+
+
+@pytest.fixture
+def netns() -> Iterator[NetworkNamespace]:
+    with NetworkNamespace() as made:
+        made.serve(_SERVER)
+        made.serve(_GREETER)
+        yield made
+
+
+@pytest.fixture
+def pod(sandboxer: Daemon, netns: NetworkNamespace) -> Iterator[Pod]:
+    made = Pod(sandboxer, netns_path=netns.path)
+    yield made
+    made.shutdown()
+    made.close()
+
+
+def told(builder: Builder, status: int = 0) -> str:
+    """Its output, once it has ended with this status."""
+    container = builder.build().start()
+    assert container.wait() == status, container.stderr()
+    return container.stdout()
+
+
+def test_arguments_environment_files_and_input(pod: Pod) -> None:
+    assert told(pod.with_wasm(program()).args("args", "one", "two words").env(NAME="a value")) == (
+        "one\ntwo words\na value\n"
+    )
+    copied = pod.with_wasm(program()).args("files", "/text").file("text", "some text")
+    told(copied)
+    assert (copied.rootfs / "text.copy").read_text() == "SOME TEXT"
+    reading = pod.with_wasm(program()).args("cat").fifos("stdin").build().start()
+    (reading.bundle / "stdin").write_text("some input\n")
+    assert reading.wait() == 0
+    assert reading.stdout() == "SOME INPUT\n"
+
+
+def test_an_error_of_run_is_status_1(pod: Pod) -> None:
+    assert told(pod.with_wasm(program()).args("tcp", "9"), 1) == "error: ErrorCode.CONNECTION_REFUSED\n"
+
+
+def test_http_and_tcp_reach_servers_in_the_pods_network(pod: Pod) -> None:
+    http = pod.with_wasm(program()).args("http", "127.0.0.1:8080", "/a/path?with=query")
+    assert told(http) == "200 you asked for /a/path?with=query\n"
+    assert told(pod.with_wasm(program()).args("tcp", "8081")) == "hello over TCP\n"
+
+
+@pytest.mark.parametrize("what", [("tcp", "8081"), ("http", "127.0.0.1:8080", "/")])
+def test_without_a_network_both_are_refused(pod: Pod, what: tuple[str, ...]) -> None:
+    """The pod of this container's spec has a network; the container has one of its own, with nothing in it."""
+    lonely = Pod(pod.daemon)
+    builder = lonely.with_wasm(program()).args(*what).linux(namespaces=[{"type": "network"}])
+    container: Container = builder.build().start()
+    status = container.wait()
+    print(status, container.stdout(), container.stderr())
+    assert "200" not in container.stdout()
+    assert "hello" not in container.stdout()
+    assert status == 1
+    lonely.shutdown()
+    lonely.close()

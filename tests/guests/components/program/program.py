@@ -1,0 +1,62 @@
+"""A component's program, for tests: its first argument says what it does."""
+
+import os
+import sys
+
+from componentize_py_types import Err
+from wit_world import exports
+from wit_world.imports import instance_network, outgoing_handler, tcp_create_socket
+from wit_world.imports.network import IpAddressFamily, IpSocketAddress_Ipv4, Ipv4SocketAddress
+from wit_world.imports.wasi_http_types import Fields, OutgoingRequest, Scheme_Http
+
+
+def args(*arguments: str) -> None:
+    print(*arguments, os.environ.get("NAME"), sep="\n")
+
+
+def files(path: str) -> None:
+    with open(path) as file:
+        text = file.read()
+    with open(f"{path}.copy", "w") as file:
+        file.write(text.upper())
+
+
+def cat() -> None:
+    print(sys.stdin.read().upper(), end="")
+
+
+def http(authority: str, path: str) -> None:
+    request = OutgoingRequest(Fields())
+    request.set_scheme(Scheme_Http())
+    request.set_authority(authority)
+    request.set_path_with_query(path)
+    future = outgoing_handler.handle(request, None)
+    future.subscribe().block()
+    response = future.get().value.value
+    stream = response.consume().stream()
+    print(response.status(), end=" ")
+    try:
+        while True:
+            print(stream.blocking_read(4096).decode(), end="")
+    except Err:
+        print()
+
+
+def tcp(port: str) -> None:
+    socket = tcp_create_socket.create_tcp_socket(IpAddressFamily.IPV4)
+    socket.start_connect(
+        instance_network.instance_network(), IpSocketAddress_Ipv4(Ipv4SocketAddress(int(port), (127, 0, 0, 1)))
+    )
+    socket.subscribe().block()
+    incoming, _ = socket.finish_connect()
+    print(incoming.blocking_read(4096).decode())
+
+
+class Run(exports.Run):
+    def run(self) -> None:
+        name, *arguments = sys.argv[1:]
+        try:
+            {"args": args, "files": files, "cat": cat, "http": http, "tcp": tcp}[name](*arguments)
+        except Err as error:
+            print("error:", error.value)
+            raise Err(None) from None
