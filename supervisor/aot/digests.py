@@ -12,7 +12,7 @@ from .identity import Identifier, Identity
 
 REMEMBERED = 8192
 MAX_MODULE = 256 << 20
-"""A larger file is left to the interpreter."""
+"""A larger file is not compiled."""
 _AT_ONCE = 64 << 10
 """A file of up to this size is hashed sooner than a thread would begin to."""
 _MAGICS = (b"\0asm\1\0\0\0", b"\0asm\x0d\0\1\0")  # of modules and of components

@@ -49,6 +49,13 @@ class Process:
     WasmEdge's compiler, with "+image" where its module came from an image; by Wasmtime; "" before its start."""
     _waiters: list[asyncio.Future[Exit]] | None = field(default=None, repr=False)
 
+    @property
+    def engine(self) -> tuple[str, str, str]:
+        """Its engine, how its code runs there, and why that is no better where it cannot be; empty before its start."""
+        tier, _, reason = self.tier.partition(": ")
+        by_wasmtime = tier == "wasmtime"
+        return tier and ("wasmtime" if by_wasmtime else "wasmedge"), "compiled" if by_wasmtime else tier, reason
+
     def require(self, what: str, *states: ProcessState) -> None:
         """Raise ``FailedPrecondition`` unless it is in one of these states."""
         if self.state not in states:

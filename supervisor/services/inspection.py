@@ -125,12 +125,12 @@ class Inspection:
         }
 
     def _process(self, process: Process) -> Row:
-        tier, _, reason = process.tier.partition(": ")
+        engine, tier, reason = process.engine
         return {
             "state": process.state.value,
             "pid": process.pid,
-            "engine": tier and (tier if tier == "wasmtime" else "wasmedge"),
-            "tier": "compiled" if tier == "wasmtime" else tier,
+            "engine": engine,
+            "tier": tier,
             "uncompiled": reason,
             "started_at": round((self._boot + process.start_time / _TICKS) * 1e9) if process.start_time else 0,
             "exit_status": process.exit.status if process.exit else None,

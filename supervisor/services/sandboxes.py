@@ -18,6 +18,7 @@ from ..lifecycle import usage
 from ..lifecycle.containers import ContainerManager
 from ..lifecycle.preparations import Preparations
 from ..lifecycle.signals import Signals
+from ..model.container import Container
 from ..model.registry import Registry
 from ..model.sandbox import Sandbox, SandboxState
 from ..oci import pod_files, sysctls
@@ -222,6 +223,7 @@ class SandboxService:
                 "containers": str(len(sandbox.containers)),
                 "netns": sandbox.netns,
                 "sandboxer": f"wasm-sandboxer {__version__}",
+                **{f"engine of {each.id}": _engine(each) for each in sandbox.containers.values() if each.init.tier},
             }
         return SandboxInfo(
             id=sandbox.id,
@@ -248,3 +250,9 @@ def _with_ours(pids: list[int]) -> list[int]:
     """Put our pid last; of the others keep the first and the newest."""
     others = [pid for pid in pids if pid != os.getpid()]
     return [*others[:1], *others[1:][-(MAX_PIDS - 2) :], os.getpid()]
+
+
+def _engine(container: Container) -> str:
+    """A container's engine, how its code runs there, and why that is no better."""
+    engine, tier, reason = container.init.engine
+    return ": ".join(filter(None, (f"{engine}, {tier}", reason)))

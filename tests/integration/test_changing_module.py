@@ -13,8 +13,6 @@ from sandbox_api.errors import InvalidArgument
 from ..harness.container import Container, Pod
 from ..harness.guests import guest
 
-pytestmark = pytest.mark.engines
-
 EXECS = 150
 CONSTRUCTOR = """
 #include <unistd.h>

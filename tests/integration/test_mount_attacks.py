@@ -19,6 +19,8 @@ from ..harness.daemon import Daemon
 
 pytestmark = pytest.mark.engines
 
+REFUSALS = ("Permission denied", "Operation not permitted", "Capabilities insufficient", "Not permitted")
+
 SECRET = "the disk's"
 
 
@@ -62,7 +64,7 @@ def assert_refused(container: Container, image: Path) -> None:
     lines = container.stdout().splitlines()
     assert lines
     for line in lines:
-        assert line.rpartition(": ")[2] in ("Permission denied", "Capabilities insufficient", "Not permitted"), lines
+        assert line.rpartition(": ")[2] in REFUSALS, lines
     os.sync()
     assert image.read_bytes().startswith(SECRET.encode())
 

@@ -138,6 +138,9 @@ def test_how_it_runs_is_shown(auto: Node) -> None:
     rows = {row["id"]: (row["engine"], row["tier"]) for row in cli.rows("ps")}
     assert rows[running[0].id] == ("wasmtime", "compiled")
     assert rows[running[1].id][0] == "wasmedge"
+    info = auto.pod.api.status(auto.pod.id, verbose=True).info
+    assert info[f"engine of {running[0].id}"] == "wasmtime, compiled"
+    assert info[f"engine of {running[1].id}"] == ", ".join(rows[running[1].id])
     assert f" {rows[running[1].id][0]} {rows[running[1].id][1]} " in cli.out("ps")
     assert "  wasmtime  compiled  " in cli.out("top", "--interval", "0.1")
 
@@ -167,6 +170,8 @@ def test_what_no_engine_compiles_is_interpreted_and_told_once(start: Callable[..
     (row,) = [json.loads(Cli(node.daemon).out("inspect", containers[-1].id))]
     assert (row["engine"], row["tier"]) == ("wasmedge", "interpreted")
     assert "Wasmtime: out of memory: it needs more than 4 MiB" in row["uncompiled"]
+    info = node.pod.api.status(node.pod.id, verbose=True).info
+    assert info[f"engine of {containers[-1].id}"] == f"wasmedge, interpreted: {row['uncompiled']}"
     path = tmp_path / "laborious.wasm"
     path.write_bytes(module)
     told = Cli().run("warm", path, "--aot-memory", "4M", "--cache-dir", node.cache).stdout

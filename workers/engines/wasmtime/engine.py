@@ -29,6 +29,8 @@ VARIABLE = b"WASM_SANDBOXER_LIBWASMTIME"
 PAGE_BYTES = 64 << 10
 RUN_INTERFACE = b"wasi:cli/run@0.2.0"
 """The export of a command component. The library takes any 0.2 for it (semantic versions)."""
+_MUTE = "50."
+"""Versions whose C API allows a guest addresses and names, and no sockets."""
 _I32 = 0  # wasm_valkind_t
 _RESULTS = 16  # results for which a function called by name has room
 
@@ -224,12 +226,25 @@ class Wasmtime(Engine):
         if request.network:
             self._wasi(calls, "inherit_network", at, fails=NEVER)
             self._wasi(calls, "allow_ip_name_lookup", at, 1, fails=NEVER)
+            self._allow_sockets(calls, at)
         for preopen, fd in zip(request.preopens, folders, strict=True):
             host = b"self/fd/%d/." % fd  # proc is the current directory
             self._wasi(calls, "preopen_dir", at, host, preopen.path, int(not preopen.readonly))
         self._call(calls, "wasmtime_context_set_wasi", At(guest.context), at, fails=ANY, stage=INSTANTIATE)
-        if guest.component and request.network:
+        if guest.component:  # without a network, too: its requests fail there, where the library would panic
             self._call(calls, "wasmtime_context_set_wasi_http", At(guest.context))
+
+    def _allow_sockets(self, calls: CallList, config: At) -> None:
+        """Allow UDP and TCP, which the C API of ``_MUTE`` forgets: no function of it does (wasmtime's PR 13936).
+
+        Their switches are the bytes behind that of name lookup, which a function sets where it is told the address.
+        """
+        if not self.version.startswith(_MUTE):
+            return
+        for distance in (1, 2):  # AllowedNetworkUses: ip_name_lookup, udp, tcp
+            beside = calls.slot()
+            calls.libc("mempcpy", config, config, distance, out=beside)  # which is the address so many bytes on
+            self._wasi(calls, "allow_ip_name_lookup", At(beside), 1, fails=NEVER)
 
     def _wasi(
         self, calls: CallList, name: str, *arguments: int | bytes | At | Data | Late | None, fails: int = FALSE

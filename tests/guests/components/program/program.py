@@ -32,14 +32,16 @@ def http(authority: str, path: str) -> None:
     request.set_path_with_query(path)
     future = outgoing_handler.handle(request, None)
     future.subscribe().block()
-    response = future.get().value.value
-    stream = response.consume().stream()
-    print(response.status(), end=" ")
-    try:
-        while True:
-            print(stream.blocking_read(4096).decode(), end="")
-    except Err:
-        print()
+    answer = future.get().value
+    if isinstance(answer, Err):
+        raise answer
+    with answer.value.consume() as body, body.stream() as stream:
+        print(answer.value.status(), end=" ")
+        try:
+            while True:
+                print(stream.blocking_read(4096).decode(), end="")
+        except Err:
+            print()
 
 
 def tcp(port: str) -> None:

@@ -1,0 +1,57 @@
+"""Large programs of the package index: an SMT solver by both engines, and a synthesis suite that only Wasmtime runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ..bench import programs
+from ..harness.container import Container, Pod
+from ..harness.daemon import Daemon
+from ..harness.guests import CACHE
+
+ENGINE = "run.wasm-sandboxer/engine"
+
+
+@pytest.fixture(scope="module")
+def sandboxer() -> Iterator[Daemon]:
+    """A sandboxer that waits for its compilers, and keeps what they make."""
+    programs.fetch()
+    with Daemon("--aot", "always", "--cache-dir", str(CACHE / "aot")) as running:
+        yield running
+
+
+@pytest.fixture
+def pod(sandboxer: Daemon) -> Iterator[Pod]:
+    made = Pod(sandboxer)
+    yield made
+    made.shutdown()
+    made.close()
+
+
+def engine(container: Container) -> str:
+    return container.pod.api.status(container.pod.id, verbose=True).info[f"engine of {container.id}"]
+
+
+@pytest.mark.parametrize("chosen", ["wasmedge", "wasmtime"])
+def test_boolector_finds_that_there_are_no_such_numbers(pod: Pod, chosen: str) -> None:
+    solver = programs.boolector()
+    assert solver
+    builder = pod.with_wasm(solver).args("/problem.smt2").file("problem.smt2", programs.PROBLEM)
+    builder.config["annotations"][ENGINE] = chosen
+    container = builder.build().start()
+    assert container.wait() == programs.UNSATISFIABLE
+    assert container.stdout() == "unsat\n"
+    assert engine(container).startswith(f"{chosen}, ")
+    assert "interpreted" not in engine(container)
+
+
+def test_yosys_runs_by_wasmtime_since_wasmedge_refuses_it(pod: Pod) -> None:
+    suite = programs.yosys()
+    assert suite
+    builder = pod.with_wasm(suite).file("in.v", "module flip(input a, output b); assign b = ~a; endmodule\n")
+    container = builder.args("-q", "-p", "read_verilog /in.v; proc; opt; write_verilog /out.v").build().start()
+    assert container.wait() == 0, container.stderr()
+    assert "assign b = ~a;" in (container.rootfs / "out.v").read_text()
+    assert engine(container) == "wasmtime, compiled"
