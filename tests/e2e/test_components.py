@@ -60,8 +60,9 @@ def pod(sandboxer: Daemon, netns: NetworkNamespace) -> Iterator[Pod]:
 
 def told(builder: Builder, status: int = 0) -> str:
     """Its output, once it has ended with this status."""
-    container = builder.build().start()
-    assert container.wait() == status, container.stderr()
+    container = builder.build()
+    container.connection.sock.settimeout(300)  # the first is compiled before it starts
+    assert container.start().wait() == status, container.stderr()
     return container.stdout()
 
 

@@ -15,7 +15,7 @@ from sandbox_api.errors import FailedPrecondition, InvalidArgument
 
 from ..harness import modules
 from ..harness.cli import Cli
-from ..harness.compiled import Node
+from ..harness.compiled import Node, until
 from ..harness.components import component
 from ..harness.container import Builder, Container
 from ..harness.guests import guest
@@ -223,9 +223,16 @@ def test_the_log_tells_what_a_compile_needed(wasmtime: Node) -> None:
     assert int(found[1]) > 4
 
 
-def test_threads_are_its_only_processes(wasmtime: Node) -> None:
-    container = wasmtime.pod.with_wasm("sleep").build().start()
-    status = Path(f"/proc/{container.pid}/status").read_text()
-    found = re.search(r"Seccomp:\t2", status)
-    assert found
-    assert not Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text()
+def test_threads_are_its_only_processes_and_few(wasmtime: Node) -> None:
+    """As many on every machine, whatever the guest's environment says."""
+    for variables in ({}, {"TOKIO_WORKER_THREADS": "7"}):
+        container = wasmtime.pod.with_wasm("sleep").env(**variables).build().start()
+        tasks = Path(f"/proc/{container.pid}/task")
+        until("asleep", lambda tasks=tasks: len(list(tasks.iterdir())) > 1)  # type: ignore[misc]
+        status = Path(f"/proc/{container.pid}/status").read_text()
+        assert re.search(r"Seccomp:\t2", status)
+        assert re.search(r"Threads:\t2\n", status)
+        assert not Path(f"{tasks}/{container.pid}/children").read_text()
+    told = wasmtime.pod.with_wasm("args").env(TOKIO_WORKER_THREADS="7").build().start()
+    assert told.wait() == 0
+    assert told.stdout().splitlines()[-1] == "env TOKIO_WORKER_THREADS=7"

@@ -31,6 +31,8 @@ RUN_INTERFACE = b"wasi:cli/run@0.2.0"
 """The export of a command component. The library takes any 0.2 for it (semantic versions)."""
 _MUTE = "50."
 """Versions whose C API allows a guest addresses and names, and no sockets."""
+_ONE_THREAD = b"TOKIO_WORKER_THREADS=1"
+"""The worker's own environment: else the library's scheduler makes a thread for each of the machine's processors."""
 _I32 = 0  # wasm_valkind_t
 _RESULTS = 16  # results for which a function called by name has room
 
@@ -221,6 +223,8 @@ class Wasmtime(Engine):
         environment, _ = calls.env
         calls.libc("memmove", environment, environment, 0, out=_environ())  # which is for the guest alone
         self._wasi(calls, "inherit_env", at, fails=NEVER)
+        ours = calls.table([_ONE_THREAD, 0])
+        calls.libc("memmove", ours, ours, 0, out=_environ())
         for stream in ("stdin", "stdout", "stderr"):
             self._wasi(calls, f"inherit_{stream}", at, fails=NEVER)
         if request.network:
