@@ -159,3 +159,31 @@ def test_as_many_conditions_as_may_be() -> None:
     assert verdict(program, numbers("x86_64")["ioctl"], 0, 64) == ALLOW
     assert verdict(program, numbers("x86_64")["socket"], 16, 0, 9) == ERRNO | 1
     assert verdict(program, numbers("x86_64")["socket"], 16, 0, 8) == ALLOW
+
+
+def test_the_profile_of_podman_and_crio_for_sockets() -> None:
+    """Its rules for socket(2): netlink's audit protocol is refused, all else allowed."""
+
+    def rule(action: str, *args: tuple[int, str, int]) -> dict[str, Any]:
+        conditions = [{"index": index, "op": f"SCMP_CMP_{op}", "value": value} for index, op, value in args]
+        return {"names": ["socket"], "action": f"SCMP_ACT_{action}", "args": conditions}
+
+    program = profile(
+        {"names": NEEDED, "action": "SCMP_ACT_ALLOW"},
+        {**rule("ERRNO", (0, "EQ", 16), (2, "EQ", 9)), "errnoRet": 22},
+        rule("ALLOW", (2, "NE", 9)),
+        rule("ALLOW", (0, "NE", 16)),
+        rule("ALLOW", (2, "NE", 9)),
+        default="SCMP_ACT_ERRNO",
+    )
+    call = numbers("x86_64")["socket"]
+    assert [verdict(program, call, *arguments) for arguments in ((16, 3, 9), (16, 3, 0), (2, 1, 9))] == [
+        ERRNO | 22,
+        ALLOW,
+        ALLOW,
+    ]
+    fourth = rule("ALLOW", (1, "EQ", 1))
+    with pytest.raises(
+        InvalidArgument, match=r"5 rules with conditions for socket, 1 of them on several.*; 4 is the most"
+    ):
+        profile(rule("ERRNO", (0, "EQ", 16), (2, "EQ", 9)), *[fourth] * 4)
