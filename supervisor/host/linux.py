@@ -15,7 +15,7 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 0x1,
 MOUNT_ATTR_NOATIME, MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME = 0x10, 0x20, 0x70
 MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOSYMFOLLOW = 0x80, 0x200000
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8  # umount2(2)
-RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x02, 0x04, 0x10  # openat2(2)
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x01, 0x02, 0x04, 0x10  # openat2(2)
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 CLONE_NEWNET = 0x40000000  # setns(2)
 
@@ -146,6 +146,11 @@ def open_resolved(path: str, flags: int = 0) -> int:
     Raises ``OSError``.
     """
     return _openat2(-100, path, os.O_PATH | flags, 0, RESOLVE_NO_SYMLINKS)  # AT_FDCWD
+
+
+def open_unmounted(folder: int, name: str) -> int:
+    """Open a folder in a folder, for reading, unless it is a link or something is mounted on it. Raises ``OSError``."""
+    return _openat2(folder, name, os.O_RDONLY | os.O_DIRECTORY, 0, RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS)
 
 
 def open_regular(place: int) -> int:

@@ -27,6 +27,8 @@ EMPTY_SECONDS = 5.0
 
 _OURS = ("containers", "bundles")
 """Folders below --dir in which containers' mounts and bundles are."""
+_LEVELS = 3
+"""Of folders below these: a namespace's, a container's, and its root or mounts."""
 
 
 async def end_all(folder: str, hierarchy: Hierarchy, forkserver: ForkserverClient) -> None:
@@ -82,11 +84,27 @@ async def _remove_groups(hierarchy: Hierarchy) -> None:
 
 
 def _remove_folders(top: str) -> None:
-    """Remove empty folders, and bundles' config.json. Nothing else: a mount that could not be removed stays whole."""
+    """Remove empty folders, and bundles' config.json. Nothing else: a mount that could not be removed stays whole.
+
+    No deeper than our own folders go: what a guest made in a bundle's root is not looked at.
+    """
     if folders.mounts_below(top):
         return
-    for path, _, files in os.walk(top, topdown=False):
-        for name in {"config.json", "config.json.new"}.intersection(files):
-            os.unlink(f"{path}/{name}")
+    found = level = [top]
+    for _ in range(_LEVELS):
+        level = [entry.path for path in level for entry in _entries(path) if entry.is_dir(follow_symlinks=False)]
+        found = found + level
+    for path in reversed(found):
+        for name in ("config.json", "config.json.new"):
+            with suppress(OSError):
+                os.unlink(f"{path}/{name}")
         with suppress(OSError):
             os.rmdir(path)
+
+
+def _entries(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []

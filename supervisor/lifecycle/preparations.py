@@ -11,7 +11,6 @@ import glob
 import hashlib
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,7 +20,7 @@ from typing import Any
 from sandbox_api.errors import AlreadyExists, FailedPrecondition, NotFound
 from sandbox_api.interface import NewContainer, NewExec, Preparation
 
-from ..host import errors
+from ..host import errors, folders
 from ..model.container import Container
 from ..model.prepared import Prepared, key
 from ..model.process import ProcessState
@@ -129,7 +128,7 @@ class Preparations:
     def sweep(self) -> None:
         """Remove bundles that a dead supervisor left set aside."""
         for left in glob.glob(f"{glob.escape(self._folder)}/bundles/*/.*"):
-            shutil.rmtree(left, ignore_errors=True)
+            folders.remove_tree(left)
 
     async def forget_all(self, sandbox: Sandbox) -> None:
         """Undo every preparation of a sandbox that is shut down. Its containers are gone."""
@@ -194,11 +193,11 @@ class Preparations:
         else:
             self._store.add_prepared(namespace, spent)
         if aside:
-            await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
+            await asyncio.to_thread(folders.remove_tree, aside)
 
     def _forget(self, namespace: str, prepared: Prepared[Any]) -> None:
         if not prepared.key[1] and not prepared.spent:
-            shutil.rmtree(prepared.bundle, ignore_errors=True)  # nothing is mounted in it any more
+            folders.remove_tree(prepared.bundle)  # nothing is mounted in it any more
         self._store.remove_prepared(namespace, prepared)
 
 

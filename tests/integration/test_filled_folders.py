@@ -12,7 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.commands.pack import Reference, pack_image
+
+from ..harness.cli import Cli
+from ..harness.compiled import until
 from ..harness.container import Container, Pod
+from ..harness.daemon import Daemon
+from ..harness.guests import guest
 
 MANY = 300_000
 BOUND_SECONDS = 0.05
@@ -79,6 +85,22 @@ def nobody_waits(container: Container) -> Iterator[None]:
     finally:
         longest = questions.finish()
     assert longest < max(bound, took / 3)
+
+
+def test_a_root_of_thousands_of_nested_folders_is_removed(tmp_path: Path) -> None:
+    """They are deeper than Python recurses. Nor do they keep a daemon from starting."""
+    image = tmp_path / "image.tar"
+    pack_image(guest("nest"), Reference.parse("nest:1"), image, [], [], [])
+    with Daemon() as daemon:
+        cli = Cli(daemon)
+        assert cli.out("run", "--rm", image, "1500") == "1500 folders\n"
+        kept = cli.out("run", "-d", image, "1500").strip()
+        until("its end", lambda: "stopped" in cli.out("ps", "-a"))
+        daemon.kill()
+        (left,) = (daemon.dir / "bundles/default").glob("*")
+        left.rename(left.with_name(f".{kept}.1"))  # as where it died in the middle of that removal
+        daemon.start()
+        until("its removal", lambda: not list((daemon.dir / "bundles/default").glob(".*")))
 
 
 @pytest.fixture
