@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import psutil
 
 from .target import CORPUS, HERE, Target, names
 
+SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 FOLDER = HERE.parent.parent / ".cache/fuzz"
 _LINE = re.compile(rb"#(\d+)\s+\w+ +cov: (\d+) ft: (\d+) corp: (\d+)/")
 _UNCAUGHT = " === Uncaught Python exception: ==="
@@ -74,11 +76,13 @@ def fuzz(name: str, seconds: float, most: float, number: str) -> Result:
     words.write_text("".join(map(_quoted, Target(name).words)))
     result = Result(name)
     began = time.monotonic()
-    with open(FOLDER / f"{name}.log", "wb") as log:
+    # libFuzzer ends without any of Python's clearing up.
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=SCRATCH) as scratch, open(FOLDER / f"{name}.log", "wb") as log:
         command = [sys.executable, "-m", "tests.fuzz.child", name, *_OPTIONS]
         command += [f"-dict={words}"] if words.stat().st_size else []
         command += [f"-artifact_prefix={faults}/{name}-", str(folder), str(CORPUS / name)]
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=HERE.parent.parent)
+        environment = {**os.environ, "TMPDIR": scratch}
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=HERE.parent.parent, env=environment)
         try:
             child = psutil.Process(process.pid)
             while process.poll() is None:

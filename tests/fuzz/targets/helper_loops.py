@@ -58,7 +58,7 @@ def run(data: bytes) -> None:
         return
     listener = _Listener()
     ours, theirs = _socket.socketpair()
-    with tempfile.TemporaryDirectory(prefix="fuzz-helper-", dir="/dev/shm") as folder, _silence():
+    with tempfile.TemporaryDirectory(prefix="fuzz-helper-") as folder, _silence():
         helper: Helper = (Logger if data[0] & 1 else Relay)(listener)  # type: ignore[arg-type]
         try:
             ours.setblocking(False)

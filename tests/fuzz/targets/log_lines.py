@@ -35,7 +35,7 @@ def run(data: bytes) -> None:
 
 
 def _write(pieces: list[tuple[str, bytes]], most: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="fuzz-log-", dir="/dev/shm") as folder:
+    with tempfile.TemporaryDirectory(prefix="fuzz-log-") as folder:
         log = JsonFile(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), b"log", most, 3)
         try:
             for at in range(0, len(pieces), 5):

@@ -45,7 +45,7 @@ def mutate(data: bytes, most: int, seed: int) -> bytes:
 
 
 def run(data: bytes) -> None:
-    with tempfile.TemporaryDirectory(prefix="fuzz-state-", dir="/dev/shm") as folder:
+    with tempfile.TemporaryDirectory(prefix="fuzz-state-") as folder:
         path = Path(folder, "state.db")
         if data[:1] == b"{":
             shutil.copy(_empty(), path)
@@ -107,7 +107,7 @@ _made: list[Path] = []
 def _empty() -> Path:
     """A file without rows."""
     if not _made:
-        folder = tempfile.TemporaryDirectory(prefix="fuzz-state-", dir="/dev/shm")
+        folder = tempfile.TemporaryDirectory(prefix="fuzz-state-")
         path = Path(folder.name, "empty.db")
         Store(str(path), lambda: None).close()
         _made.append(path)
