@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _MAGIC = b"\0asm"
 _COMPONENT = b"\0asm\x0d\0\1\0"
-_MISSING = "Wasmtime is not here: install wasm-sandboxer[wasmtime] and restart the sandboxer"
+_MISSING = "Wasmtime is not here: install it (wasm-sandboxer doctor says how) and restart the sandboxer"
 _BROKEN = "Wasmtime does not load, as the log says: see wasm-sandboxer doctor, and restart the sandboxer"
 _NEVER = "Wasmtime runs what is compiled alone, and --aot is never"
 

@@ -7,9 +7,11 @@ import os
 import resource
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -199,7 +201,9 @@ def _libwasmtime(host: Host) -> Finding:
     fine, said = host.second_engine()
     state = State.OK if fine else State.SHORT
     purpose = "runs components, and modules that libwasmedge refuses or cannot compile"
-    return Finding("libwasmtime", state, said, purpose, f"{sys.executable} -m pip install 'wasm-sandboxer[wasmtime]'")
+    where = sysconfig.get_path("purelib")  # a package's environment has no pip of its own
+    pip = f"{sys.executable} -m pip install" if find_spec("pip") else f"python3 -m pip install --target {where}"
+    return Finding("libwasmtime", state, said, purpose, f"{pip} 'wasmtime>=50'")
 
 
 def _landlock(host: Host) -> Finding:

@@ -141,7 +141,7 @@ async def _compile_one(module: int, wasmedge: Aot, wasmtime: Aot, asked: EngineM
     elif component and asked is EngineMode.WASMEDGE:
         return False, "not compiled: it is a component, and WasmEdge runs none"
     if not wasmtime.active:
-        reasons.append("Wasmtime is not here: install wasm-sandboxer[wasmtime]")
+        reasons.append("Wasmtime is not here: wasm-sandboxer doctor says how to install it")
     else:
         failure = {level: failure async for level, failure in wasmtime.compile(module)}[Level.O2]
         if failure is None:

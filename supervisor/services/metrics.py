@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ HELPERS = ("forkserver", "zygote", "relay", "logger")
 
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _PAGE = os.sysconf("SC_PAGESIZE")
+_LOOK_SECONDS = 60.0
+"""Seconds between two searches for zygotes: reading ten thousand children takes 10 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,14 @@ class Metrics:
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
+        self._zygotes: list[int] = []
+        self._look_at = 0.0
 
     async def answer(self, path: str, query: Mapping[str, str]) -> Answer:
         """``GET /metrics``."""
         if path != "/metrics":
             return Answer(b"metrics are at /metrics\n", TEXT, "404 Not Found")
+        await self._find_zygotes()
         families = list(self._families())
         return Answer(await asyncio.to_thread(_text, families), CONTENT_TYPE)
 
@@ -159,14 +165,26 @@ class Metrics:
         yield _gauge("helper_max_fds", "Files that the daemon's processes may have open.", ("helper",), limits)
 
     def _pids(self) -> Iterator[tuple[str, int]]:
-        """The daemon's processes. The zygotes are children of the forkserver as thousands of workers are, by name."""
-        helpers = self._sources.helpers()
-        yield from helpers.items()
-        if children := proc.children(helpers.get("forkserver", 0)):
-            workers = {process.pid for _, process in self._sources.registry.processes.values()}
-            for pid in children:
-                if pid not in workers and (name := proc.name(pid)).startswith("zygote-"):
-                    yield name, pid
+        """The daemon's processes, with the zygotes that are known and live."""
+        yield from self._sources.helpers().items()
+        for pid in self._zygotes:
+            if (name := proc.name(pid)).startswith("zygote-"):
+                yield name, pid
+
+    async def _find_zygotes(self) -> None:
+        """Look for zygotes among the forkserver's children, which thousands of workers are, too: seldom, and aside."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+        registry = self._sources.registry
+        forkserver = self._sources.helpers().get("forkserver", 0)
+        workers = [process.pid for _, process in registry.processes.values()]
+        self._zygotes = await asyncio.to_thread(_zygotes, forkserver, workers)
+
+
+def _zygotes(forkserver: int, workers: list[int]) -> list[int]:
+    others = set(proc.children(forkserver)).difference(workers)
+    return sorted(pid for pid in others if proc.name(pid).startswith("zygote-"))
 
 
 def _open_files(pid: int) -> int:

@@ -129,11 +129,15 @@ def test_images_and_starts_from_them_are_counted(node: Node, pod: Pod) -> None:
     assert node.value("module_image_bytes") > 4096
 
 
-def test_zygotes_memory_and_files(node: Node, pod: Pod) -> None:
-    pod.with_wasm("hello").build().start().wait()
-    for name in ("zygote-root", "zygote-worker"):
-        assert node.value("helper_resident_memory_bytes", helper=name) > 1 << 20
-        assert node.value("helper_open_fds", helper=name) >= 3
+def test_zygotes_memory_and_files(tmp_path: Path) -> None:
+    with Daemon("--metrics", f"unix:{tmp_path}/s") as daemon:
+        node, pod = Node(daemon, tmp_path / "s"), Pod(daemon)
+        pod.with_wasm("hello").build().start().wait()
+        for name in ("zygote-root", "zygote-worker"):
+            assert node.value("helper_resident_memory_bytes", helper=name) > 1 << 20
+            assert node.value("helper_open_fds", helper=name) >= 3
+        pod.shutdown()
+        pod.close()
 
 
 def test_calls_are_counted_by_method_and_code(node: Node, pod: Pod) -> None:
