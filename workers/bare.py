@@ -24,7 +24,8 @@ _POOL = struct.Struct("<32xIIII")
 """struct pool_header behind its pointers: the arena's number, the size class (of 16 bytes), and two offsets of blocks,
 the first that was never used and the last."""
 _PAGE = linux.PAGE_BYTES
-_PT_LOAD = 1  # elf(5)
+_PT_LOAD, _ET_DYN = 1, 3  # elf(5)
+_KIND = struct.Struct("<16xH")
 _ELF = struct.Struct("<32xQ14xHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 
@@ -58,7 +59,8 @@ def look() -> list[tuple[int, int]]:
         maps = mappings(process)
     finally:
         os.close(process)
-    files = {os.path.realpath(sys.executable).encode()}
+    program = os.path.realpath(sys.executable).encode()
+    files = {program} if movable(program) else set()
     for module in list(sys.modules.values()):
         place = getattr(module, "__file__", None) or ""
         if place.endswith(".so"):
@@ -70,6 +72,17 @@ def look() -> list[tuple[int, int]]:
     ranges += _arenas(maps)
     ranges += [(each.begin, each.end) for each in _nameless(maps) if each.protection == 5]  # libffi's closures
     return [(begin, end - begin) for begin, end in _joined(sorted(ranges))]
+
+
+def movable(program: bytes) -> bool:
+    """Whether a program can lie anywhere. Through one that cannot, such as Debian's Python, libraries call C's functions.
+
+    In such a one (ET_EXEC, elf(5)) the address of a function whose address it takes itself is that of its own stub, for
+    everybody (System V ABI for AMD64, "Function Addresses"), and C's variables that it uses lie in it.
+    """
+    with open(program, "rb") as opened:
+        start = opened.read(_KIND.size)
+    return _KIND.unpack(start) == (_ET_DYN,)
 
 
 def _zeros(file: bytes, ours: list[Mapping], maps: list[Mapping]) -> tuple[int, int] | None:

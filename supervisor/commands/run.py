@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import secrets
 import sys
@@ -30,6 +31,20 @@ _KEEPING_LOGS = {"log.console.driver": "json-file", "log.console.filesize": "4MB
 """Annotations (``oci.container_log``): --dir is in memory, so that what is kept is little."""
 
 
+class Processors(click.FloatRange):
+    """A number of processors: 0, or as many as a control group can be given."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=1 << 20)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it. UsageError where it is none."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):  # which is neither less nor more than any bound
+            self.fail(f"{value!r} is no number of processors", param, ctx)
+        return number
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A program to run: how its root file system is mounted, and the arguments that it gives the guest."""
@@ -51,6 +66,8 @@ class Source:
         try:
             if found.is_dir():
                 return cls("folder", found.resolve(), _program_of(found, args))
+            if found.exists() and not found.is_file():  # a FIFO or a device may have no end
+                raise _failure(f"{path}: neither a file nor a folder", REFUSED)
             with found.open("rb") as file:
                 magic = file.read(len(_MAGIC))
         except OSError as error:
@@ -106,7 +123,7 @@ class Source:
 @click.option("-w", "--workdir", default="", metavar="FOLDER", help="The working directory.")
 @click.option("-u", "--user", default="", metavar="UID[:GID]", help="User and group.  [default: 0:0]")
 @click.option("--memory", type=Size(), default="0", metavar="SIZE", help="Memory limit, as in 64M.")
-@click.option("--cpus", type=click.FloatRange(min=0), default=0, help="Processor limit, as in 0.5.")
+@click.option("--cpus", type=Processors(), default=0, help="Processor limit, as in 0.5.")
 @click.option(
     "--network",
     default="none",
@@ -153,6 +170,8 @@ def run(
       wasm-sandboxer run -it --rm -v .:/src:ro -w /src shell.wasm
       wasm-sandboxer run -d --name web --network host --memory 64M server.wasm
     """
+    if workdir and not os.path.isabs(workdir):
+        raise click.UsageError(f"-w {workdir}: write an absolute path")
     if detach and (interactive or tty):
         raise click.UsageError("-d does not go with -i or -t: there is no way to attach later")
     from .attached import check_terminal

@@ -16,6 +16,7 @@ from sandbox_api.proto import types_pb2
 from .api import Api
 from .daemon import Daemon
 from .guests import guest
+from .names import RUN
 from .ttrpc import Connection
 
 _numbers = itertools.count(1)
@@ -51,7 +52,7 @@ class Builder:
 
     def __init__(self, pod: Pod, module: str | bytes | Path) -> None:
         self.pod = pod
-        self.id = f"c{next(_numbers)}"
+        self.id = f"c{next(_numbers)}-{RUN}"  # its control group is the machine's
         self.bundle = pod.daemon.folder / "bundles" / self.id
         self.rootfs = self.bundle / "rootfs"
         self.rootfs.mkdir(parents=True)

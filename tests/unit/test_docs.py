@@ -65,7 +65,7 @@ def test_clients_names_tests_that_exist() -> None:
 def test_readme_lists_the_folders() -> None:
     listed = set(re.findall(r"^\| `(\w+)/` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
     ignored = {line.strip("/\n") for line in (ROOT / ".gitignore").read_text().splitlines()}
-    there = {name for name in NAMED if not name.startswith(".") and not name.endswith(".egg-info")}
+    there = {name for name in OURS if not name.startswith(".") and not name.endswith(".egg-info")}
     assert listed == there - ignored
 
 

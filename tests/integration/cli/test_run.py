@@ -156,16 +156,20 @@ def test_an_image_is_unpacked_and_run(cli: Cli, daemon: Daemon, tmp_path: Path) 
 def test_failures_to_run_have_dockers_statuses(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "bad.wasm").write_bytes(b"\0asm\1\0\0\0garbage")
     (tmp_path / "text").write_text("no module")
+    os.mkfifo(tmp_path / "fifo")
     for path, status, text in (
         (tmp_path / "bad.wasm", 126, "bad.wasm"),
         (tmp_path / "text", 126, "not a WebAssembly module"),
         (tmp_path / "nothing.wasm", 127, "No such file"),
+        (tmp_path / "fifo", 126, "neither a file nor a folder"),
+        (Path("/dev/zero"), 126, "neither a file nor a folder"),
     ):
         done = cli.run("run", "--rm", path)
         assert (done.returncode, done.stdout) == (status, "")
         assert text in done.stderr
         assert len(done.stderr.splitlines()) == 1
-    assert cli.run("run", "--memory", "much", guest("hello")).returncode == 2
+    for options in (("--memory", "much"), ("--cpus", "nan"), ("--cpus", "inf"), ("-w", "relative"), ("-e", "=1")):
+        assert cli.run("run", *options, guest("hello")).returncode == 2
     assert [row for row in cli.rows("pods") if row["maker"] == "run"] == []
 
 
