@@ -75,7 +75,7 @@ def look() -> list[tuple[int, int]]:
 
 
 def movable(program: bytes) -> bool:
-    """Whether a program can lie anywhere. Through one that cannot, such as Debian's Python, libraries call C's functions.
+    """Whether a program can lie anywhere. Through one that cannot (Debian's Python), libraries call C's functions.
 
     In such a one (ET_EXEC, elf(5)) the address of a function whose address it takes itself is that of its own stub, for
     everybody (System V ABI for AMD64, "Function Addresses"), and C's variables that it uses lie in it.
