@@ -24,6 +24,10 @@ _POOL = struct.Struct("<32xIIII")
 """struct pool_header behind its pointers: the arena's number, the size class (of 16 bytes), and two offsets of blocks,
 the first that was never used and the last."""
 _PAGE = linux.PAGE_BYTES
+_DT_RELA, _DT_RELASZ = 7, 8
+_RELA = struct.Struct("<QQq")
+_COPY = {"x86_64": 5, "aarch64": 1024}.get(posix.uname().machine, -1)  # kind of relocation
+_RTLD_DI_LINKMAP = 2  # dlinfo(3)
 _PT_LOAD, _ET_DYN = 1, 3  # elf(5)
 _KIND = struct.Struct("<16xH")
 _ELF = struct.Struct("<32xQ14xHH")
@@ -60,7 +64,7 @@ def look() -> list[tuple[int, int]]:
     finally:
         os.close(process)
     program = os.path.realpath(sys.executable).encode()
-    files = {program} if movable(program) else set()
+    files = {program} if movable(program) and not _copies() else set()
     for module in list(sys.modules.values()):
         place = getattr(module, "__file__", None) or ""
         if place.endswith(".so"):
@@ -83,6 +87,24 @@ def movable(program: bytes) -> bool:
     with open(program, "rb") as opened:
         start = opened.read(_KIND.size)
     return _KIND.unpack(start) == (_ET_DYN,)
+
+
+def _copies() -> bool:
+    """Whether the program's own data has variables of libraries in it, which they use there, such as ``environ``.
+
+    A program that can lie anywhere may have them, too (elf(5), relocations by copy).
+    """
+    libc = ctypes.PyDLL(None)
+    link_map = ctypes.POINTER(ctypes.c_size_t * 3)()  # address, name, dynamic section (link.h)
+    if libc.dlinfo(ctypes.c_void_p(libc._handle), _RTLD_DI_LINKMAP, ctypes.byref(link_map)):
+        return True
+    at, tag, found = link_map[0][2], 1, {}
+    while tag:
+        tag, value = struct.unpack("<qQ", ctypes.string_at(at, 16))
+        found[tag] = value
+        at += 16
+    relocations = ctypes.string_at(found.get(_DT_RELA, 0), found.get(_DT_RELASZ, 0))
+    return any(info & 0xFFFFFFFF == _COPY for _, info, _ in _RELA.iter_unpack(relocations))
 
 
 def _zeros(file: bytes, ours: list[Mapping], maps: list[Mapping]) -> tuple[int, int] | None:

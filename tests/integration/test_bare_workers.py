@@ -153,3 +153,22 @@ def test_a_program_that_libraries_call_by_way_of_stays(python: str) -> None:
     header = Path(python).resolve().read_bytes()[:18]
     assert left_out == (mapped if header[16] == ET_DYN else 0)
     assert mapped >= 3
+
+
+_DATA = """
+import ctypes
+from workers.bare import look
+ranges = look()
+library = ctypes.PyDLL(None)
+for name in ("environ", "stdin", "stdout", "stderr"):
+    address = ctypes.addressof(ctypes.c_void_p.in_dll(library, name))
+    assert not any(begin <= address < begin + length for begin, length in ranges), name
+print(len(ranges))
+"""
+
+
+@pytest.mark.parametrize("python", sorted({sys.executable, *glob.glob("/usr/bin/python3.1[0-9]")}))
+def test_variables_of_libraries_in_the_programs_data_stay(python: str) -> None:
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{_DATA}"
+    said = subprocess.run([python, "-I", "-S", "-c", script], check=True, capture_output=True, text=True).stdout
+    assert int(said) > 2

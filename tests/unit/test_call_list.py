@@ -9,6 +9,7 @@ import struct
 
 import pytest
 
+from workers.calls import machine
 from workers.calls.call_list import (
     ANY,
     FALSE,
@@ -201,3 +202,37 @@ def test_negative_numbers_of_64_bits_are_failures(runner: Runner, result: int, f
     calls = CallList()
     calls.libc("atoll", str(result).encode(), fails=NEGATIVE_LONG, stage=1)
     assert (carry_out(runner, calls).stage == 1) == fails
+
+
+def test_a_handler_in_machine_code_notes_what_it_was_given_and_makes_a_list() -> None:
+    runner = Runner()
+    if not runner.routine:
+        pytest.skip("no machine code for this machine, or none is let")
+    noted, result = ctypes.c_uint64(), ctypes.c_uint64()
+    calls = CallList()
+    copy = calls.slot()
+    calls.libc("memcpy", copy, ctypes.addressof(noted), 8)
+    calls.libc("labs", At(copy), fails=ANY)
+    memory = ctypes.create_string_buffer(len(calls.finish(0)))
+    memory.raw = calls.finish(ctypes.addressof(memory))
+    places = (ctypes.addressof(noted), ctypes.addressof(memory), ctypes.addressof(result), runner.routine)
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_size_t, ctypes.c_size_t)(
+        machine.load(machine.handler_code(*places))
+    )
+    handler(31, 0x1234_5678_9ABC, 7)
+    assert noted.value == result.value == 0x1234_5678_9ABC
+
+
+@pytest.mark.parametrize("name", ["x86_64", "aarch64"])
+def test_a_handler_has_its_addresses(name: str) -> None:
+    places = [0x1111_2222_3333_4440 + n for n in range(4)]
+    code = machine.handler_code(places[0], places[1], places[2], places[3], name)
+    assert all(code.count(place.to_bytes(8, "little")) == 1 for place in places)
+    if name == "aarch64":  # ldr (literal): each leads to its own
+        words = struct.unpack("<6I", code[:24])
+        loads = {word & 31: 4 * i + 4 * (word >> 5 & 0x7FFFF) for i, word in enumerate(words) if word >> 24 == 0x58}
+        assert [code[at : at + 8] for at in (loads[0], loads[1])] == [
+            each.to_bytes(8, "little") for each in places[1:3]
+        ]
+        assert loads[9] == 48  # the second that goes into x9: run
+    assert not machine.handler_code(1, 2, 3, 4, "riscv64")
