@@ -64,7 +64,7 @@ def look() -> list[tuple[int, int]]:
     finally:
         os.close(process)
     program = os.path.realpath(sys.executable).encode()
-    files = {program} if movable(program) and not _copies() else set()
+    files = {program} if movable(program) and not copies() else set()
     for module in list(sys.modules.values()):
         place = getattr(module, "__file__", None) or ""
         if place.endswith(".so"):
@@ -89,7 +89,7 @@ def movable(program: bytes) -> bool:
     return _KIND.unpack(start) == (_ET_DYN,)
 
 
-def _copies() -> bool:
+def copies() -> bool:
     """Whether the program's own data has variables of libraries in it, which they use there, such as ``environ``.
 
     A program that can lie anywhere may have them, too (elf(5), relocations by copy).
