@@ -225,7 +225,7 @@ def _allow_network(builder: FilterBuilder) -> None:
 
 
 def _no_new_code(machine: str, threads: bool = False) -> bytes:
-    # A handler in another thread would wait for the interpreter's lock, which the engine never gives back.
+    # As in ``_worker``: the handler is for one thread.
     refuse = KILL_PROCESS if threads else TRAP
     with FilterBuilder(ALLOW, machine) as builder:
         for name in ("mmap", "mprotect"):
