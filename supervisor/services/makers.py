@@ -15,6 +15,7 @@ CONTAINERD, ISULAD, CRIO, UNKNOWN = "containerd", "isulad", "cri-o", "-"
 _NAME = ("io.kubernetes.cri.container-name", "io.kubernetes.container.name", "io.kubernetes.cri-o.ContainerName")
 _IMAGE = (IMAGE_ANNOTATION, "io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName")
 _RESTARTS = "io.kubernetes.container.restartCount"
+_MOST_CHARACTERS = 4096  # thousands of origins are remembered, and a spec may have a megabyte of arguments
 _LOG_FILE, _LOG_DRIVER = "log.console.file", "log.console.driver"
 
 
@@ -52,7 +53,7 @@ def origin(container: Container, sandbox: Sandbox | None, config: Mapping[str, A
         maker=maker,
         name=_first(annotations, _NAME),
         image=_first(annotations, _IMAGE),
-        command=" ".join(map(str, args)),
+        command=" ".join(map(str, args))[:_MOST_CHARACTERS],
         restarts=_number(annotations.get(_RESTARTS, "")),
         log=_log(container, maker, annotations),
     )
@@ -83,7 +84,7 @@ def _log(container: Container, maker: str, annotations: Mapping[str, str]) -> di
 
 
 def _first(annotations: Mapping[str, str], keys: tuple[str, ...]) -> str:
-    return next((str(annotations[key]) for key in keys if annotations.get(key)), "")
+    return next((str(annotations[key])[:_MOST_CHARACTERS] for key in keys if annotations.get(key)), "")
 
 
 def _number(text: object) -> int:
