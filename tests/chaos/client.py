@@ -155,16 +155,29 @@ class Client(Containers):
     def _stop_pod(self, pod: Pod) -> None:
         timeout = self._random.choice([0, 1])
         self._may_all_end(pod)
-        try:
-            self._on_sandbox("stop", pod.id, timeout)
-        except Lost:
-            pod.phases.add("notready")
-            return
+        self._until_answered("stop", pod, timeout)
         pod.phases = {"notready"}
         for container in pod.containers.values():
             for process in container.processes.values():
                 if not process.is_(Phase.ABSENT):
                     process.now(Phase.STOPPED)
+
+    def _until_answered(self, method: str, pod: Pod, *arguments: object) -> None:
+        """Ask until there is an answer, or it is gone because one was lost.
+
+        These take long, and go on where a relay that died cut the connection: the daemon refuses all else meanwhile.
+        """
+        while True:
+            try:
+                self._on_sandbox(method, pod.id, *arguments)
+            except Lost:
+                pod.phases.add("absent" if method == "shutdown" else "notready")
+            except NotFound:
+                if "absent" not in pod.phases:
+                    self.shared.complain(f"{pod.id}: lost; it was {sorted(pod.phases)}")
+                return
+            else:
+                return
 
     def _may_all_end(self, pod: Pod) -> None:
         for container in pod.containers.values():
@@ -175,17 +188,7 @@ class Client(Containers):
 
     def _shut_down(self, pod: Pod) -> None:
         self._may_all_end(pod)
-        try:
-            self._on_sandbox("shutdown", pod.id)
-        except NotFound:
-            if "absent" not in pod.phases:
-                self.shared.complain(f"{pod.id}: lost; it was {sorted(pod.phases)}")
-        except Lost:
-            pod.phases |= {"notready", "absent"}
-            for container in pod.containers.values():
-                for process in container.processes.values():
-                    process.maybe(Phase.ABSENT)
-            return
+        self._until_answered("shutdown", pod)
         pod.phases = {"absent"}
         for container in list(pod.containers.values()):
             for process in container.processes.values():
