@@ -33,6 +33,22 @@ class Replaced(OSError):
 @functools.cache
 def name() -> str:
     """A name for the build that this process began with."""
+    _files()
+    return _digest()
+
+
+def check() -> None:
+    """Raises ``Replaced`` where the code or a library is not that of which ``name`` was made, any more."""
+    if name() and _files() != _look():
+        try:
+            now = _digest()
+        except OSError:  # it goes just now
+            now = ""
+        if now != name():
+            raise Replaced
+
+
+def _digest() -> str:
     digest = hashlib.sha256(f"{sys.executable} {sys.version}".encode())
     for path in _code():
         digest.update(f"{path.relative_to(_root())} {path.stat().st_size}\n".encode())
@@ -40,14 +56,7 @@ def name() -> str:
     for library in _libraries():
         status = library.stat()
         digest.update(f"{library} {status.st_size} {status.st_mtime_ns}\n".encode())
-    _files()
     return digest.hexdigest()[:_DIGITS]
-
-
-def check() -> None:
-    """Raises ``Replaced`` where the code is not that of which ``name`` was made, any more."""
-    if name() and _files() != _look():
-        raise Replaced
 
 
 @functools.cache
@@ -58,7 +67,7 @@ def _files() -> dict[str, tuple[int, int, int]]:
 def _look() -> dict[str, tuple[int, int, int]]:
     found = {}
     try:
-        for path in _code():
+        for path in (*_code(), *_libraries()):
             status = path.stat()
             found[str(path)] = status.st_ino, status.st_size, status.st_mtime_ns
     except OSError:  # it goes just now
