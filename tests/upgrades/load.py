@@ -69,10 +69,10 @@ class Load:
 
     def look(self) -> None:
         """All is as it was."""
-        for container in (*self.running, *self.created, *self.ended):
-            container.reconnect()
+        for container in (*self.created, *self.ended):
+            container.reconnect().state()  # each is let in before the next comes
         for container in self.running:
-            state = container.state()
+            state = container.reconnect().state()
             expected = "PAUSED" if container in self.paused else "RUNNING"
             assert (pb.Status.Name(state.status), state.pid) == (expected, container.pid), container.id
         for container in self.execs:
