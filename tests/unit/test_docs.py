@@ -40,6 +40,15 @@ def test_tables_name_functions_of_their_files() -> None:
     assert missing == []
 
 
+def test_pictures_have_no_semicolon_in_a_message() -> None:
+    """To Mermaid it ends a statement, and the picture is none."""
+    pictures = re.findall(
+        r"```mermaid\nsequenceDiagram\n(.*?)```", (ROOT / "docs/architecture.md").read_text(), re.DOTALL
+    )
+    assert pictures
+    assert [line for picture in pictures for line in picture.splitlines() if ";" in line] == []
+
+
 def test_security_claims_name_tests_that_exist() -> None:
     last = ""
     claims = CLAIM.findall((ROOT / "docs/security.md").read_text())
