@@ -77,7 +77,8 @@ def _open(path: str) -> tuple[sqlite3.Connection, bool]:
             log.info("%s is of a later version, %d: what is new in it stays as it is", path, version)
     except BaseException as error:
         db.close()
-        if isinstance(error, sqlite3.Error) and schema.is_damage(error):
+        # The last two are of rows that are not there, or hold what they cannot.
+        if (isinstance(error, sqlite3.Error) and schema.is_damage(error)) or isinstance(error, TypeError | ValueError):
             raise _Unfit(str(error)) from None
         raise
     return db, new

@@ -138,6 +138,18 @@ def test_values_of_another_kind_are_damage(path: Path, damage: str) -> None:
     store.close()
 
 
+@pytest.mark.parametrize(
+    "damage", ["DELETE FROM boot", "DELETE FROM format", "UPDATE format SET oldest_reader = 'x'", "DROP TABLE format"]
+)
+def test_a_file_that_does_not_say_what_it_is_is_damaged(path: Path, damage: str) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(damage)
+    store = Store(str(path))
+    assert store.new
+    assert len(set_aside(path)) == 1
+    store.close()
+
+
 def test_damage_that_shows_later_ends_the_store(path: Path) -> None:
     told: list[str] = []
     store = Store(str(path), lambda: told.append("damage"))

@@ -1,6 +1,7 @@
 """The state file: whatever its pages or rows hold, it is read as good values, or set aside as damaged.
 
 An input is a file's bytes, or JSON with rows by table: strings of blobs are Latin-1, columns that are left out are "".
+The tables ``boot`` and ``format``, which have a row in any file, have those of the input instead, where it names them.
 """
 
 from __future__ import annotations
@@ -24,9 +25,25 @@ from ..json_mutation import mutator
 from ..values import check, check_text
 
 MOST = 65536
+SINGLE = ("boot", "format")
 BLOBS = frozenset({"config", "spec"})
 KEYS = (
-    *("sandboxes", "containers", "processes", "prepared", "namespace", "id", "state", "labels", "pids", "plan", "made"),
+    *(
+        "boot",
+        "format",
+        "oldest_reader",
+        "sandboxes",
+        "containers",
+        "processes",
+        "prepared",
+        "namespace",
+        "id",
+        "state",
+        "labels",
+        "pids",
+        "plan",
+        "made",
+    ),
     *("binds", "tmpfs", "rootfs", "exec_id", "container_id", "exit_status", "exited_at", "instance", "bundle", "pid"),
 )
 WORDS = (b"SQLite format 3\0", *(f'"{key}":'.encode() for key in KEYS))
@@ -130,6 +147,8 @@ def _insert(path: Path, data: bytes) -> None:
         for table, rows in tables.items():
             with suppress(UnicodeError):
                 columns = [name for (name,) in db.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+                if table in SINGLE and columns:
+                    db.execute(f"DELETE FROM {table}")
                 for row in rows if columns and isinstance(rows, list) else ():
                     if isinstance(row, dict):
                         values = [_value(name, row.get(name, "")) for name in columns]
