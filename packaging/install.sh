@@ -34,6 +34,8 @@ mkdir -p "$ours/bin" "$ours/lib"
     $target --target "$ours/lib/python$version/site-packages" "$work"/*.whl
 # pip puts programs and data into the target: there are our own ways to both.
 rm -rf "$ours/lib/python$version/site-packages/bin" "$ours/lib/python$version/site-packages/share"
+# What pip notes of where it took things from is of this machine.
+rm -f "$ours"/lib/python*/site-packages/*.dist-info/direct_url.json
 find "$ours/lib" -type f -exec chmod a-x {} +
 find "$ours/lib" -name '*.py' -exec sed -i '1{/^#!/d}' {} +
 ln -s "$python" "$ours/bin/python"

@@ -1,6 +1,6 @@
 """Scrapes with many instances alive: ``python -m tests.bench.scrape [--instances 10000]``.
 
-Tells how long a scrape takes, and how long lifecycles take beside scrapes, one after the other without a pause, and
+Tells how long a scrape takes, and how long lifecycles take beside scrapes (``--every``; 0: without a pause) and
 without any, in turns.
 """
 
@@ -21,7 +21,7 @@ from ..harness.daemon import Daemon
 from ..harness.ttrpc import Connection
 from .recovery import bundle_of, start
 
-TURNS = 6
+TURNS = 4
 STARTS = 60
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--instances", type=int, default=10_000)
-    parser.add_argument("--every", type=float, default=0.0, help="seconds between two scrapes beside starts")
+    parser.add_argument("--every", type=float, default=0.5, help="seconds between two scrapes beside starts")
     options = parser.parse_args()
     path = None
     with Daemon("--log-level", "warning", "--metrics", "unix:/run/wasm-scrape.sock") as daemon:

@@ -26,11 +26,12 @@ rpmlint -r packaging/rpm/wasm-sandboxer.rpmlintrc packaging/rpm/wasm-sandboxer.s
 make install DESTDIR=/tmp/made prefix=/usr
 mkdir /tmp/unpacked
 rpm2cpio /tmp/rpm/RPMS/*/*.rpm | (cd /tmp/unpacked && cpio -id --quiet)
-for tree in made unpacked; do  # rpmbuild compiles Python, strips libraries, and has a folder for licences
+# rpmbuild compiles Python, strips libraries, and has a folder for licences; pip's records name temporary folders.
+for tree in made unpacked; do
     (cd "/tmp/$tree"
         find . ! -type d ! -path '*/__pycache__/*' ! -path ./usr/share/licenses/'*' | sort >"/tmp/$tree.names"
-        find . -type f ! -name '*.so*' ! -name '*.pyc' ! -path ./usr/share/licenses/'*' -exec sha256sum {} + | sort \
-            >"/tmp/$tree.sums")
+        find . -type f ! -name '*.so*' ! -name '*.pyc' ! -name RECORD ! -path ./usr/share/licenses/'*' \\
+            -exec sha256sum {} + | sort >"/tmp/$tree.sums")
 done
 diff /tmp/made.names /tmp/unpacked.names >&3
 diff /tmp/made.sums /tmp/unpacked.sums >&3
