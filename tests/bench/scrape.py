@@ -21,8 +21,8 @@ from ..harness.daemon import Daemon
 from ..harness.ttrpc import Connection
 from .recovery import bundle_of, start
 
-TURNS = 4
-STARTS = 60
+TURNS = 20
+STARTS = 20
 
 
 def scrape(path: Path) -> float:
@@ -55,7 +55,7 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--instances", type=int, default=10_000)
-    parser.add_argument("--every", type=float, default=0.5, help="seconds between two scrapes beside starts")
+    parser.add_argument("--every", type=float, default=0.1, help="seconds between two scrapes beside starts")
     options = parser.parse_args()
     path = None
     with Daemon("--log-level", "warning", "--metrics", "unix:/run/wasm-scrape.sock") as daemon:
