@@ -7,7 +7,10 @@ import logging
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from sandbox_api.errors import FailedPrecondition, SandboxerError
 from sandbox_api.interface import NewContainer, NewTask, Stdio, Usage
@@ -29,6 +32,10 @@ from .module_images import ModuleImages
 
 log = logging.getLogger(__name__)
 
+P = TypeVar("P")
+
+_REMOVALS = 4
+"""What guests left is unmounted and removed by so many threads."""
 _REMEMBERED = 64
 """Specs of the newest containers kept in memory: most are started, and many deleted, soon after."""
 _LONGEST_REMEMBERED = 64 << 10  # bytes of a config.json
@@ -63,6 +70,7 @@ class ContainerManager:
         self._aot = aot
         self._images = images
         self._stages = (counters or Counters()).stages
+        self._removing = ThreadPoolExecutor(_REMOVALS, "removing")
         mount_tree.prepare(f"{folder}/mounting")
         self._remembered: OrderedDict[int, ContainerSource] = OrderedDict()  # by instance of the init process
 
@@ -155,6 +163,10 @@ class ContainerManager:
         rootfs.unmount(recorded.plan)
         self._store.remove_container(container)
 
+    async def aside(self, work: Callable[[P], None], argument: P) -> None:
+        """Do what takes as long as what a guest left is large, in threads that no start waits for."""
+        await asyncio.get_running_loop().run_in_executor(self._removing, work, argument)
+
     async def remove(self, container: Container) -> None:
         """Undo ``make``. The container's processes have ended, or never ran."""
         cgroup = container.cgroup
@@ -163,7 +175,7 @@ class ContainerManager:
         remembered = self._remembered.get(container.init.instance)
         plan = remembered.plan if remembered else self._store.recorded(container).plan
         if not plan.empty:  # takes as long as what the guest left there is large
-            await asyncio.to_thread(rootfs.unmount, plan)
+            await self.aside(rootfs.unmount, plan)
         self._store.remove_container(container)
         self._remembered.pop(container.init.instance, None)
         self._registry.remove(container)

@@ -6,7 +6,6 @@ client's own; it takes root file system and streams from here where it does not 
 
 from __future__ import annotations
 
-import asyncio
 import glob
 import hashlib
 import logging
@@ -193,7 +192,7 @@ class Preparations:
         else:
             self._store.add_prepared(namespace, spent)
         if aside:
-            await asyncio.to_thread(folders.remove_tree, aside)
+            await self._containers.aside(folders.remove_tree, aside)
 
     def _forget(self, namespace: str, prepared: Prepared[Any]) -> None:
         if not prepared.key[1] and not prepared.spent:

@@ -38,7 +38,7 @@ class Parts:
         relay = RelayClient(str(folder / "relay.sock"))
         logger = LoggerClient(str(folder / "logger.sock"), folder / "logs")
         signals = Signals(self.store, forkserver)
-        containers = ContainerManager(str(folder), self.registry, self.store, cgroups.detect())
+        self.containers = containers = ContainerManager(str(folder), self.registry, self.store, cgroups.detect())
         events = TaskEvents(None)
         execs = Execs(self.registry, self.store, events)
         preparations = Preparations(str(folder), self.registry, self.store, containers, execs)
