@@ -140,7 +140,7 @@ class Site:
         found = {"supervisor": self.daemon.process.pid}
         for helper in psutil.Process(found["supervisor"]).children():
             for name in ("forkserver", "relay"):
-                if f"/{name}.sock" in " ".join(helper.cmdline()):
+                if f"/{name}-" in helper.cmdline()[-1]:  # and its build
                     found[name] = helper.pid
         for child in psutil.Process(found["forkserver"]).children():
             if child.name() != "wasm-worker":
