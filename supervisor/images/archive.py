@@ -104,14 +104,14 @@ def reading(path: Path) -> Iterator[tarfile.TarFile]:
         EOFError,
         KeyError,
         RecursionError,
-        ValueError,  # tarfile's, of numbers in extended headers
-        OverflowError,
         zlib.error,
         lzma.LZMAError,
         gzip.BadGzipFile,
     ) as error:
         why = str(error).partition("\n")[0].rstrip(":")  # tarfile's tells of every compression, in a line each
         raise ArchiveUnfit(f"not an image archive: {why}") from None
+    except (ValueError, OverflowError) as error:  # tarfile's, of numbers in extended headers
+        raise ArchiveUnfit(f"not an image archive: a header in it is malformed ({error})") from None
 
 
 def images(archive: tarfile.TarFile) -> Iterator[Image]:
