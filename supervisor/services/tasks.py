@@ -8,7 +8,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
 from sandbox_api.errors import (
@@ -19,6 +19,7 @@ from sandbox_api.errors import (
     NotFound,
     SandboxerError,
     TooManyCalls,
+    Unavailable,
 )
 from sandbox_api.interface import Connection, Exit, NewExec, NewTask, Stdio, TaskInfo, TaskStatus, Usage
 
@@ -168,7 +169,8 @@ class TaskService:
             try:
                 self._store.update_process(process)
             except StoreFailed as error:
-                await self._forkserver.kill(process.instance, signal.SIGKILL)
+                with suppress(NotFound, Unavailable):  # it has ended by itself, or its forkserver died with the start
+                    await self._forkserver.kill(process.instance, signal.SIGKILL)
                 raise Internal(f"container {process.name}: started, but not recorded ({error}): killed") from None
             self._events.started(container, process)
         log.log(_level(process.exec_id), "started %s pid=%d", process.name, process.pid)

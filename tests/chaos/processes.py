@@ -26,6 +26,9 @@ class Processes(Caller):
             return
         except Lost:
             process.maybe(Phase.RUNNING)
+            if self.shared.was_short(process.started):  # what could not be recorded is killed
+                process.may_end_with(137)
+                process.maybe(Phase.STOPPED)
             if process.ends_with is not None:
                 process.may_end_with(process.ends_with)
                 process.maybe(Phase.STOPPED)

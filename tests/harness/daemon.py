@@ -123,11 +123,12 @@ class Daemon:
         """The forkserver and relay of this daemon's folder, with what they forked."""
         found = []
         ours = label(f"{self.dir}/forkserver")
-        for process in psutil.process_iter(["cmdline"]):
+        for process in psutil.process_iter(["cmdline", "name"]):
             if any(str(self.dir) in part or part.startswith(ours) for part in process.info["cmdline"] or []):
                 found.append(process)
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    found += process.children(recursive=True)
+                if process.info["name"] not in FORKED:  # to ask each of a thousand workers takes minutes
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        found += process.children(recursive=True)
         return [process for process in found if self.process is None or process.pid != self.process.pid]
 
     def named(self) -> list[tuple[str, str, psutil.Process]]:
