@@ -60,6 +60,12 @@ def test_a_memory_limit_bounds_linear_memory(limit: int, pages: int) -> None:
     assert max_pages(limit) == pages
 
 
+def test_what_the_engine_makes_of_an_interpreted_module_is_left_to_it() -> None:
+    compiled, interpreted = max_pages(64 * MIB), max_pages(64 * MIB, MIB)
+    assert compiled - interpreted == 15 * MIB // 65536
+    assert max_pages(16 * MIB, 2 * MIB) == 1
+
+
 # The start request
 
 
