@@ -108,9 +108,16 @@ def test_the_journal_gets_priorities_and_no_times(tmp_path) -> None:  # type: ig
     with (tmp_path / "journal").open("wb") as journal:
         status = os.fstat(journal.fileno())
         environment = {**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
-        code = "from supervisor.host import logs; import logging; logs.begin('info'); logging.warning('one\\ntwo')"
+        code = (
+            "from supervisor.host import logs; import logging; logs.begin('info'); logging.warning('one\\ntwo')\n"
+            "try: int('x')\n"
+            "except ValueError: logging.exception('failed')"
+        )
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, stderr=journal, check=True)
-    assert (tmp_path / "journal").read_text() == "<4>root: one\n<4>two\n"
+    message, failure, *trace = (tmp_path / "journal").read_text().splitlines()
+    assert (message, failure) == ("<4>root: one\\ntwo", "<3>root: failed")
+    assert trace[-1].startswith("<3>ValueError: ")
+    assert all(line.startswith("<3>") for line in trace)
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
