@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from google.protobuf.any_pb2 import Any
+
+from sandbox_api.proto.pod_config_pb2 import PodSandboxConfig
 
 from ..harness.componentized import program
 from ..harness.container import Builder, Pod
 from ..harness.daemon import Daemon
+from ..harness.dns import Dns
 from ..harness.guests import CACHE
 from ..harness.netns import NetworkNamespace
 
@@ -87,6 +92,29 @@ def test_http_and_tcp_reach_servers_in_the_pods_network(pod: Pod) -> None:
     http = pod.with_wasm(program()).args("http", "127.0.0.1:8080", "/a/path?with=query")
     assert told(http) == "200 you asked for /a/path?with=query\n"
     assert told(pod.with_wasm(program()).args("tcp", "8081")) == "hello over TCP\n"
+
+
+def test_it_serves_in_the_pods_network(pod: Pod, netns: NetworkNamespace) -> None:
+    builder = pod.with_wasm(program()).args("serve", "8082").fifos("stdout")
+    container = builder.build()
+    container.connection.sock.settimeout(300)
+    fifo = os.open(builder.bundle / "stdout", os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(fifo, True)
+    container.start()
+    with open(fifo) as output:
+        assert output.readline() == "listening\n"
+        assert netns.read(8082) == "hello from a component"
+    assert container.wait() == 0
+
+
+def test_names_are_looked_up_at_the_pods_server(sandboxer: Daemon, netns: NetworkNamespace) -> None:
+    config = PodSandboxConfig(dns_config={"servers": ["127.0.0.1"]})
+    packed = Any(type_url="runtime.v1.PodSandboxConfig", value=config.SerializeToString())
+    named = Pod(sandboxer, netns_path=netns.path, options=packed)
+    with Dns("127.0.0.1", prefix=["nsenter", f"--net={netns.path}"], web__example__org="192.0.2.7"):
+        assert told(named.with_wasm(program()).args("resolve", "web.example.org")) == "192.0.2.7\n"
+    named.shutdown()
+    named.close()
 
 
 @pytest.mark.parametrize("what", [("tcp", "8081"), ("http", "127.0.0.1:8080", "/")])

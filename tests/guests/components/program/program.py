@@ -5,7 +5,7 @@ import sys
 
 from componentize_py_types import Err
 from wit_world import exports
-from wit_world.imports import instance_network, outgoing_handler, tcp_create_socket
+from wit_world.imports import instance_network, ip_name_lookup, outgoing_handler, tcp_create_socket
 from wit_world.imports.network import IpAddressFamily, IpSocketAddress_Ipv4, Ipv4SocketAddress
 from wit_world.imports.wasi_http_types import Fields, OutgoingRequest, Scheme_Http
 
@@ -54,11 +54,33 @@ def tcp(port: str) -> None:
     print(incoming.blocking_read(4096).decode())
 
 
+def serve(port: str) -> None:
+    """Greets one client."""
+    socket = tcp_create_socket.create_tcp_socket(IpAddressFamily.IPV4)
+    address = IpSocketAddress_Ipv4(Ipv4SocketAddress(int(port), (127, 0, 0, 1)))
+    socket.start_bind(instance_network.instance_network(), address)
+    socket.finish_bind()
+    socket.start_listen()
+    socket.finish_listen()
+    print("listening", flush=True)
+    socket.subscribe().block()
+    client, incoming, outgoing = socket.accept()
+    with client, incoming, outgoing:
+        outgoing.blocking_write_and_flush(b"hello from a component")
+
+
+def resolve(name: str) -> None:
+    found = ip_name_lookup.resolve_addresses(instance_network.instance_network(), name)
+    found.subscribe().block()
+    while address := found.resolve_next_address():
+        print(*address.value, sep=".")
+
+
 class Run(exports.Run):
     def run(self) -> None:
         name, *arguments = sys.argv[1:]
         try:
-            {"args": args, "files": files, "cat": cat, "http": http, "tcp": tcp}[name](*arguments)
+            {each.__name__: each for each in (args, files, cat, http, tcp, serve, resolve)}[name](*arguments)
         except Err as error:
             print("error:", error.value)
             raise Err(None) from None
