@@ -14,7 +14,9 @@ from .daemon import FORKED, Daemon
 
 def helper(daemon: Daemon, name: str) -> psutil.Process:
     """Its last argument is its socket, named after its build."""
-    return next(each for kind, _, each in daemon.named() if kind not in FORKED and f"/{name}-" in each.cmdline()[-1])
+    return next(
+        each for kind, _, each in daemon.named() if kind not in FORKED and f"/{name}-" in "".join(each.cmdline()[-1:])
+    )
 
 
 def forkserver(daemon: Daemon) -> psutil.Process:

@@ -21,9 +21,10 @@ from ...harness.container import Container, Pod
 from ...harness.daemon import Daemon
 from ...harness.helpers import forkserver
 from ...harness.isulad import Isulad2023
+from ...harness.names import RUN
 from ...harness.ttrpc import Connection
 
-NAMESPACE = f"damaged{os.getpid()}"
+NAMESPACE = f"damaged{RUN}"
 
 
 class Node:

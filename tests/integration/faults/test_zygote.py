@@ -115,7 +115,9 @@ def test_a_worker_knows_nothing_of_those_before_it(daemon: Daemon, pod: Pod) -> 
     keeper = pod.with_wasm("sleep").process(env=["PADDING=" + "x" * 9000, secret]).build().start()
     assert secret.encode() in _memory(keeper.pid)
     others = [pod.with_wasm("sleep").build().start()]
-    zygote(daemon).kill()
+    first = zygote(daemon)
+    first.kill()
+    first.wait(30)  # reaped, and so known to be dead: a start that it dies under is to be tried again
     others.append(pod.with_wasm("sleep").build().start())
     daemon.kill()
     daemon.start()
