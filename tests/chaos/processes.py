@@ -76,11 +76,14 @@ class Processes(Caller):
             if Phase.ABSENT not in each.phases:
                 each.may_end_with(128 + number)
         request = pb.KillRequest(id=process.id, exec_id=process.exec_id, signal=number, all=everyone)
+        begun = time.monotonic()
         try:
             self._task("Kill", request)
         except NotFound:
             self.look(process)
-            if not process.is_(Phase.STOPPED):
+            if self.shared.was_short(begun):  # an exit that finds no room on the disk yet is told of later
+                process.ending = True
+            elif not process.is_(Phase.STOPPED):
                 self.shared.complain(f"{process.name}: Kill does not find it, and it is {sorted(process.phases)}")
             return
         except Lost:
