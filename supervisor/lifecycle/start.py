@@ -114,7 +114,7 @@ class Starter:
         try:
             log = await self._open_log(container, process, source.spec)
             opened.streams = streams.open_streams(process.stdio, hold_stdin, log)
-            opened.context = await _assemble(what, source.plan)
+            opened.context = await _assemble(what, source.plan, container.init if process.exec_id else None)
             opened.context.memory_limit = self._memory_limit(container, source)
             asked = self._aot.asked(source.spec.annotations) if self._aot else EngineMode.WASMEDGE
             choice = await self._choose(opened.context, asked)
@@ -192,11 +192,15 @@ class Starter:
         return spec.netns, bool(spec.netns) or not spec.private_network
 
 
-async def _assemble(what: oci.ProcessSpec, plan: MountPlan) -> wasi.WasiContext:
-    """Open module and folders: in a thread, where a guest may have filled one that is listed."""
-    if what.cwd == "/" and len(plan.binds) + len(plan.tmpfs) <= FEW_MOUNTS:
+async def _assemble(what: oci.ProcessSpec, plan: MountPlan, init: Process | None) -> wasi.WasiContext:
+    """Open module and folders; those of an exec are the running ``init`` process's.
+
+    In a thread, where a guest may have filled a folder that is listed, and where copies of mounts are closed again.
+    """
+    if init is None and what.cwd == "/" and len(plan.binds) + len(plan.tmpfs) <= FEW_MOUNTS:
         return wasi.assemble(what, plan)
-    return await asyncio.to_thread(wasi.assemble, what, plan)
+    beside = (init.pid, init.start_time) if init is not None else None
+    return await asyncio.to_thread(wasi.assemble, what, plan, beside)
 
 
 async def _filters(spec: oci.Spec, opened: streams.Streams) -> list[bytes]:

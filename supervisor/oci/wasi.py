@@ -17,7 +17,7 @@ from workers.start_request import COMPONENT, FOLDER, MODULE, NATIVE, WASM, Descr
 
 from ..host import errors, linux
 from ..host.closer import Closer
-from . import mount_tree
+from . import mount_tree, running_folders
 from .rootfs import MountPlan
 from .spec import ProcessSpec
 
@@ -144,11 +144,15 @@ def request(instance: int, spec: ProcessSpec, context: WasiContext, placement: P
     )
 
 
-def assemble(process: ProcessSpec, plan: MountPlan) -> WasiContext:
-    """Open the module and every folder the guest gets. Raises ``InvalidArgument``; nothing stays open then."""
+def assemble(process: ProcessSpec, plan: MountPlan, beside: tuple[int, int] | None = None) -> WasiContext:
+    """Open the module and every folder the guest gets. Raises ``InvalidArgument``; nothing stays open then.
+
+    ``beside`` are pid and start time of the process whose mounts it shares, as far as that has them open.
+    """
     context = WasiContext()
     try:
-        for place in mount_tree.build(plan):
+        places = mount_tree.build(plan)
+        for place in running_folders.share(places, *beside) if beside else places:
             context.add(place.path, place.fd, place.readonly)
         context.module = _open_module(context, process)
         if process.cwd != "/":
