@@ -55,6 +55,8 @@ NOT_RUN = {
 WASI, PROCESSES, NETSTAT = "WASI has no users", "WASI has no processes and no /proc", "WASI has no /proc/net"
 PRIVILEGES = "no guest has a privilege, whatever its pod asks for"
 EXPECTED = {
+    "Container Mount Propagation runtime should support mount propagation mount with 'rprivate' should not support "
+    "propagation": "its last step mounts in the container, for which no guest has the privilege",
     "Container Mount Propagation runtime should support mount propagation mount with 'rshared' should support "
     "propagation from host to container and vice versa": "propagation is refused: it would lack nodev,nosuid,noexec",
     "Container Mount Propagation runtime should support mount propagation mount with 'rslave' should support "
