@@ -20,6 +20,7 @@ from sandbox_api.grpc_server import SANDBOX_SERVICE
 from sandbox_api.proto import controller_pb2, ttrpc_pb2
 from sandbox_api.proto import task_pb2 as pb
 from sandbox_api.ttrpc import frames
+from supervisor.oci.wasi import PAGE, max_pages
 
 from ..harness.container import Builder, Container, Pod
 from ..harness.modules import wants_memory
@@ -193,12 +194,14 @@ def test_a_function_that_a_module_does_not_have(pod: Pod) -> None:
 
 
 def test_a_memory_limit_below_the_modules_first_memory(pod: Pod) -> None:
-    builder = pod.with_wasm(wants_memory(4096)).linux(resources={"memory": {"limit": 64 << 20}})
+    module = wants_memory(4096)
+    allowed = max_pages(64 << 20, interpreted=len(module)) * PAGE >> 10
+    builder = pod.with_wasm(module).linux(resources={"memory": {"limit": 64 << 20}})
     start_refuses(
         builder,
         InvalidArgument,
         "/app.wasm: cannot be instantiated: out of bounds memory access "
-        r"\(it wants 262144 KiB of memory from the start, and the memory limit allows 64256 KiB\)",
+        rf"\(it wants 262144 KiB of memory from the start, and the memory limit allows {allowed} KiB\)",
     )
 
 
