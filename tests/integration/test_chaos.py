@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from ..chaos.node import Node
 from ..chaos.run import Chaos, table
-from ..harness.daemon import Daemon
 
 
 def test_nothing_is_lost_whatever_dies() -> None:
-    with Daemon() as daemon:
+    with Node() as daemon:
         chaos = Chaos(daemon, clients=8, seed=7)
         figures = chaos.run(seconds=12)
         assert chaos.shared.wrong == [], f"{table(figures)}\n{daemon.log_text()[-20000:]}"
