@@ -16,7 +16,8 @@ from pathlib import Path
 import click
 import psutil
 
-from ..host import folders
+from ..host import folders, sockets
+from ..ipc.channel import socket_path
 from .client import Node
 
 _START_SECONDS = 30
@@ -40,7 +41,7 @@ class PrivateDaemon:
         self._ending = False
 
     def __enter__(self) -> Node:
-        self._folder = Path(tempfile.mkdtemp(prefix="wasm-run-"))
+        self._folder = _make_folder()
         try:
             self._start()
         except BaseException:
@@ -140,3 +141,13 @@ class PrivateDaemon:
                     self._process.wait()
                     said = log.read_text(errors="replace").strip().splitlines()
                     raise click.ClickException(said[-1] if said else "the daemon did not start") from None
+
+
+def _make_folder() -> Path:
+    """Make a folder for the daemon: in /run, where the one for temporary files has too long a path for sockets."""
+    parent, name = tempfile.gettempdir(), "wasm-run-"
+    try:
+        sockets.check_folder(Path(parent, name + "8letters"), Path(socket_path("", "forkserver")).name)
+    except sockets.SocketTaken:
+        parent = "/run"
+    return Path(tempfile.mkdtemp(prefix=name, dir=parent))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,6 +15,13 @@ import pytest
 
 from ...harness.cli import SECONDS, Cli, Command
 from ...harness.guests import guest
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """One whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="wasm-t-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -131,3 +140,12 @@ def test_detached_needs_one_that_stays(alone: Cli) -> None:
     done = alone.run("run", "-d", guest("hello"))
     assert done.returncode == 125
     assert "-d needs a daemon that stays" in done.stderr
+
+
+def test_a_long_path_for_temporary_files_is_no_obstacle(tmp_path: Path) -> None:
+    long = tmp_path / ("n" * 100)
+    long.mkdir()
+    where = {"WASM_SANDBOXER_LISTEN": str(tmp_path / "no.sock"), "WASM_SANDBOXER_DIR": str(tmp_path / "no")}
+    cli = Cli(**where, TMPDIR=str(long))
+    assert cli.out("--cache-dir", tmp_path / "cache", "run", guest("hello")) == "hello from WASI\n"
+    assert list(Path("/run").glob("wasm-run-*")) == []
