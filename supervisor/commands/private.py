@@ -84,7 +84,7 @@ class PrivateDaemon:
         from .. import cgroups
         from ..ipc.forkserver import label
 
-        names = str(self._folder), label(f"{self._folder}/forkserver.sock")
+        names = str(self._folder), label(f"{self._folder}/forkserver")
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.pid != os.getpid() and any(name in word for name in names for word in process.cmdline()):
