@@ -340,7 +340,7 @@ class Forkserver:
 
     def _reap_all(self) -> None:
         """Reap every child that has ended."""
-        while (found := _ended(posix.P_ALL, 0)) is not None:
+        while (found := linux.ended_child(posix.P_ALL, 0)) is not None:
             self._reap([found.si_pid])
 
     def _reap(self, pids: list[int]) -> None:
@@ -352,7 +352,7 @@ class Forkserver:
         told: list[int] = []
         dead: list[int] = []
         for pid in pids:
-            found = _ended(posix.P_PID, pid) if pid > 0 else None
+            found = linux.ended_child(posix.P_PID, pid) if pid > 0 else None
             if found is None:  # a signal alone is no proof of an end
                 continue
             dead.append(pid)
@@ -369,14 +369,6 @@ class Forkserver:
             self._images.reaped(pid)
             self._maker.reaped(pid)
             posix.waitpid(pid, linux.WALL)
-
-
-def _ended(kind: int, pid: int) -> posix.waitid_result | None:
-    """A child that has ended, left as it is; None where there is none."""
-    try:
-        return posix.waitid(kind, pid, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT | linux.WALL)
-    except ChildProcessError:
-        return None
 
 
 def main() -> None:

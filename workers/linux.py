@@ -184,3 +184,11 @@ def sigaction(number: int, handler: object, flags: int) -> None:
     where = handler if isinstance(handler, int) else ctypes.cast(handler, ctypes.c_void_p)  # type: ignore[arg-type]
     action = _SigAction(handler=where, flags=ctypes.c_int(flags).value)
     _check(_libc.sigaction(number, ctypes.byref(action), None), f"sigaction {number}")
+
+
+def ended_child(kind: int, pid: int) -> os.waitid_result | None:
+    """A child that has ended, left as it is; None where there is none."""
+    try:
+        return os.waitid(kind, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
+    except ChildProcessError:
+        return None

@@ -1,10 +1,10 @@
-"""Tries like those of ``broken_out``, in a worker whose engine makes threads, as Wasmtime does."""
+"""Tries like those of ``tries``, in a worker whose engine makes threads, as Wasmtime does."""
 
 from __future__ import annotations
 
 import ctypes
 
-from . import broken_out
+from . import broken_out, tries
 
 _HELD = ctypes.PyDLL(None)
 """The C library, called with the interpreter's lock held: as an engine runs a guest."""
@@ -23,5 +23,5 @@ def _change_folder(_: list[int], seconds: str) -> object:
 def main() -> None:
     """Be a forkserver with a broken-out guest in it, whose engine makes threads."""
     broken_out.BrokenOut.threads = True
-    broken_out.TRIES["change_folder"] = _change_folder
+    tries.TRIES["change_folder"] = _change_folder
     broken_out.main()
