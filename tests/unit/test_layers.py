@@ -144,3 +144,13 @@ def test_every_worker_module_can_be_loaded_like_that() -> None:
     modules = [file.removesuffix(".py").replace("/", ".") for file in files("workers")]
     loaded = loaded_by(*(module.removesuffix(".__init__") for module in modules))
     assert loaded & set(HEAVY) == set()
+
+
+MOST_LINES = 400
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_no_file_wants_to_be_two(package: str) -> None:
+    """Generated code aside (CONTRIBUTING.md)."""
+    written = [file for file in files(package) if "_pb2" not in file]
+    assert [file for file in written if len((ROOT / file).read_text().splitlines()) > MOST_LINES] == []
