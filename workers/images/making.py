@@ -2,7 +2,8 @@
 
 The template, forked by the zygote and shut in like any worker of that module, loads it and stops. The maker, a fork of
 the forkserver, compares the template's memory with the zygote's (``snapshot``), and writes the image: so its memory is
-charged to the sandboxer's own control group. Neither outlives ``MAKE_SECONDS``, whatever happens to the other two.
+charged to the sandboxer's own control group. Neither outlives ``MAKE_SECONDS`` by more than a second, whatever happens
+to the other two.
 """
 
 from __future__ import annotations
