@@ -15,10 +15,12 @@ from pathlib import Path
 
 import psutil
 
+from supervisor import cgroups
 from supervisor.ipc.forkserver import label
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 30
+END_SECONDS = 2
 
 
 FORKED = ("zygote-root", "zygote-worker", "zygote-bare", "wasm-worker")
@@ -26,7 +28,7 @@ FORKED = ("zygote-root", "zygote-worker", "zygote-bare", "wasm-worker")
 
 
 class Daemon:
-    """A running sandboxer. Use it as a context manager: it leaves no process, mount or file behind."""
+    """A running sandboxer. Use it as a context manager: it leaves no process, mount, control group or file behind."""
 
     def __init__(self, *options: str, folder: Path | None = None) -> None:
         # Short: a socket's path has 107 bytes.
@@ -164,11 +166,18 @@ class Daemon:
     def __exit__(self, *exc: object) -> None:
         if self.process is not None:
             self.stop()
+        groups = cgroups.detect(owner=str(self.dir))
+        with contextlib.suppress(OSError):
+            groups.thaw_owned()
         for helper in self.helpers():
             try:
                 helper.kill()
             except psutil.NoSuchProcess:
                 pass
+        deadline = time.monotonic() + END_SECONDS
+        with contextlib.suppress(OSError):
+            while groups.remove_owned() and time.monotonic() < deadline:
+                time.sleep(0.01)
         for mount in reversed(self.mounts()):
             subprocess.run(["umount", "-l", mount], check=False)
         if "PYTEST_CURRENT_TEST" in os.environ:
