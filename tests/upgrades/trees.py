@@ -97,9 +97,9 @@ _EDITS: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         ("self._send(EXITED, pack_rows(EXIT_NUMBERS, told))", "self._send(22, b''); self._send(EXITED, _more(told))"),
         (
-            "def _ended(kind",
+            "def main() -> None:",
             "def _more(told):\n    rows = [told[i : i + 5] for i in range(0, len(told), 5)]\n"
-            "    return pack_rows(6, [number for row in rows for number in (*row, 77)])\n\n\ndef _ended(kind",
+            "    return pack_rows(6, [number for row in rows for number in (*row, 77)])\n\n\ndef main() -> None:",
         ),
     ),
     "supervisor/ipc/forkserver.py": (
