@@ -35,3 +35,12 @@ class Closer:
     def _run(self) -> None:
         while True:
             os.close(self._waiting.get())
+
+
+def close_all(fds: Iterable[int], closer: Closer | None) -> None:
+    """Close these descriptors: aside, where a ``closer`` is given."""
+    if closer is not None:
+        closer.close(fds)
+    else:
+        for fd in fds:
+            os.close(fd)

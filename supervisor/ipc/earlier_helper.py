@@ -10,6 +10,7 @@ from sandbox_api.errors import Unavailable
 from workers import protocol, relay_protocol
 
 from .channel import HelperChannel, HelperFailed
+from .futures import settle
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +83,8 @@ class EarlierHelper:
         try:
             if frame.kind != relay_protocol.WELCOME:
                 self._on_frame(self, frame)
-            elif self._welcome is not None and not self._welcome.done():
-                self._welcome.set_result(protocol.unpack_numbers(frame.body))
+            else:
+                settle(self._welcome, protocol.unpack_numbers(frame.body))
         finally:
             frame.close()
 

@@ -33,6 +33,7 @@ from ..host.counters import Counters
 from . import reports
 from .earlier_forkservers import EarlierForkservers
 from .forkserver_connection import ForkserverConnection
+from .futures import fail
 from .inventory import Ended, Inventory, Started
 
 
@@ -303,8 +304,7 @@ class ForkserverClient:
         error = Unavailable("the forkserver died: try again")
         for start in self._starts.values():
             start.lost = True
-            if not start.forked.done():
-                start.forked.set_exception(error)
+            fail(start.forked, error)
         if self._on_lost is not None:
             self._on_lost()
 

@@ -15,6 +15,7 @@ from workers.greeting import EXIT_NUMBERS, FORKSERVER, KEEPING, Hello, Welcome
 from workers.image_protocol import ImageReport
 
 from .channel import HelperChannel, HelperFailed
+from .futures import fail, settle
 from .inventory import Ended, Inventory, exits_of
 
 log = logging.getLogger(__name__)
@@ -135,15 +136,11 @@ class ForkserverConnection:
             self._on_exits([Ended(*row) for row in protocol.unpack_rows(frame.body, EXIT_NUMBERS)])
         elif frame.kind == protocol.KILLED:
             serial, error = protocol.first_numbers(frame.body, 2)
-            answer = self._kills.get(serial)
-            if answer is not None and not answer.done():
-                answer.set_result(error)
+            settle(self._kills.get(serial), error)
         elif frame.kind == protocol.PONG:
-            if self._pong is not None and not self._pong.done():
-                self._pong.set_result(None)
+            settle(self._pong, None)
         elif frame.kind == protocol.WELCOME:
-            if self._welcome is not None and not self._welcome.done():
-                self._welcome.set_result(frame)
+            settle(self._welcome, frame)
         else:
             self._on_frame(frame)
 
@@ -152,11 +149,8 @@ class ForkserverConnection:
         if self._pong is not None and not self._pong.done():
             self._pong.set_exception(error)
             self._pong.exception()  # retrieved, where its waiter is gone
-        if self._welcome is not None and not self._welcome.done():
-            self._welcome.set_exception(error)
-        for answer in self._kills.values():
-            if not answer.done():
-                answer.set_exception(error)
+        for answer in (self._welcome, *self._kills.values()):
+            fail(answer, error)
         self._on_lost()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from sandbox_api.errors import Unavailable
 from workers import protocol, relay_protocol
@@ -13,12 +13,11 @@ from workers import protocol, relay_protocol
 from ..host.counters import Counters
 from .channel import HelperChannel, HelperFailed, others
 from .earlier_helper import ANSWER_SECONDS, EarlierHelper
+from .futures import fail, settle
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
-
-_T = TypeVar("_T")
 
 
 class HelperClient:
@@ -155,8 +154,7 @@ class HelperClient:
         log.error("the %s hung up" if hung_up else "the %s died: what it had in its hands is lost", self._name)
         error = Unavailable(f"the {self._name} died: try again")
         for answer in (self._welcome, *self._pending()):
-            if answer is not None and not answer.done():
-                answer.set_exception(error)
+            fail(answer, error)
         if self._returning is None or self._returning.done():
             self._returning = asyncio.ensure_future(self._return())
 
@@ -172,9 +170,3 @@ class HelperClient:
             if self._helper.connected:
                 log.info("a %s is up", self._name)
                 return
-
-
-def settle(future: asyncio.Future[_T] | None, value: _T) -> None:
-    """Settle a future, unless it is settled or cancelled."""
-    if future is not None and not future.done():
-        future.set_result(value)

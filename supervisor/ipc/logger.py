@@ -22,7 +22,8 @@ from ..host.counters import Counters
 from ..oci import container_log
 from ..oci.container_log import Log
 from .earlier_helper import ANSWER_SECONDS, EarlierHelper
-from .helper_client import HelperClient, settle
+from .futures import settle
+from .helper_client import HelperClient
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from ..host import sockets
 from ..host.counters import Counters
 from ..oci.streams import Pump
 from .earlier_helper import ANSWER_SECONDS, EarlierHelper
-from .helper_client import HelperClient, settle
+from .futures import fail, settle
+from .helper_client import HelperClient
 from .journal import Journal, Pending
 
 log = logging.getLogger(__name__)
@@ -255,8 +256,7 @@ class RelayClient(HelperClient):
 
     def _lose_earlier(self, earlier: EarlierHelper) -> None:
         super()._lose_earlier(earlier)
-        if self._taken is not None and not self._taken.done():
-            self._taken.set_exception(Unavailable("the relay of another build died"))
+        fail(self._taken, Unavailable("the relay of another build died"))
 
     def _take_held(self, frame: protocol.Frame) -> None:
         """Take what a relay holds for us. What is held by two is the same."""
@@ -270,8 +270,7 @@ class RelayClient(HelperClient):
             if self._told.get(number, -1) < 0:
                 self._told[number] = -1 if frame.lost else frame.fds.pop()
         elif frame.lost:
-            if self._taken is not None and not self._taken.done():
-                self._taken.set_exception(OutOfDescriptors("no descriptor is left: raise the open-file limit"))
+            fail(self._taken, OutOfDescriptors("no descriptor is left: raise the open-file limit"))
         elif number == relay_protocol.JOURNAL:
             if self._journal is None:
                 self._journal = Journal(frame.fds.pop())

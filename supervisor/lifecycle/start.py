@@ -12,7 +12,7 @@ from workers.start_request import CGROUP, NETNS, RESOLVER, STDERR, STDIN, STDOUT
 from ..aot.choice import Choice, EngineChoice
 from ..aot.terms import EngineMode, export_to_initialize
 from ..host import errors
-from ..host.closer import Closer
+from ..host.closer import Closer, close_all
 from ..host.counters import Counters
 from ..ipc.forkserver import ForkserverClient
 from ..ipc.logger import LoggerClient
@@ -73,11 +73,7 @@ class _Opened:
         """Close everything; with a ``closer``, what takes long aside."""
         self.streams.close()
         self.context.close(closer)
-        if closer is not None:
-            closer.close(self._others)
-        else:
-            for fd in self._others:
-                os.close(fd)
+        close_all(self._others, closer)
 
 
 class Starter:

@@ -16,7 +16,7 @@ from sandbox_api.errors import InvalidArgument
 from workers.start_request import COMPONENT, FOLDER, MODULE, NATIVE, WASM, Descriptors, Preopen, StartRequest
 
 from ..host import errors, linux
-from ..host.closer import Closer
+from ..host.closer import Closer, close_all
 from . import mount_tree, running_folders
 from .rootfs import MountPlan
 from .spec import ProcessSpec
@@ -76,11 +76,7 @@ class WasiContext:
             if fd >= 0:
                 os.close(fd)
         self.module = self._guest = -1
-        if closer is not None:
-            closer.close(self.folders)
-        else:
-            for fd in self.folders:
-                os.close(fd)
+        close_all(self.folders, closer)
         self.folders.clear()
 
 

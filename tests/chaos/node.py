@@ -5,8 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
@@ -15,6 +14,7 @@ from supervisor.host import linux
 from supervisor.ipc.forkserver import label
 
 from ..harness.daemon import FORKED, ROOT, Daemon
+from ..harness.disk import full
 from ..upgrades.trees import next_version
 
 DISK = "size=48m"
@@ -46,20 +46,9 @@ class Node(Daemon):
         """Have the other version from its next start on."""
         self.tree = next(tree for tree in self.trees if tree != self.tree)
 
-    @contextmanager
-    def full_disk(self) -> Iterator[None]:
+    def full_disk(self) -> AbstractContextManager[None]:
         """Meanwhile nothing more fits on the disk of --dir."""
-        filler = self.dir / "filler"
-        with filler.open("wb", buffering=0) as file:
-            try:
-                while file.write(bytes(1 << 16)):
-                    pass
-            except OSError:
-                pass
-        try:
-            yield
-        finally:
-            filler.unlink()
+        return full(self.dir)
 
     def mounts(self) -> list[str]:
         """Mount points below the folder, but its disk."""
@@ -85,15 +74,6 @@ class Node(Daemon):
                 found.append(process)
         return found
 
-    def __exit__(self, *exc: object) -> None:
-        if self.process is not None:
-            self.stop()
-        for helper in self.helpers():
-            try:
-                helper.kill()
-            except psutil.NoSuchProcess:
-                pass
-        for mount in reversed(self.mounts()):
-            linux.detach(mount)
+    def _unmount(self) -> None:
+        super()._unmount()
         linux.detach(str(self.dir))
-        super().__exit__(*exc)

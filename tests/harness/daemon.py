@@ -156,6 +156,10 @@ class Daemon:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
         return [line.split()[4] for line in lines if line.split()[4].startswith(f"{self.folder}/")]
 
+    def _unmount(self) -> None:
+        for mount in reversed(self.mounts()):
+            subprocess.run(["umount", "-l", mount], check=False)
+
     def __enter__(self) -> Daemon:
         try:
             return self.start()
@@ -178,8 +182,7 @@ class Daemon:
         with contextlib.suppress(OSError):
             while groups.remove_owned() and time.monotonic() < deadline:
                 time.sleep(0.01)
-        for mount in reversed(self.mounts()):
-            subprocess.run(["umount", "-l", mount], check=False)
+        self._unmount()
         if "PYTEST_CURRENT_TEST" in os.environ:
             print(self.log_text()[-20_000:])  # shown where a test failed
         shutil.rmtree(self.folder, ignore_errors=True)

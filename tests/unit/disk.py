@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from supervisor.host import linux
+
+from ..harness.disk import full
 
 
 class Disk:
@@ -14,21 +16,10 @@ class Disk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._filler = folder / "filler"
 
-    @contextmanager
-    def full(self) -> Iterator[None]:
+    def full(self) -> AbstractContextManager[None]:
         """Meanwhile nothing more fits on it."""
-        with self._filler.open("wb", buffering=0) as file:
-            try:
-                while file.write(bytes(4096)):
-                    pass
-            except OSError:
-                pass
-        try:
-            yield
-        finally:
-            self._filler.unlink()
+        return full(self.folder)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from sandbox_api.proto import controller_2023_pb2 as old
 from sandbox_api.proto import controller_pb2 as new
 
 from ..coroutines import finish
+from ..recorder import Recorder
 from ..values import check, check_text
 
 METHODS = (
@@ -32,21 +33,7 @@ _ANSWERS: dict[str, Any] = {
 }
 
 
-class _Sandboxes:
-    """Takes every call, and keeps its arguments."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        async def call(*args: Any) -> Any:
-            self.calls.append((name, *args))
-            return _ANSWERS.get(name)
-
-        return call
-
-
-_sandboxes = _Sandboxes()
+_sandboxes = Recorder(_ANSWERS)
 _host = Host(_sandboxes, 2)  # type: ignore[arg-type]
 
 

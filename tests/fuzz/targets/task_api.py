@@ -14,6 +14,7 @@ from sandbox_api.task_methods import V2, V3, TaskMethods
 from supervisor.oci import streams
 
 from ..coroutines import finish
+from ..recorder import Recorder
 from ..values import check, check_text
 
 METHODS = (
@@ -36,21 +37,7 @@ _ANSWERS: dict[str, Any] = {
 }
 
 
-class _Tasks:
-    """Takes every call, and keeps its arguments."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        async def call(*args: Any) -> Any:
-            self.calls.append((name, *args))
-            return _ANSWERS.get(name)
-
-        return call
-
-
-_tasks = _Tasks()
+_tasks = Recorder(_ANSWERS)
 _table = TaskMethods(_tasks, 2).table()  # type: ignore[arg-type]
 assert {name for _, name in _table} == set(METHODS)
 

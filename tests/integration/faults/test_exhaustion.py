@@ -7,7 +7,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -18,6 +17,7 @@ from sandbox_api.proto import task_pb2 as pb
 
 from ...harness.container import Container, Pod
 from ...harness.daemon import Daemon
+from ...harness.disk import full
 from ...harness.helpers import forkserver, zygote
 from ...harness.names import RUN
 from ...harness.ttrpc import Connection
@@ -45,29 +45,12 @@ def within(seconds: float, container: Container, status: str) -> bool:
     return True
 
 
-@contextmanager
-def full(daemon: Daemon) -> Iterator[None]:
-    """No room on the disk of --dir."""
-    ballast = daemon.dir / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (1 << 16, 1 << 12, 1):
-            try:
-                while file.write(b"x" * size):
-                    pass
-            except OSError:
-                pass
-    try:
-        yield
-    finally:
-        ballast.unlink()
-
-
 def test_a_full_disk(small: Daemon) -> None:
     pod = Pod(small)
     ends = pod.with_wasm("sleep").build().start()
     stays = pod.with_wasm("sleep").build().start()
     waiter = ends.wait_later()
-    with full(small):
+    with full(small.dir):
         refused = ""
         while not refused:  # the journal has some room left in its last page
             try:
@@ -93,7 +76,7 @@ def test_a_supervisor_that_begins_with_a_full_disk_forgets_nothing(small: Daemon
     pod = Pod(small)
     runs = pod.with_wasm("sleep").build().start()
     small.kill()
-    with full(small):
+    with full(small.dir):
         small.launch()
         assert small.process is not None
         try:
