@@ -39,7 +39,7 @@ def _ends(_: ctypes.c_uint64) -> None:
 
 @_template
 def _ends_as_if_ready(_: ctypes.c_uint64) -> None:
-    """Say all that a template says, and end before it is looked at."""
+    """Say all that a template says, and end."""
     os.write(4, b"R" + bytes(8))
     os._exit(0)
 

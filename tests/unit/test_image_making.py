@@ -25,10 +25,12 @@ template = os.fork()
 if not template:
     os.close(report)
     os.write(theirs, eval(sys.argv[1]))
-    if "die" in sys.argv[2]:
+    if sys.argv[2] == "die":
         os._exit(0)
     signal.pause()
 os.close(theirs)
+if sys.argv[2] == "die":
+    os.waitid(os.P_PID, template, os.WEXITED | os.WNOWAIT)
 product = os.open("/dev/null", os.O_RDONLY)
 under_way = Making(Template(template, report, 1, os.getpid(), (0, 1), product), 64 << 20)
 (maker,) = under_way._pids - {template}
@@ -79,11 +81,18 @@ def test_a_template_that_is_ready_becomes_an_image() -> None:
     ("said", "what", "why"),
     [
         ("b''", "die", "the template died"),
+        (READY, "die", "the template died"),
         ("b'no such report'", "", "the template died"),
         ("b''", "", "it took too long"),
         ("b''", "stopped", "the maker died"),
     ],
-    ids=["it dies", "it says something else", "it never says anything", "the maker is stopped"],
+    ids=[
+        "it dies",
+        "it dies when it has said all",
+        "it says something else",
+        "it never says anything",
+        "the maker is stopped",
+    ],
 )
 def test_failed_images_end_in_time_and_leave_no_process(said: str, what: str, why: str) -> None:
     pids, reason = run(said, what)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -66,18 +66,26 @@ class Pair:
             assert time.monotonic() < deadline
             time.sleep(0.001)
 
+    def kill_template(self) -> None:
+        """Kill it, and wait until it is dead."""
+        os.kill(self.template, signal.SIGKILL)
+        while os.path.exists(f"/proc/{self.template}/exe") and _state(self.template) != "Z":
+            pass
+
     def settled(self) -> Pair:
         """The pair, when the template is at its pause."""
         self._wait_asleep(self.template)
         return self
 
-    def take(self, room: int = ROOM) -> tuple[list[Segment], int, bytes]:
-        """The segments, the end of the heap where it grew, and the image's bytes."""
+    def take(self, room: int = ROOM, before: Callable[[], None] = lambda: None) -> tuple[list[Segment], int, bytes]:
+        """The segments, the end of the heap where it grew, and the image's bytes. ``before`` pages are looked at."""
         left_out = self.lists, self.lists + 4 * PAGE
         file = os.memfd_create("image")
         folders = [os.open(f"/proc/{pid}", os.O_DIRECTORY) for pid in (self.zygote, self.template)]
         try:
-            segments, end = Snapshot(*folders, left_out, (0, 0)).take(file, room)
+            taken = Snapshot(*folders, left_out, (0, 0))
+            before()
+            segments, end = taken.take(file, room)
             return segments, end, os.pread(file, os.fstat(file).st_size, 0)
         finally:
             for folder in folders:
@@ -225,13 +233,16 @@ def test_more_memory_than_there_is_room_for_is_counted_and_not_kept() -> None:
 
 def test_a_template_that_has_died_has_no_image() -> None:
     with forks("pass") as pair:
-        os.kill(pair.template, signal.SIGKILL)
-        while os.path.exists(f"/proc/{pair.template}/exe") and _state(pair.template) != "Z":
-            pass
+        pair.kill_template()
         segments: list[Segment] = []
         with pytest.raises((OSError, Unfit)):
             segments, _, _ = pair.take()
         assert not segments
+
+
+def test_a_template_that_dies_while_it_is_looked_at_is_said_to_have_died() -> None:
+    with forks("known[0] = 1") as pair, pytest.raises(Unfit, match="the template died"):
+        pair.settled().take(before=pair.kill_template)
 
 
 def _state(pid: int) -> str:

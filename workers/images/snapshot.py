@@ -101,8 +101,16 @@ class Snapshot:
         The end of the heap is 0 where it has not moved. Raises ``OSError``, ``Unfit`` and ``TooLarge``.
         """
         self._file, self._most = file, most
-        if not self._after:
-            raise Unfit("the template died")
+        try:
+            end_of_heap = self._take()
+        finally:
+            if not mappings(self._template):  # whatever else was missed, this is why
+                raise Unfit("the template died")
+        if self._top > self._most:
+            raise TooLarge(self._top)
+        return self._segments, end_of_heap
+
+    def _take(self) -> int:
         if sum(each.end - each.begin for each in self._after if each.protection & 1) > MOST_LOOKED_AT:
             raise Unfit("it maps too much")
         heap, end_of_heap = _heap(self._before), 0
@@ -123,11 +131,7 @@ class Snapshot:
                     self._compare(mapping, mapping.end)
             else:
                 self._add_new(mapping)
-        if not mappings(self._template):
-            raise Unfit("the template died")
-        if self._top > self._most:
-            raise TooLarge(self._top)
-        return self._segments, end_of_heap
+        return end_of_heap
 
     def _pieces(self) -> Iterator[Mapping]:
         """The template's mappings without what is left out: the kernel makes neighbours one mapping."""
