@@ -16,7 +16,6 @@ from pathlib import Path
 from ..e2e.compare import without_unified
 from ..harness.daemon import ROOT
 from . import (
-    alive,
     compute,
     confinement,
     density,
@@ -37,10 +36,8 @@ from .progress import Progress
 
 SECTIONS: dict[str, Callable[[Options, Progress], Iterator[Figure]]] = {
     section.SECTION: section.measure
-    for section in (lifecycle, throughput, density, compute, modules, images, engines, confinement, peers, alive)
+    for section in (lifecycle, throughput, density, compute, modules, images, engines, confinement, peers)
 }
-UNASKED = [name for name in SECTIONS if name != alive.SECTION]
-"""What is measured where nothing is said: tens of thousands of instances want a machine to themselves."""
 OUTPUT = ROOT / "build" / "bench"
 
 
@@ -55,11 +52,9 @@ def numbers(text: str) -> tuple[int, ...]:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure the sandboxer and its peers.")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=UNASKED, help="these sections")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="these sections")
     parser.add_argument("--quick", action="store_true", help="a tenth of it, to see that it works")
-    parser.add_argument(
-        "--instances", type=numbers, default=LEVELS, metavar="N,…", help="idle instances alive at once (density)"
-    )
+    parser.add_argument("--instances", type=numbers, metavar="N,…", help="idle instances alive at once (density)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for JSON and pictures (build/bench)")
     return parser.parse_args(arguments)
 
@@ -73,7 +68,7 @@ def main(arguments: list[str]) -> int:
     without_unified("tests.bench", arguments)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # everything is taken down on the way out
     progress, failed = Progress(), False
-    options = Options(chosen.quick, chosen.instances)
+    options = Options(chosen.quick, chosen.instances or (LEVELS[:2] if chosen.quick else LEVELS))
     results = Results(describe(rivals.versions()))
     kept = chosen.output / f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H%M%SZ}.json"
     for name in chosen.only:

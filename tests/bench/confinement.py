@@ -26,12 +26,12 @@ from .site import Crowd, Site, lifecycle
 from .walled import EMPTY_ROOT, LANDLOCK, NONE, SECCOMP
 
 SECTION = "confinement"
-WHOLE = "create, start, wait, delete, by walls"
-WRITTEN = "pages that an idle instance has written to, by walls"
-TABLES = "page tables of an idle instance, by walls"
-SLAB = "slab of an idle instance, by walls"
+WHOLE = "create, start, wait, delete"
+WRITTEN = "pages that an idle instance has written to"
+TABLES = "page tables of an idle instance"
+SLAB = "slab of an idle instance"
 WITHOUT = f"{OURS}, without {{}}"
-PROCESSOR = "processor time of a worker, by walls"
+PROCESSOR = "processor time of a worker"
 ROUNDS, ALIVE = 300, 1000
 LOOKED_AT = 100
 """Of these instances."""

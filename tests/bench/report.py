@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ..harness.daemon import ROOT
-from . import density, plots
-from .figures import Results
+from . import confinement, density, engines, images, plots
+from .figures import OURS, Figure, Results
 from .model import Line, fit
-from .table import markdown, section_markdown
+from .table import markdown, pivot, section_markdown
 from .targets import targets, verdict
 
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -77,6 +78,31 @@ def machine(results: Results) -> str:
     return markdown([("", ""), *rows])
 
 
+def _who(figure: Figure) -> str:
+    """What tells a subject from ours; nothing for ours."""
+    return figure.subject.removeprefix(OURS).removeprefix(", ")
+
+
+def _what_and_who(figure: Figure) -> str:
+    return ", ".join(filter(None, (figure.what.partition(": ")[0], _who(figure))))
+
+
+_Names = Callable[[Figure], str]
+PIVOTS: dict[str, tuple[_Names, _Names, str]] = {
+    images.SECTION: (_what_and_who, lambda figure: figure.what.partition(": ")[2], ""),
+    engines.SECTION: (lambda figure: figure.what, lambda figure: engines.ENGINES[figure.subject], "ratio"),
+    confinement.SECTION: (lambda figure: _who(figure) or "all walls", lambda figure: figure.what, ""),
+}
+"""Sections of many small comparisons, which are one table each: what names its rows, its columns, and the ratios."""
+
+
+def comparisons(results: Results, section: str) -> str:
+    """A section's tables, or its one table."""
+    if section not in PIVOTS:
+        return section_markdown(results, section)
+    return markdown(pivot([figure for figure in results.figures if figure.section == section], *PIVOTS[section]))
+
+
 def blocks(results: Results) -> dict[str, str]:
     """All that can stand between markers, by name."""
     rows = [(target.text, target.measured, verdict(target)) for target in targets(results)]
@@ -84,7 +110,7 @@ def blocks(results: Results) -> dict[str, str]:
         "machine": machine(results),
         "targets": markdown([("wanted", "measured", ""), *rows]),
         "node": node(results),
-        **{section: section_markdown(results, section) for section in results.sections()},
+        **{section: comparisons(results, section) for section in results.sections()},
     }
 
 

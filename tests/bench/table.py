@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .figures import KIB, OURS, RATE, Figure, Results
@@ -89,6 +89,28 @@ def _quartiles(figure: Figure) -> str:
     return " to ".join(
         quantity(value, figure.unit).removesuffix(figure.unit).strip() for value in (spread.low, spread.high)
     )
+
+
+def pivot(
+    figures: Sequence[Figure], row: Callable[[Figure], str], column: Callable[[Figure], str], compared: str = ""
+) -> list[Row]:
+    """Medians of figures of many kinds in one table: a row and a column for each name that these give.
+
+    ``compared`` heads one more column: how many times the first column's figure the second's is.
+    """
+    columns = list(dict.fromkeys(map(column, figures)))
+    cells = {(row(figure), column(figure)): figure for figure in figures}
+    rows: list[Row] = [("", *columns, *([compared] if compared else []))]
+    for name in dict.fromkeys(map(row, figures)):
+        found = [cells.get((name, each)) for each in columns]
+        medians = (_median(figure) if figure else "" for figure in found)
+        last = [ratio(found[1], found[0]) if found[1] else ""] if compared else []
+        rows.append((name, *medians, *last))
+    return rows
+
+
+def _median(figure: Figure) -> str:
+    return quantity(figure.median, figure.unit) if figure.samples else figure.note
 
 
 def _ours(figures: Sequence[Figure]) -> Figure | None:

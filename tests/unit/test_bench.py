@@ -12,7 +12,7 @@ from tests.bench.figures import KIB, MILLISECONDS, OURS, Figure, Results, Spread
 from tests.bench.generated import module
 from tests.bench.model import fit
 from tests.bench.rivals import CRUN, NOT_INSTALLED, WASMEDGE, interleaved
-from tests.bench.table import tables, terminal
+from tests.bench.table import pivot, tables, terminal
 from tests.bench.targets import targets
 
 
@@ -76,6 +76,23 @@ def test_measurements_by_number_have_a_row_each(results: Results) -> None:
     ]
 
 
+def test_a_pivot_has_a_row_and_a_column_for_each_name() -> None:
+    figures = [
+        Figure("s", f"{what}: {size}", who, KIB, (float(value),), note="")
+        for what, size, who, value in (
+            ("idle", "small", OURS, 100),
+            ("idle", "large", OURS, 200),
+            ("idle", "small", WASMEDGE, 300),
+        )
+    ]
+    rows = pivot(figures, lambda f: f.subject, lambda f: f.what.partition(": ")[2], "ratio")
+    assert rows == [
+        ("", "small", "large", "ratio"),
+        (OURS, "100 KiB", "200 KiB", "2.00"),
+        (WASMEDGE, "300 KiB", "", ""),
+    ]
+
+
 def test_the_terminal_shows_all_of_it_in_line(results: Results) -> None:
     lines = terminal(results).splitlines()
     assert lines[0] == "LIFECYCLE"
@@ -93,7 +110,8 @@ def test_a_target_is_met_or_not_or_was_not_measured(results: Results) -> None:
     assert met["A lifecycle is 4 times faster than the `wasmedge` program"] == ("4.20 times", True)
     assert met["A lifecycle is 8 times faster than `crun run`"] == ("not measured", None)
     assert met["At most 600 KiB for each of 2,000 idle instances"] == ("301 KiB", True)
-    assert met["240 KiB for each idle instance, with 20,000 alive"] == ("300 KiB", False)
+    assert met["At most 280 KiB for each of 20,000 idle instances"] == ("300 KiB", False)
+    assert met["50,000 idle instances alive at once on 24 GiB"] == ("20,000 alive", False)
 
 
 def test_the_document_gets_the_figures_and_keeps_its_words(results: Results) -> None:
