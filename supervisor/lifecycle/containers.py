@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -19,6 +19,7 @@ from ..aot.choice import EngineChoice
 from ..aot.terms import export_to_initialize
 from ..cgroups import Cgroup, Hierarchy, Resources
 from ..host.counters import Counters
+from ..host.volumes import Volumes
 from ..model.container import Container
 from ..model.prepared import Prepared
 from ..model.process import Process, ProcessState
@@ -26,6 +27,7 @@ from ..model.registry import Registry
 from ..model.sandbox import Sandbox, SandboxState
 from ..oci import bundle, mount_tree, pod_files, rootfs, streams, wasi
 from ..oci import spec as oci
+from ..oci.spec import Bind
 from ..state.store import Made, Recorded, Store, StoreFailed
 from . import usage
 from .module_images import ModuleImages
@@ -71,10 +73,11 @@ class ContainerManager:
         self._images = images
         self._stages = (counters or Counters()).stages
         self._removing = ThreadPoolExecutor(_REMOVALS, "removing")
+        self._volumes = Volumes()
         mount_tree.prepare(f"{folder}/mounting")
         self._remembered: OrderedDict[int, ContainerSource] = OrderedDict()  # by instance of the init process
 
-    def make(self, namespace: str, new: NewTask) -> Container:
+    async def make(self, namespace: str, new: NewTask) -> Container:
         """Prepare a container in a ready sandbox: record it, then mount what it needs and make its control group.
 
         Raises a ``SandboxerError``, and leaves nothing behind then.
@@ -82,6 +85,8 @@ class ContainerManager:
         with self._stages["spec"].time():
             config = bundle.read_config(new.bundle)
             spec = oci.parse(config)
+        await self.volumes_answer(bundle.root(new.bundle, spec.root), spec.binds)
+        self._registry.new_container(namespace, new.id)  # or was it taken meanwhile?
         prepared = self._store.prepared_container(namespace, new.id)
         sandbox = self._sandbox_of(namespace, new, spec, prepared)
         sandbox.require("create a container in it", SandboxState.READY)
@@ -145,6 +150,15 @@ class ContainerManager:
                 self._images.foresee(module, asked, function, wasi.max_pages(resources.memory_limit or 0))
         finally:
             os.close(module)
+
+    async def volumes_answer(self, root: str, binds: Sequence[Bind]) -> None:
+        """See that the file systems of a container answer, before the event loop looks at them.
+
+        The root's is asked where there are volumes, and taken for the host's own where there are none. Raises as
+        ``Volumes.answer``.
+        """
+        if binds:
+            await self._volumes.answer([root, *(bind.source for bind in binds)])
 
     def source(self, container: Container) -> ContainerSource:
         """Return the container's spec and mounts, from memory or the record."""

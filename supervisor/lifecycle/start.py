@@ -105,6 +105,7 @@ class Starter:
         source = self._containers.source(container)
         what = oci.parse_exec(self._store.exec_spec(process)) if process.exec_id else source.spec.process
         netns, network = self._network(sandbox, source.spec)
+        await self._containers.volumes_answer(source.plan.root, source.plan.binds)
         opened = _Opened()
         pid = 0
         try:

@@ -103,7 +103,7 @@ class TaskService:
         """Prepare a container in a ready sandbox."""
         self._registry.new_container(namespace, new.id)
         with _about(new.id):
-            container = self._containers.make(namespace, new)
+            container = await self._containers.make(namespace, new)
         log.info("created %s sandbox=%s bundle=%s", new.id, container.sandbox_id, new.bundle)
         self._events.created(container, new.rootfs)
         return 0
