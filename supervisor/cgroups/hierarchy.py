@@ -101,7 +101,7 @@ class Hierarchy:
             path = parse_path(values["path"])
             shared = self.layout.shared(path)  # what is held is that group, or one above it
             held = [(tree, shared[:depth]) for tree, depth in values["held"] if depth > 0]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidArgument(f"not the state of a control group: {error!r}: {state!r}") from None
         if version != self.version or not {*own, *(tree for tree, _ in held)} <= self.layout.trees.keys():
             raise FailedPrecondition(

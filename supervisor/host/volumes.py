@@ -21,6 +21,7 @@ class Volumes:
     def __init__(self) -> None:
         self._asking = ThreadPoolExecutor(MAX_UNANSWERED, "volumes")
         self.unanswered = 0
+        """Questions whose time was up."""
 
     async def answer(self, paths: Sequence[str]) -> None:
         """Return as soon as the file systems of all these have answered, be it that there is no such file.
@@ -32,7 +33,7 @@ class Volumes:
         answered: list[str] = []
         asked = asyncio.get_running_loop().run_in_executor(self._asking, _ask, paths, answered)
         done, _ = await asyncio.wait([asked], timeout=ANSWER_SECONDS)
-        if not done:
+        if not done and len(answered) < len(paths):
             self.unanswered += 1
             asked.add_done_callback(self._answered_late)
             raise Unavailable(

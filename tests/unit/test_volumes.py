@@ -21,7 +21,7 @@ def test_what_does_not_answer_is_named_and_holds_a_thread_until_it_does(monkeypa
     async def ask() -> None:
         asked = volumes.Volumes()
         await asked.answer(["/there"])
-        with pytest.raises(Unavailable, match="^/gone: its file system has not answered"):
+        with pytest.raises(Unavailable, match=r"^/gone: its file system has not answered"):
             await asked.answer(["/there", "/gone", "/behind it"])
         with pytest.raises(TooManyCalls):
             await asked.answer(["/there"])
