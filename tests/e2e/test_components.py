@@ -38,6 +38,15 @@ with socket.create_server(("127.0.0.1", 8081)) as server:
         with server.accept()[0] as client:
             client.sendall(b"hello over TCP")
 """
+_ECHO = """
+import socket
+with socket.socket(type=socket.SOCK_DGRAM) as server:
+    server.bind(("127.0.0.1", 8083))
+    print("listening", flush=True)
+    while True:
+        text, client = server.recvfrom(4096)
+        server.sendto(text.upper(), client)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +61,7 @@ def netns() -> Iterator[NetworkNamespace]:
     with NetworkNamespace() as made:
         made.serve(_SERVER)
         made.serve(_GREETER)
+        made.serve(_ECHO)
         yield made
 
 
@@ -94,6 +104,10 @@ def test_http_and_tcp_reach_servers_in_the_pods_network(pod: Pod) -> None:
     assert told(pod.with_wasm(program()).args("tcp", "8081")) == "hello over TCP\n"
 
 
+def test_datagrams_are_sent_and_answered_in_the_pods_network(pod: Pod) -> None:
+    assert told(pod.with_wasm(program()).args("udp", "8083", "a datagram")) == "8083 A DATAGRAM\n"
+
+
 def test_it_serves_in_the_pods_network(pod: Pod, netns: NetworkNamespace) -> None:
     builder = pod.with_wasm(program()).args("serve", "8082").fifos("stdout")
     container = builder.build()
@@ -117,8 +131,8 @@ def test_names_are_looked_up_at_the_pods_server(sandboxer: Daemon, netns: Networ
     named.close()
 
 
-@pytest.mark.parametrize("what", [("tcp", "8081"), ("http", "127.0.0.1:8080", "/")])
-def test_without_a_network_both_are_errors_that_the_guest_sees(pod: Pod, what: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("what", [("tcp", "8081"), ("udp", "8083", "a datagram"), ("http", "127.0.0.1:8080", "/")])
+def test_without_a_network_all_are_errors_that_the_guest_sees(pod: Pod, what: tuple[str, ...]) -> None:
     """The container has a network namespace of its own, with nothing in it."""
     lonely = Pod(pod.daemon)
     said = told(lonely.with_wasm(program()).args(*what).linux(namespaces=[{"type": "network"}]), 1)

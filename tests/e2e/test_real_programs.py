@@ -1,8 +1,10 @@
-"""Large programs of the package index: an SMT solver by both engines, and a synthesis suite that only Wasmtime runs."""
+"""Large programs: an SMT solver by both engines, a synthesis suite that only Wasmtime runs, and Ruby."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from ..bench import programs
 from ..harness.container import Container, Pod
 from ..harness.daemon import Daemon
 from ..harness.guests import CACHE
+from ..harness.ruby import SAYS_VERSION, ruby
 
 ENGINE = "run.wasm-sandboxer/engine"
 
@@ -62,3 +65,26 @@ def test_yosys_runs_by_wasmtime_since_wasmedge_refuses_it(pod: Pod) -> None:
     assert container.wait() == 0, container.stderr()
     assert "assign b = ~ a;" in (container.rootfs / "out.v").read_text()
     assert engine(container) == "wasmtime, compiled"
+
+
+def test_ruby_is_compiled_with_the_defaults_and_by_auto_where_wasmedge_lacks_memory(tmp_path: Path) -> None:
+    """With 512M its 16 MB may take 1 GiB: that is too little for WasmEdge's compiler, and enough for Wasmtime's."""
+    entry = f"/app.wasm#{SAYS_VERSION}"
+    with Daemon("--aot", "always", "--engine", "wasmtime", "--cache-dir", str(tmp_path)) as daemon:
+        pod = Pod(daemon)
+        container = patient(pod.with_wasm(ruby()).entry(entry).build()).start()
+        assert container.wait() == 0, container.stderr()
+        assert container.stdout().startswith("ruby 3.4.")
+        (memory,) = re.findall(r"compiled \S+ at O2: .* bytes, (\d+) MiB of memory", daemon.log_text())
+        assert 256 < int(memory) < 2048
+        pod.shutdown()
+        pod.close()
+    with Daemon("--aot", "always", "--aot-memory", "512M", "--cache-dir", str(tmp_path)) as daemon:
+        pod = Pod(daemon)
+        container = patient(pod.with_wasm(ruby()).entry(entry).build()).start()
+        assert container.wait() == 0, container.stderr()
+        assert container.stdout().startswith("ruby 3.4.")
+        assert engine(container) == "wasmtime, compiled"
+        assert re.search(r"not compiled: \S+ at O0, .*: out of memory", daemon.log_text())
+        pod.shutdown()
+        pod.close()

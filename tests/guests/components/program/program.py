@@ -5,8 +5,15 @@ import sys
 
 from componentize_py_types import Err
 from wit_world import exports
-from wit_world.imports import instance_network, ip_name_lookup, outgoing_handler, tcp_create_socket
+from wit_world.imports import (
+    instance_network,
+    ip_name_lookup,
+    outgoing_handler,
+    tcp_create_socket,
+    udp_create_socket,
+)
 from wit_world.imports.network import IpAddressFamily, IpSocketAddress_Ipv4, Ipv4SocketAddress
+from wit_world.imports.udp import OutgoingDatagram
 from wit_world.imports.wasi_http_types import Fields, OutgoingRequest, Scheme_Http
 
 
@@ -69,6 +76,21 @@ def serve(port: str) -> None:
         outgoing.blocking_write_and_flush(b"hello from a component")
 
 
+def udp(port: str, text: str) -> None:
+    """Sends a datagram, and prints the answer to it."""
+    socket = udp_create_socket.create_udp_socket(IpAddressFamily.IPV4)
+    network = instance_network.instance_network()
+    socket.start_bind(network, IpSocketAddress_Ipv4(Ipv4SocketAddress(0, (127, 0, 0, 1))))
+    socket.finish_bind()
+    incoming, outgoing = socket.stream(None)
+    outgoing.check_send()
+    server = IpSocketAddress_Ipv4(Ipv4SocketAddress(int(port), (127, 0, 0, 1)))
+    outgoing.send([OutgoingDatagram(text.encode(), server)])
+    incoming.subscribe().block()
+    (answer,) = incoming.receive(1)
+    print(answer.remote_address.value.port, answer.data.decode())
+
+
 def resolve(name: str) -> None:
     found = ip_name_lookup.resolve_addresses(instance_network.instance_network(), name)
     found.subscribe().block()
@@ -80,7 +102,7 @@ class Run(exports.Run):
     def run(self) -> None:
         name, *arguments = sys.argv[1:]
         try:
-            {each.__name__: each for each in (args, files, cat, http, tcp, serve, resolve)}[name](*arguments)
+            {each.__name__: each for each in (args, files, cat, http, tcp, serve, udp, resolve)}[name](*arguments)
         except Err as error:
             print("error:", error.value)
             raise Err(None) from None
