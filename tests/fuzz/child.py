@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import atheris
@@ -14,6 +15,7 @@ with atheris.instrument_imports(include=["sandbox_api", "supervisor", "workers"]
 
 def main() -> None:
     """Run until told to stop, or until a run fails: then the input is written where ``-artifact_prefix`` says."""
+    logging.getLogger().addHandler(logging.NullHandler())  # records are made, and written nowhere
     mutate = target.mutate
     others = {"custom_mutator": mutate} if mutate is not None else {}
     atheris.Setup([*sys.argv, f"-max_len={target.most}"], target.run, **others)

@@ -10,6 +10,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
+EVERY_COMMIT = (
+    *("ttrpc", "sandbox_api", "config", "sections", "archive"),
+    *("helper_frames", "helper_messages", "state"),
+)
+"""CI runs these with each commit: ttrpc, both dialects, config.json, headers of modules, images' archives, the helpers'
+protocol, the state file. The others have their turn."""
 
 SECONDS, SECONDS_A_BYTE = 1.0, 1e-5
 """Processor time that a run may take: so much, and so much for each byte. The first run of a target takes 0.15 s, and
@@ -49,6 +55,13 @@ class Target:
 def names() -> list[str]:
     """Every target's name."""
     return sorted(path.stem for path in (HERE / "targets").glob("*.py") if path.stem != "__init__")
+
+
+def of_turn(chosen: list[str], count: int, commits: int) -> list[str]:
+    """Those of every commit, and so many of the others, which the number of commits chooses."""
+    always = [name for name in chosen if name in EVERY_COMMIT]
+    others = [name for name in chosen if name not in EVERY_COMMIT]
+    return always + [others[(commits * count + i) % len(others)] for i in range(min(count, len(others)))]
 
 
 def corpus(name: str) -> list[Path]:

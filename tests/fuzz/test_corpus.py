@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from .json_mutation import VALUES, mutator
-from .target import HERE, Broken, Target, corpus, names
+from .target import EVERY_COMMIT, HERE, Broken, Target, corpus, names, of_turn
 
 INPUTS = [(name, path) for name in names() for path in corpus(name)]
 
@@ -27,6 +27,13 @@ def test_every_target_has_inputs_and_every_input_a_target() -> None:
     assert {path.name for path in (HERE / "corpus").iterdir()} == set(names())
     assert all(len(corpus(name)) >= 3 for name in names())
     assert all(path.stat().st_size <= Target(name).most for name, path in INPUTS)
+
+
+def test_all_have_their_turn_in_ci() -> None:
+    turns = [of_turn(names(), 2, commits) for commits in range(100, 106)]
+    assert all(set(EVERY_COMMIT) < set(turn) and len(turn) == len(EVERY_COMMIT) + 2 for turn in turns)
+    assert {name for turn in turns for name in turn} == set(names())
+    assert of_turn(["ttrpc"], 2, 7) == ["ttrpc"]
 
 
 def write(folder: Path, body: str) -> str:

@@ -7,13 +7,13 @@ The tables ``boot`` and ``format``, which have a row in any file, have those of 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import sqlite3
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from sandbox_api.errors import NotFound
 from supervisor.model.container import Container
@@ -49,8 +49,8 @@ KEYS = (
 WORDS = (b"SQLite format 3\0", *(f'"{key}":'.encode() for key in KEYS))
 _json = mutator(KEYS)
 
-logging.getLogger("supervisor.state").setLevel(logging.CRITICAL)
-schema._boot_id = lambda: "00000000-0000-0000-0000-000000000000"  # that of the files in the tree
+_BOOT_ID = "00000000-0000-0000-0000-000000000000"
+"""That of the files in the tree."""
 
 
 def mutate(data: bytes, most: int, seed: int) -> bytes:
@@ -62,7 +62,10 @@ def mutate(data: bytes, most: int, seed: int) -> bytes:
 
 
 def run(data: bytes) -> None:
-    with tempfile.TemporaryDirectory(prefix="fuzz-state-") as folder:
+    with (
+        patch.object(schema, "_boot_id", lambda: _BOOT_ID),
+        tempfile.TemporaryDirectory(prefix="fuzz-state-") as folder,
+    ):
         path = Path(folder, "state.db")
         if data[:1] == b"{":
             shutil.copy(_empty(), path)
