@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 
 .PHONY: help demo test test-wasmtime fuzz e2e k8s compare upgrades chaos soak bench bench-peers roots roots-packages lint format protos constraints deb wheel node-image install clean
 
-# Minutes of processor time for each target of the fuzzer, and its other options, such as FUZZ="config seccomp"
+# Minutes of processor time for each target of the fuzzer, and its other options, such as FUZZ="--jobs 2 config seccomp"
 MINUTES ?= 1
 FUZZ ?=
 
@@ -93,10 +93,14 @@ format: $(VENV)/.ready ## Put the code into shape
 protos: $(VENV)/.ready ## Generate the message code again
 	$(RUN) -m tests.protos
 
+# Of Atheris the newest that has a wheel for the oldest Python: others are built from source, with all of LLVM.
 constraints: ## Take the newest versions of what is installed, and pin them in constraints.txt
 	rm -rf .cache/constraints
 	$(PYTHON) -m venv .cache/constraints
-	.cache/constraints/bin/python -m pip install --quiet --disable-pip-version-check '.[test,lint,bench,wasmtime]'
+	.cache/constraints/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
+		--only-binary :all: --python-version 3.11 --dest .cache/constraints/oldest atheris
+	.cache/constraints/bin/python -m pip install --quiet --disable-pip-version-check --only-binary atheris \
+		'.[test,lint,bench,wasmtime]' "atheris==$$(ls .cache/constraints/oldest | cut -d - -f 2)"
 	.cache/constraints/bin/python -m pip freeze --exclude wasm-sandboxer > .cache/constraints.txt
 	mv .cache/constraints.txt constraints.txt
 	rm -rf .cache/constraints
