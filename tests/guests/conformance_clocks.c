@@ -36,7 +36,12 @@ int main(void) {
     clock_gettime(CLOCK_MONOTONIC, &later);
     CHECK("slept", (later.tv_sec - now.tv_sec) * 1000000000LL + later.tv_nsec - now.tv_nsec >= 20000000);
     clock_gettime(CLOCK_REALTIME, &now);
+    CHECK("clock_nanosleep to the past", clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &now, NULL) == 0);
     now.tv_nsec += 10000000;
+    if (now.tv_nsec >= 1000000000) { /* else it is no time, once in a hundred times */
+        now.tv_nsec -= 1000000000;
+        now.tv_sec++;
+    }
     CHECK("clock_nanosleep absolute", clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &now, NULL) == 0);
     CHECK("poll nothing", poll(NULL, 0, 5) == 0);
     time_t seconds = 0;
