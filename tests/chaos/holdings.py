@@ -13,11 +13,12 @@ from pathlib import Path
 import psutil
 
 from ..harness.daemon import Daemon
+from .account import Account
 
 ALLOWED_KIB = 2048
 """Bytes that one process may grow in the second half: the allocator's noise."""
 ALLOWED_SLAB_KIB = 64 << 10
-"""The slab is the whole node's: other programs use it, too."""
+"""The slab is the whole machine's: other programs use it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,18 @@ class Holdings:
     inodes: int
     groups: int
     mounts: int
+    kernel_kib: int
+    """For all of the daemon's processes, without what the kernel can take back."""
+    memory_pages_kib: int
+    """Page cache of memory files and of tmpfs, of theirs."""
     slab_kib: int
+    """The machine's, without what the kernel can take back."""
 
 
 NAMES = [field.name for field in fields(Holdings) if field.name != "lifecycles"]
 
 
-def count(daemon: Daemon, lifecycles: int, namespace: str) -> Holdings:
+def count(daemon: Daemon, account: Account, lifecycles: int, namespace: str) -> Holdings:
     """Count what is held now, after so many lifecycles."""
     assert daemon.process is not None
     everybody = [psutil.Process(daemon.process.pid), *{each.pid: each for each in daemon.helpers()}.values()]
@@ -64,7 +70,8 @@ def count(daemon: Daemon, lifecycles: int, namespace: str) -> Holdings:
         rows = sum(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables)
     groups = [*Path("/sys/fs/cgroup").glob(f"wasm-sandboxer/{namespace}/*")]
     groups += Path("/sys/fs/cgroup").glob(f"*/wasm-sandboxer/{namespace}/*")
-    slab = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("Slab:"))
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    slab = next(line for line in lines if line.startswith("SUnreclaim:"))
     return Holdings(
         lifecycles,
         memory["supervisor"],
@@ -81,6 +88,7 @@ def count(daemon: Daemon, lifecycles: int, namespace: str) -> Holdings:
         sum(1 for path in daemon.dir.rglob("*") if path.exists()),
         len([group for group in groups if group.is_dir()]),
         len(daemon.mounts()),
+        *account.count(),
         int(slab.split()[1]),
     )
 
@@ -125,7 +133,9 @@ def draw(points: Sequence[Holdings], picture: Path) -> bool:
     pyplot.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
     columns = 3
     figure, axes = pyplot.subplots(-(-len(NAMES) // columns), columns, figsize=(10, 12), sharex=True)
-    for name, each in zip(NAMES, axes.flat, strict=True):
+    for each in axes.flat[len(NAMES) :]:
+        each.remove()
+    for name, each in zip(NAMES, axes.flat, strict=False):
         each.plot([point.lifecycles for point in points], [getattr(point, name) for point in points], color="#1f6fb2")
         each.set_title(name.replace("_", " "))
         each.set_ylim(bottom=0)

@@ -15,6 +15,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from sandbox_api.proto import task_pb2 as pb
@@ -24,10 +25,11 @@ from ..harness.daemon import Daemon
 from ..harness.guests import guest
 from ..harness.receiver import Receiver
 from ..harness.ttrpc import Connection
+from .account import Account
 from .holdings import Holdings, count, draw, grown, table
 
 POINTS = 40
-"""How often is counted."""
+"""How often is counted, of the lifecycles or of the time."""
 GUESTS = ("exit", "sleep", "hello")
 
 
@@ -43,20 +45,23 @@ class Soak:
         self.wrong: list[str] = []
         self._lock = threading.Lock()
 
-    def run(self, lifecycles: int, total: int) -> None:
-        """This many more."""
-        left = itertools.count(1)
-        threads = [threading.Thread(target=self._live, args=(left, lifecycles, total)) for _ in range(self._clients)]
+    def run(self, lifecycles: int, seconds: float, total: int) -> None:
+        """This many more, or as many as the seconds allow."""
+        left = itertools.takewhile(lambda _: time.monotonic() < end, range(lifecycles))
+        end = time.monotonic() + seconds
+        threads = [threading.Thread(target=self._live, args=(left, total)) for _ in range(self._clients)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def _live(self, left: itertools.count[int], lifecycles: int, total: int) -> None:
+    def _live(self, left: Iterator[int], total: int) -> None:
         bundles = [self._bundle(engine) for engine in ("wasmedge", "wasmtime")]
         try:
             with Connection(self._daemon.task_socket, self.pod.namespace) as connection:
-                while next(left) <= lifecycles and not self.wrong:
+                for _ in left:
+                    if self.wrong:
+                        break
                     self._one(connection, bundles, next(self._numbers))
                     with self._lock:
                         self.done += 1
@@ -163,25 +168,32 @@ class Soak:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lifecycles", type=int, default=50000, help="500,000 take hours")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="by the clock; then it ends, and judges")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--picture", type=Path, default=Path(".cache/soak.png"), help="where to draw (bench extra)")
     options = parser.parse_args()
     for name in GUESTS:
         guest(name)
-    with Daemon("--log-level", "warning") as daemon, contextlib.ExitStack() as cleanup:
+    with contextlib.ExitStack() as cleanup:
+        account = Account()
+        cleanup.callback(account.close)
+        daemon = Daemon("--log-level", "warning")
+        daemon.prefix = account.prefix
+        daemon.add_options("--events", str(daemon.folder / "events.sock"))
         events = Receiver(daemon.folder / "events.sock")
         cleanup.callback(events.close)
-        daemon.stop()
-        daemon.add_options("--events", str(daemon.folder / "events.sock"))
-        daemon.start()
+        cleanup.enter_context(daemon)
         soak = Soak(daemon, options.clients)
         begun = time.monotonic()
-        points: list[Holdings] = [count(daemon, 0, soak.pod.namespace)]
-        for number in range(1, POINTS + 1):
-            soak.run(options.lifecycles * number // POINTS - soak.done, options.lifecycles)
+        end = begun + options.minutes * 60
+        points: list[Holdings] = [count(daemon, account, 0, soak.pod.namespace)]
+        while soak.done < options.lifecycles and time.monotonic() < end and not soak.wrong:
+            share = min(-(-options.lifecycles // POINTS), options.lifecycles - soak.done)
+            soak.run(share, min(options.minutes * 60 / POINTS, end - time.monotonic()), options.lifecycles)
             time.sleep(1)  # what ends in the background, such as a relay's connections
-            points.append(count(daemon, soak.done, soak.pod.namespace))
+            points.append(count(daemon, account, soak.done, soak.pod.namespace))
             soak.received += events.drop()
+            print(f"{time.monotonic() - begun:.0f} s: {points[-1]}", flush=True)
         elapsed = time.monotonic() - begun
     print(f"{soak.done} lifecycles in {elapsed:.0f} s, {soak.done / elapsed:.0f} a second, {soak.received} events\n")
     print(table(points))
