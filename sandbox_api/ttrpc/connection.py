@@ -40,6 +40,11 @@ MAX_WAITS = 65_536
 MAX_UNREAD = 1 << 20
 """Bytes of answers that a client has not read yet; with more, no request of its is read."""
 
+_MAX_HELD = 64 << 10
+"""Bytes of a frame whose beginning stays in the socket until the rest is there; a larger one may not fit into it."""
+_MAX_LOOKS = 12
+"""Looks at the beginning of a frame before it is read as it is: about a second, with longer pauses between each."""
+
 _NAMESPACE_KEY = "containerd-namespace-ttrpc"
 
 
@@ -79,7 +84,7 @@ class Shared:
 class Connection:
     """One client. A node has one for each pending Wait, so it stays small."""
 
-    __slots__ = ("_calls", "_closing", "_decoder", "_key", "_out", "_resumed", "_shared", "_sock", "_waits")
+    __slots__ = ("_calls", "_closing", "_decoder", "_key", "_looks", "_out", "_resumed", "_shared", "_sock", "_waits")
 
     def __init__(self, shared: Shared, sock: socket.socket, key: int = 0) -> None:
         """Serve what comes from a connected socket, which is the connection's from now on; ``key`` if it is kept."""
@@ -89,6 +94,7 @@ class Connection:
         self._key = key
         self._closing = False
         self._decoder = frames.Decoder()
+        self._looks = 0  # at the beginning of a frame in the socket
         self._calls: dict[int, _Call] = {}
         self._waits = 0  # of these calls
         self._resumed: set[int] | None = None  # streams whose requests may still be in the socket
@@ -130,9 +136,10 @@ class Connection:
     # In
 
     def _readable(self) -> None:
-        """Read. A request of a kept connection is taken from the socket only once it is journaled.
+        """Read. A request of a kept connection is taken from the socket only once it is whole and journaled.
 
-        One that was read by a process that then died would otherwise never be answered.
+        One that was read by a process that then died would otherwise never be answered; after a part of one, the next
+        process would take the rest for another.
         """
         assert self._sock is not None
         buffer = self._shared.buffer
@@ -145,7 +152,10 @@ class Connection:
                 data = bytes(buffer[:size])
                 whole = 0 if self._decoder.partial else frames.whole(data)
                 if whole:
+                    self._looks = 0
                     self._received(data[:whole])
+                elif not self._decoder.partial and self._await_rest(data):
+                    return
                 if self._sock is not None:
                     rest = self._sock.recv_into(buffer, whole or size)
                     if not whole:  # a frame in pieces cannot be journaled yet
@@ -157,6 +167,23 @@ class Connection:
             self._lost()
             return
         self.hang_up()
+
+    def _await_rest(self, begun: bytes) -> bool:
+        """Whether to leave the beginning of a frame in the socket and look again; at once at first, for most often the
+        rest is on its way (Go's clients write more than 4 KiB in two pieces)."""
+        if frames.size(begun) > _MAX_HELD or self._looks >= _MAX_LOOKS:
+            self._looks = 0
+            return False
+        self._looks += 1
+        if self._looks > 2:
+            assert self._sock is not None
+            self._shared.loop.remove_reader(self._sock.fileno())
+            self._shared.loop.call_later(2**self._looks / 8000, self._read_on)
+        return True
+
+    def _read_on(self) -> None:
+        if self._sock is not None and not self._closing:
+            self._shared.loop.add_reader(self._sock.fileno(), self._readable)
 
     def _received(self, data: bytes) -> None:
         try:

@@ -48,6 +48,11 @@ def whole(data: bytes) -> int:
     return at
 
 
+def size(data: bytes) -> int:
+    """Count the bytes of the frame that begins here; 0 where its header is not whole."""
+    return _HEADER.size + int(_HEADER.unpack_from(data)[0]) if len(data) >= _HEADER.size else 0
+
+
 class Decoder:
     """Cuts a byte stream into frames. Holds at most one frame's worth of bytes that are not whole yet."""
 

@@ -76,7 +76,7 @@ def run(data: bytes) -> None:
                 _turn(helper, theirs)
         finally:
             theirs.close()
-            _close(helper)
+            close_helper(helper)
             listener.close()
 
 
@@ -140,7 +140,7 @@ def _send(sock: _socket.socket, kind: int, body: bytes, fds: list[int]) -> None:
     assert sock.sendmsg([data], rights) == len(data)
 
 
-def _close(helper: Any) -> None:
+def close_helper(helper: Any) -> None:
     """Close what it holds, each once: what two parts of it hold fails."""
     helper._poll.close()
     for reader in helper._readers.values():
