@@ -28,11 +28,11 @@ def drain(context: click.Context, timeout: int) -> None:
 
     assert context.parent is not None
     listen: Path = context.parent.params["listen"]
-    ready = _ready(context.parent.params["folder"] / "state.db")
+    found = _not_stopped(context.parent.params["folder"] / "state.db")
     failed = 0
     with (
         grpc.insecure_channel(f"unix:{listen.absolute()}") as channel,
-        click.progressbar(ready, label="stopping sandboxes", show_pos=True) as sandboxes,
+        click.progressbar(found, label="stopping sandboxes", show_pos=True) as sandboxes,
     ):
         stop = channel.unary_unary(
             f"/{SANDBOX_SERVICE}/Stop",
@@ -61,10 +61,10 @@ def drain(context: click.Context, timeout: int) -> None:
                     raise click.ClickException(f"nobody serves on {listen}: is the daemon running?") from None
     if failed:
         raise click.ClickException(f"{failed} sandboxes were not stopped")
-    click.echo(f"{len(ready)} sandboxes stopped")
+    click.echo(f"{len(found)} sandboxes stopped")
 
 
-def _ready(state: Path) -> list[tuple[str, str, str]]:
+def _not_stopped(state: Path) -> list[tuple[str, str, str]]:
     """Namespace, id and state of every sandbox that is not stopped, by the state file. Raises ``ClickException``."""
     try:
         with sqlite3.connect(f"file:{state}?mode=ro", uri=True) as db:

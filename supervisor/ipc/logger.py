@@ -209,7 +209,7 @@ class LoggerClient(HelperClient):
 
     def _forget(self) -> None:
         for instance, guest in self._guests.items():
-            if instance in self._elsewhere:
+            if instance in self._elsewhere or guest.held:  # held already: the one that died had not been handed it
                 continue
             try:
                 self._hold(instance, guest)

@@ -16,10 +16,12 @@ _FLAGS = {"reactor": ["-mexec-model=reactor"]}
 
 
 def guest(name: str) -> Path:
-    """The path of ``<name>.wasm``, built from ``tests/guests/<name>.c`` if that has changed."""
+    """The path of ``<name>.wasm``, built from ``tests/guests/<name>.c`` if that, or a header of its, has changed."""
     source = SOURCES / f"{name}.c"
     flags = ["-target", "wasm32-wasi", "-O2", "-s", *_FLAGS.get(name, [])]
-    digest = hashlib.sha256(repr(flags).encode() + source.read_bytes()).hexdigest()[:16]
+    text = source.read_bytes()
+    headers = [path.read_bytes() for path in sorted(SOURCES.glob("*.h")) if path.name.encode() in text]
+    digest = hashlib.sha256(b"".join((repr(flags).encode(), text, *headers))).hexdigest()[:16]
     built = CACHE / digest / f"{name}.wasm"
     if not built.exists():
         built.parent.mkdir(parents=True, exist_ok=True)

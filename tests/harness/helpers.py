@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import psutil
@@ -12,11 +13,20 @@ from .container import Container
 from .daemon import FORKED, Daemon
 
 
+def find(daemon: Daemon, name: str) -> psutil.Process | None:
+    """The helper of this name that lives, if there is one: its last argument is its socket, named after its build."""
+    for kind, _, each in daemon.named():
+        if kind not in FORKED:
+            with contextlib.suppress(psutil.NoSuchProcess):  # a zombie has no command line: the one before it, say
+                if f"/{name}-" in "".join(each.cmdline()[-1:]):
+                    return each
+    return None
+
+
 def helper(daemon: Daemon, name: str) -> psutil.Process:
-    """Its last argument is its socket, named after its build."""
-    return next(
-        each for kind, _, each in daemon.named() if kind not in FORKED and f"/{name}-" in "".join(each.cmdline()[-1:])
-    )
+    found = find(daemon, name)
+    assert found is not None, f"there is no {name}"
+    return found
 
 
 def forkserver(daemon: Daemon) -> psutil.Process:
@@ -31,11 +41,12 @@ def relay(daemon: Daemon) -> psutil.Process:
     return helper(daemon, "relay")
 
 
-def started_in_time(container: Container, seconds: float = 5) -> Container:
-    """Start it, again where the forkserver is away for the moment."""
+def started_in_time(container: Container, seconds: float = 30) -> Container:
+    """Start it, again where the forkserver is away for the moment: it is given 30 s to come (``channel.py``)."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             return container.start()
         except Unavailable:
             assert time.monotonic() < deadline, "no new forkserver came up"
+            time.sleep(0.02)  # to try at once takes the processor that the new one needs

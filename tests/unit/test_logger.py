@@ -1,4 +1,4 @@
-"""The logger where it cannot begin a log."""
+"""The logger where it cannot begin a log, and its client where loggers die one after the other."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from supervisor.ipc.logger import LoggerClient, _Logged
+from supervisor.oci import container_log
 from workers import protocol
 from workers.logger import Logger
 from workers.relay_protocol import JSON_FILE, LOG, LOGGING
@@ -47,3 +49,17 @@ def test_a_log_that_cannot_begin_leaves_nothing(tmp_path: Path, second: bool) ->
         reader.close()
         answer.close()
         os.close(sink)
+
+
+def test_a_log_is_handed_on_once_although_two_loggers_died(tmp_path: Path) -> None:
+    """The second one in the middle of its greeting: what is held for it is for the third."""
+    client: Any = LoggerClient(str(tmp_path / "logger.sock"), tmp_path)
+    for name in ("7.out", "7.err"):
+        os.mkfifo(tmp_path / name)
+    guest = client._guests[7] = _Logged("c", container_log.JsonLog(""))
+    client._forget()
+    held = list(guest.held)
+    client._forget()
+    assert guest.held == held
+    assert len(held) == 2
+    guest.release()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from ...harness.compiled import until
 from ...harness.container import Container, Pod
 from ...harness.daemon import Daemon
-from ...harness.helpers import forkserver
+from ...harness.helpers import find, forkserver
 
 SECONDS = 0.5
 
@@ -33,15 +32,8 @@ def layout(container: Container) -> str:
 
 def present(daemon: Daemon) -> psutil.Process:
     """The forkserver, once there is one: it may be on its way."""
-    found: list[psutil.Process] = []
-
-    def look() -> bool:
-        with suppress(StopIteration, psutil.Error):
-            found.append(forkserver(daemon))
-        return bool(found)
-
-    until("a forkserver is there", look)
-    return found[0]
+    until("a forkserver is there", lambda: find(daemon, "forkserver"))
+    return forkserver(daemon)
 
 
 def gone(process: psutil.Process) -> bool:
