@@ -32,8 +32,14 @@ def layout(container: Container) -> str:
 
 def present(daemon: Daemon) -> psutil.Process:
     """The forkserver, once there is one: it may be on its way."""
-    until("a forkserver is there", lambda: find(daemon, "forkserver"))
-    return forkserver(daemon)
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        found.extend(filter(None, [find(daemon, "forkserver")]))
+        return bool(found)
+
+    until("a forkserver is there", look)
+    return found[0]
 
 
 def gone(process: psutil.Process) -> bool:
