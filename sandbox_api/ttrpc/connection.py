@@ -11,7 +11,6 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -28,6 +27,7 @@ from ..errors import (
 )
 from ..proto import ttrpc_pb2 as pb
 from . import frames
+from .keeper import Keeper
 
 log = logging.getLogger(__name__)
 
@@ -46,25 +46,6 @@ _MAX_LOOKS = 12
 """Looks at the beginning of a frame before it is read as it is: about a second, with longer pauses between each."""
 
 _NAMESPACE_KEY = "containerd-namespace-ttrpc"
-
-
-class Keeper(Protocol):
-    """Keeps connections open when this process dies: a client takes a lost one for the end of what it waits for."""
-
-    def reserve(self, fd: int) -> int:
-        """A number, which is not 0, for a connection that is to be kept."""
-
-    def keep(self, key: int) -> None:
-        """Keep it from now on. All that is under way on it is journaled by now: it would never be answered else."""
-
-    def drop(self, key: int) -> None:
-        """Keep a connection no longer: it is about to be closed, and its calls are ended."""
-
-    def begin(self, key: int, stream: int, request: bytes) -> int:
-        """Journal a call on a kept connection; the place to ``end`` it at, or 0. Raises ``OSError``."""
-
-    def end(self, place: int) -> None:
-        """Forget a call: it has been answered, or its client is gone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ import socket
 
 from .. import calls
 from ..errors import OutOfDescriptors
-from .connection import MAX_IN_FLIGHT, MAX_WAITS, Connection, Keeper, Shared
+from .connection import MAX_IN_FLIGHT, MAX_WAITS, Connection, Shared
+from .keeper import Keeper
 
 __all__ = ["MAX_IN_FLIGHT", "MAX_WAITS", "Keeper", "Server"]
 
