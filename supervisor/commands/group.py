@@ -51,6 +51,8 @@ class LazyGroup(click.Group):
         except OSError as error:
             if ctx.invoked_subcommand is None or error.errno not in _UNWRITABLE or error.filename is not None:
                 raise
+            # What is left in the buffer is tried again at the end, and would make another exit status (120) of it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.ClickException(f"standard output: {error.strerror}") from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:

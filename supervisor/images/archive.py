@@ -43,21 +43,25 @@ class ArchiveUnfit(Exception):
 
 
 class _Entry(tarfile.TarInfo):
-    """An entry whose numbers are possible: by a negative size tarfile goes back and reads for ever (CVE-2025-8194)."""
+    """An entry whose numbers are possible: by a negative size tarfile goes back and reads for ever (CVE-2025-8194).
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Entry:
-        """One header. Raises ``TarError``."""
-        entry = super().frombuf(buf, encoding, errors)
-        if entry.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *_GNU_NAMES):
-            entry._check(_MAX_HEADER)  # read into memory
-        entry._check(_MAX_SIZE)
-        return entry
+    A tarfile that was mended takes such an entry for the archive's end, so that what follows would be missing.
+    """
 
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> _Entry:
-        """The next entry, as all headers before it change it. Raises ``TarError``."""
-        entry = super().fromtarfile(archive)
+    def _proc_member(self, archive: tarfile.TarFile) -> _Entry:
+        """This entry, or the one that its settings are for. Raises ``TarError``.
+
+        It is tarfile's own place for this ("can be overridden in a subclass"): every version calls it for each header,
+        before it goes by it. Of ``frombuf`` and ``fromtarfile`` newer ones have twins that they call instead (Debian
+        12's 3.11.2-6+deb12u8).
+        """
+        if self.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *_GNU_NAMES):
+            self._check(_MAX_HEADER)  # read into memory
+        self._check(_MAX_SIZE)
+        try:
+            entry: _Entry = super()._proc_member(archive)  # type: ignore[misc]
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
         entry._check(_MAX_SIZE)
         return entry
 
