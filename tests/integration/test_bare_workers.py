@@ -169,7 +169,7 @@ library = ctypes.PyDLL(None)
 for name in ("environ", "stdin", "stdout", "stderr"):
     address = ctypes.addressof(ctypes.c_void_p.in_dll(library, name))
     assert not any(begin <= address < begin + length for begin, length in ranges), name
-print(len(ranges))
+print(any(begin <= id(look) < begin + length for begin, length in ranges))
 """
 
 
@@ -177,4 +177,4 @@ print(len(ranges))
 def test_variables_of_libraries_in_the_programs_data_stay(python: str) -> None:
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{_DATA}"
     said = subprocess.run([python, "-I", "-S", "-c", script], check=True, capture_output=True, text=True).stdout
-    assert int(said) > 2
+    assert said == "True\n"  # it has looked

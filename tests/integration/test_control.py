@@ -32,6 +32,12 @@ def update(container: Container, resources: bytes) -> None:
     container.connection.call("Update", request)
 
 
+def values(group: str, name: str) -> list[str]:
+    """What stands in a control group's files, in every hierarchy."""
+    root = Path("/sys/fs/cgroup")
+    return [each.read_text().strip() for place in ("*", ".") for each in root.glob(f"{place}{group}/{name}")]
+
+
 def cpu_ticks(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return int(fields[11]) + int(fields[12])
@@ -99,10 +105,8 @@ def test_limits_of_a_running_container_are_changed(pod: Pod) -> None:
     resources = {"memory": {"limit": 64 << 20}}
     container = pod.with_wasm("sleep").linux(cgroupsPath=path, resources=resources).build().start()
     update(container, b'{"memory": {"limit": 100663296}, "pids": {"limit": 5}}')
-    found = [each.read_text().strip() for each in Path("/sys/fs/cgroup").glob(f"**{path}/memory.*limit_in_bytes")]
-    found += [each.read_text().strip() for each in Path("/sys/fs/cgroup").glob(f"**{path}/memory.max")]
-    assert "100663296" in found
-    assert [each.read_text().strip() for each in Path("/sys/fs/cgroup").glob(f"**{path}/pids.max")] == ["5"]
+    assert "100663296" in values(path, "memory.*limit_in_bytes") + values(path, "memory.max")
+    assert values(path, "pids.max") == ["5"]
     container.kill(signal.SIGKILL)
     container.wait()
     with pytest.raises(FailedPrecondition, match="it is stopped"):

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -144,5 +144,6 @@ def standing_still_ends(cells: BareForkserver) -> Iterator[None]:
 def children(cells: BareForkserver) -> set[str]:
     names = set()
     for pid in Path(f"/proc/{cells.pid}/task/{cells.pid}/children").read_text().split():
-        names.add(Path(f"/proc/{pid}/comm").read_text().strip())
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            names.add(Path(f"/proc/{pid}/comm").read_text().strip())
     return names

@@ -144,4 +144,4 @@ def test_a_killed_guest_ends_its_output(pod: Pod) -> None:
     container.start()
     container.kill(signal.SIGKILL)
     container.wait()
-    assert output.text() in ("", "up\n")
+    assert "up\n".startswith(output.text())  # its C library may write the line in two parts

@@ -127,12 +127,16 @@ def test_one_of_another_library_is_another_build(daemon: Daemon, tmp_path: Path)
     """The engine's library and Python are of the build, too: what runs keeps those that it began with."""
     load = Load(daemon, 8)
     library = next(
-        line.split()[-1]
+        Path(line.split()[-1])
         for line in Path(f"/proc/{load.sleeping[0].pid}/maps").read_text().splitlines()
         if "libwasmedge" in line
     )
-    shutil.copy(library, tmp_path / "libwasmedge.so.0")
-    daemon.environment["WASM_SANDBOXER_LIBWASMEDGE"] = str(tmp_path / "libwasmedge.so.0")
+    if library.is_relative_to(sys.prefix):  # with all that it needs
+        shutil.copytree(library.parent, tmp_path / "lib", symlinks=True)
+        daemon.environment["WASM_SANDBOXER_LIBWASMEDGE"] = str(tmp_path)
+    else:
+        shutil.copy(library, tmp_path / "libwasmedge.so.0")
+        daemon.environment["WASM_SANDBOXER_LIBWASMEDGE"] = str(tmp_path / "libwasmedge.so.0")
     load.switch(ROOT, "stop")
     load.begin_more(2)
     assert str(tmp_path) in Path(f"/proc/{load.sleeping[-1].pid}/maps").read_text()

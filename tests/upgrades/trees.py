@@ -166,7 +166,9 @@ def _copy(tree: Path) -> Path:
 
 
 def first_of_0_2_0(folder: Path) -> Path | None:
-    """The tree of 0.2.0's first commit; None where there is no such commit yet, or no history here."""
+    """The tree of 0.2.0's first commit; None where there is no such commit yet, or no history or git here."""
+    if shutil.which("git") is None:
+        return None
     known = subprocess.run(
         ["git", "rev-parse", "--quiet", "--verify", f"{FIRST_OF_0_2_0}^{{commit}}"],
         cwd=ROOT,
