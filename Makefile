@@ -28,7 +28,7 @@ DESTDIR ?=
 prefix ?= /usr/local
 
 help: ## What there is to make
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready ## Run a pod of WASM containers on a private sandboxer, and show how each ended
 	$(RUN) -m tests.demo
