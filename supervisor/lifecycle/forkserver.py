@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 import psutil
@@ -121,25 +121,30 @@ class ForkserverManager:
             self._reconnect_soon()
             return
         self._counters.helper_deaths["forkserver"] += 1
-        if self.client.answers():  # it only hung up on us: it still watches its own
+        # It only hung up on us, and still watches its own; or it is about to die: its listening socket may close last.
+        if self.client.answers():
             log.error("the forkserver hung up")
             self._reconnect_soon()
             return
         log.error("the forkserver died")
         if self._images is not None:
             self._images.joined([])
-        known = {*(helper.pid for helper in self._helpers), *self.client.pids, *self._aot.pids}
-        for container in self._registry.containers.values():
-            for process in container.alive():
-                known.add(process.pid)
-                if not self.client.earlier.has(process.instance):
-                    self.orphans.watch(process)
+        self._watch_others(frozenset())
         self.orphans.watch_starts()
+        alive = {process.pid for container in self._registry.containers.values() for process in container.alive()}
+        known = {*(helper.pid for helper in self._helpers), *self.client.pids, *self._aot.pids, *alive}
         for child in psutil.Process().children():
             if child.pid not in known:
                 log.warning("killing pid %d, whose start was lost with the forkserver", child.pid)
                 child.kill()
         self._reconnect_soon()
+
+    def _watch_others(self, has: Set[int]) -> None:
+        """Watch what runs and is no forkserver's any more: all but the instances that ours has."""
+        for container in self._registry.containers.values():
+            for process in container.alive():
+                if process.instance not in has and not self.client.earlier.has(process.instance):
+                    self.orphans.watch(process)
 
     def _watch_left(self, instances: set[int]) -> None:
         """Watch what a forkserver of another build ran, which has died."""
@@ -159,6 +164,7 @@ class ForkserverManager:
         while True:
             try:
                 inventory = await self.connect()
+                self._watch_others({*inventory.running, *(each.instance for each in inventory.ended)})
                 self.client.exited(inventory.ended)
                 await self._aot.start(inventory.engines)
             except (CacheUnusable, HelperFailed, SandboxerError, OSError, TimeoutError, RuntimeError) as error:

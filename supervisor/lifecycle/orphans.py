@@ -41,6 +41,8 @@ class Orphans:
         self._registry = registry
         self._forkserver = forkserver
         self._adopted: dict[int, int] = {}  # workers that are our children by now: instance by pid
+        # Instances with their pids; also such as have ended: on a full disk it takes time until that is recorded.
+        self._known: set[tuple[int, int]] = set()
         self._watched = 0
         self._most_watched = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
@@ -56,12 +58,14 @@ class Orphans:
                 break
             instance = self._forkserver.starting(pid) or self._adopted.pop(pid, 0) or self._instance_of(pid)
             if instance:
+                self._known.add((instance, pid))
                 ended.append(Ended(instance, pid, status, time.time_ns()))
         if ended:
             self._forkserver.exited(ended)
 
     def watch(self, process: Process) -> None:
-        """Watch a process whose forkserver died. Where it is our child now, SIGCHLD reports its exit."""
+        """Watch a process whose forkserver died, unless it is watched. Where it is our child now, SIGCHLD reports its
+        exit."""
         self._watch(process.instance, process.pid, process.start_time)
 
     def watch_starts(self) -> None:
@@ -70,6 +74,9 @@ class Orphans:
             self._watch(instance, pid, proc.start_time(pid))
 
     def _watch(self, instance: int, pid: int, start_time: int) -> None:
+        if (instance, pid) in self._known:
+            return
+        self._known.add((instance, pid))
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:

@@ -103,6 +103,7 @@ class Strikes:
         if not first:
             self._end_supervisor()
         time.sleep(self._random.choice([0, self._random.uniform(0, 0.3)]))
+        self._blind()  # before clients hear of it, and once more: while the forkservers died, others were started
         self.daemon.start()
         self._blind()
 

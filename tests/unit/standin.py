@@ -32,6 +32,11 @@ class StandIn:
         numbers = [number for each in exits for number in astuple(each)]
         self._send(EXITED, pack_rows(EXIT_NUMBERS, numbers))
 
+    def hang_up(self) -> None:
+        """Close the connection, and listen on."""
+        assert self._writer is not None
+        self._writer.close()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
         while True:

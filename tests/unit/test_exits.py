@@ -24,6 +24,7 @@ from supervisor.lifecycle import exits, orphans
 from supervisor.lifecycle.events import TaskEvents
 from supervisor.lifecycle.execs import Execs
 from supervisor.lifecycle.exits import ExitRecorder, exit_kind, exit_status
+from supervisor.lifecycle.forkserver import ForkserverManager
 from supervisor.lifecycle.orphans import Orphans
 from supervisor.lifecycle.signals import Signals
 from supervisor.model.container import Container
@@ -223,10 +224,7 @@ def test_an_orphan_s_end_is_told_with_and_without_a_descriptor_to_watch_it_by(
         monkeypatch.setattr(resource, "getrlimit", lambda _: (0, 0))
 
     async def test(scene: Scene) -> None:
-        found = subprocess.run(["sh", "-c", "sleep 100 >/dev/null & echo $!"], stdout=subprocess.PIPE, check=True)
-        orphan = scene.process("b")
-        orphan.pid = int(found.stdout)
-        orphan.start_time = proc.start_time(orphan.pid)
+        orphan = an_orphan(scene.process("b"))
         waiting = asyncio.create_task(orphan.wait())
         scene.orphans.watch(orphan)
         scene.orphans.collect_children()
@@ -237,6 +235,46 @@ def test_an_orphan_s_end_is_told_with_and_without_a_descriptor_to_watch_it_by(
         assert scene.ended == ["b"]
 
     run(tmp_path, test)
+
+
+class NoEngines:
+    """Chooses nothing."""
+
+    pids: frozenset[int] = frozenset()
+
+    async def start(self, engines: dict[str, str]) -> None:
+        pass
+
+
+def test_an_end_is_told_where_the_forkserver_that_hung_up_is_another_now(tmp_path: Path) -> None:
+    """It was dying: what listened still was its socket, which closes last. The next one does not have what it ran."""
+
+    async def test(scene: Scene) -> None:
+        manager = ForkserverManager(scene.registry, scene.forkserver, scene.exits, [], NoEngines())  # type: ignore[arg-type]
+        await manager.connect()
+        scene.process("a").state = ProcessState.CREATED
+        orphan = an_orphan(scene.process("b"))
+        waiting = asyncio.create_task(orphan.wait())
+        for _ in range(2):  # watched once
+            scene.standin.hang_up()
+            while scene.forkserver.connected:
+                await asyncio.sleep(0)
+            while not scene.forkserver.connected:
+                await asyncio.sleep(0.01)
+        os.kill(orphan.pid, signal.SIGKILL)
+        assert (await waiting).status in (137, 255)  # before Linux 6.15 nobody tells
+        assert scene.ended == ["b"]
+        manager.close()
+
+    run(tmp_path, test)
+
+
+def an_orphan(process: Process) -> Process:
+    """Have it be a process that is not our child."""
+    found = subprocess.run(["sh", "-c", "sleep 100 >/dev/null & echo $!"], stdout=subprocess.PIPE, check=True)
+    process.pid = int(found.stdout)
+    process.start_time = proc.start_time(process.pid)
+    return process
 
 
 def test_a_worker_whose_forkserver_died_is_reaped_as_a_child(tmp_path: Path) -> None:
