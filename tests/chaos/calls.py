@@ -18,6 +18,7 @@ from ..harness.daemon import Daemon
 from ..harness.isulad import Isulad216, Isulad2023
 from ..harness.ttrpc import Connection
 from .model import Pod, Process, Shared
+from .plan import steps
 
 AWAY_SECONDS = 60.0
 READS = ("State", "Wait")
@@ -38,20 +39,20 @@ class Caller:
         self._daemon = daemon
         self._namespace = namespace
         self._number = number
-        self._seed = seed
-        self._draw(0)
-        self._made = 0
+        self._steps = steps(seed, number)
+        self._next_step()
         self._tasks: Connection | None = None
         self._sandboxes: Api | None = None
         self._isulad: dict[str, Isulad2023 | Isulad216] = {}
 
-    def _draw(self, step: int) -> None:
-        """Have this step's choices, which no outcome of those before changes."""
-        self._random = random.Random(f"{self._seed} {self._number} {step}")
+    def _next_step(self) -> None:
+        self._step = next(self._steps)
+        self._random = random.Random(self._step.seed)
+        self._whims = random.Random(f"{self._step.seed} whims")  # of reads: what was lost decides how many there are
 
     def _name(self, kind: str) -> str:
-        self._made += 1
-        return f"{kind}{self._number}-{self._made}"
+        """A name of this step's: a step makes one of a kind at most."""
+        return f"{kind}{self._number}-{self._step.number}"
 
     def look(self, process: Process) -> None:
         """State, compared with what is known."""
@@ -91,7 +92,7 @@ class Caller:
         def call() -> Message:
             if self._tasks is None:
                 self._tasks = Connection(self._daemon.task_socket, self._namespace)
-            if method in READS and self._random.random() < 0.03:
+            if method in READS and self._whims.random() < 0.03:
                 self.shared.count("vanished")
                 with contextlib.suppress(OSError):
                     self._tasks.send(method, request)

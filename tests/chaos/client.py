@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import threading
+from collections.abc import Sequence
+from typing import TypeVar
 
 from sandbox_api.errors import NotFound
 
@@ -12,7 +13,9 @@ from ..harness.daemon import Daemon
 from ..harness.guests import guest
 from .calls import Lost
 from .containers import GUESTS, Containers
-from .model import ALIVE, Container, Phase, Pod, Shared
+from .model import ALIVE, Container, Phase, Pod, Process, Shared
+
+T = TypeVar("T")
 
 
 class Client(Containers):
@@ -29,11 +32,9 @@ class Client(Containers):
 
     def _run(self) -> None:
         try:
-            for step in itertools.count():
-                if self.shared.stop.is_set():
-                    break
+            while not self.shared.stop.is_set():
                 with self.shared.acting():
-                    self._draw(step)
+                    self._next_step()
                     self._act()
             with self.shared.acting():
                 self.finish()
@@ -63,20 +64,23 @@ class Client(Containers):
     # What a client does, each from a state that is certain.
 
     def _act(self) -> None:
-        if (len(self.pods) < 2 and self._random.random() < 0.3) or not self.pods:
+        if (len(self.pods) < 2 and self._planned("node") == "new_pod") or not self.pods:
             self._new_pod()
             return
-        pod = self._random.choice(list(self.pods.values()))
+        pod = _pick(list(self.pods.values()), self._step.pod)
         self._settle(pod)
-        chance = self._random.random()
-        if "ready" not in pod.phases or chance < 0.02:
+        act = self._planned("pod")
+        if "ready" not in pod.phases or act == "shut_down":
             self._shut_down(pod)
-        elif chance < 0.03:
+        elif act == "stop_pod":
             self._stop_pod(pod)
-        elif not pod.containers or (len(pod.containers) < 6 and chance < 0.25):
+        elif not pod.containers or (len(pod.containers) < 6 and act == "create"):
             self._create(pod)
         else:
-            self._act_on(pod, self._random.choice(list(pod.containers.values())))
+            self._act_on(pod, _pick(list(pod.containers.values()), self._step.container))
+
+    def _planned(self, state: str) -> str:
+        return self._step.acts[state]
 
     def _settle(self, pod: Pod) -> None:
         if len(pod.phases) > 1:
@@ -90,55 +94,69 @@ class Client(Containers):
         init = container.init
         if init.is_(Phase.ABSENT):
             self._dispose(pod, container)
-        elif init.is_(Phase.CREATED) and container.handed and self._random.random() < 0.1:
-            self._purge(pod, container)
         elif init.is_(Phase.CREATED):
-            self._random.choice([self._start, self._start, self._start, self._kill])(container, init)
+            self._act_on_created(pod, container)
         elif init.is_(Phase.PAUSED):
-            self._random.choice([self._resume, self._resume, self._kill_init])(container)
-        elif init.is_(Phase.STOPPED):
-            if self._random.random() < 0.5:
-                self._wait_init(container)
-            elif container.handed and self._random.random() < 0.3:
-                self._purge(pod, container)
+            if self._planned("paused") == "resume":
+                self._resume(container)
             else:
-                self._delete(pod, container)
-        else:
-            self._act_on_running(pod, container)
-
-    def _act_on_running(self, pod: Pod, container: Container) -> None:
-        init = container.init
-        if init.ends_with is not None or init.ending:
+                self._kill(container, init)
+        elif init.is_(Phase.STOPPED):
+            self._act_on_stopped(pod, container)
+        elif init.ends_with is not None or init.ending:
             self._wait_init(container)
-            return
+        else:
+            self._act_on_running(container)
+
+    def _act_on_created(self, pod: Pod, container: Container) -> None:
+        if container.handed and self._planned("prepared") == "purge":
+            self._purge(pod, container)
+        elif self._planned("created") == "start":
+            self._start(container, container.init)
+        else:
+            self._kill(container, container.init)
+
+    def _act_on_stopped(self, pod: Pod, container: Container) -> None:
+        act = self._planned("stopped and prepared" if container.handed else "stopped")
+        if act == "wait":
+            self._wait_init(container)
+        elif act == "purge":
+            self._purge(pod, container)
+        else:
+            self._delete(pod, container)
+
+    def _act_on_running(self, container: Container) -> None:
+        """The planned act, or where it cannot be, one on its execs."""
         execs = [process for process in container.processes.values() if process.exec_id]
-        chance = self._random.random()
-        if chance < 0.15:
+        act = self._planned("running")
+        if act == "pause":
             self._pause(container)
-        elif chance < 0.35 and len(execs) < 3:
+        elif act == "exec" and len(execs) < 3:
             self._exec(container)
-        elif chance < 0.5:
-            self._kill(container, init)
-        elif chance < 0.6 and container.waiter is None:
+        elif act == "kill":
+            self._kill(container, container.init)
+        elif act == "begin_to_wait" and container.waiter is None:
             self._begin_to_wait(container)
-        elif chance < 0.65:
+        elif act == "limit":
             self._limit(container)
-        elif chance < 0.75 and init.terminal:
+        elif act == "resize" and container.init.terminal:
             self._resize(container)
         elif execs:
-            process = self._random.choice(execs)
-            if process.is_(Phase.ABSENT):
-                del container.processes[process.exec_id]
-            elif process.is_(Phase.CREATED):
-                self._start(container, process)
-            elif process.is_(Phase.STOPPED):
-                self._delete_exec(container, process)
-            elif process.ends_with is None and not process.ending:
-                self._kill(container, process)
-            else:
-                self._wait(process)
+            self._act_on_exec(container, _pick(execs, self._step.exec))
         else:
-            self.look(init)
+            self.look(container.init)
+
+    def _act_on_exec(self, container: Container, process: Process) -> None:
+        if process.is_(Phase.ABSENT):
+            del container.processes[process.exec_id]
+        elif process.is_(Phase.CREATED):
+            self._start(container, process)
+        elif process.is_(Phase.STOPPED):
+            self._delete_exec(container, process)
+        elif process.ends_with is None and not process.ending:
+            self._kill(container, process)
+        else:
+            self._wait(process)
 
     def _new_pod(self) -> None:
         name = self._name("pod")
@@ -195,3 +213,7 @@ class Client(Containers):
                 process.now(Phase.ABSENT)
             self._dispose(pod, container)
         del self.pods[pod.id]
+
+
+def _pick(row: Sequence[T], part: float) -> T:
+    return row[int(part * len(row))]

@@ -61,9 +61,6 @@ class Processes(Caller):
         if not container.init.is_(Phase.STOPPED):
             self.shared.complain(f"{container.init.name}: {what}: {error}; it is {sorted(container.init.phases)}")
 
-    def _kill_init(self, container: Container) -> None:
-        self._kill(container, container.init)
-
     def _kill(self, container: Container, process: Process) -> None:
         number = self._random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         everyone = not process.exec_id and self._random.random() < 0.2

@@ -2,8 +2,16 @@
 
 Clients hand over, create, start, exec, pause, limit, kill, stop and delete at random, on both engines, with images.
 What happens to the daemon meanwhile is in ``strikes``. After each, and at the end, all that the clients know is
-compared with what the daemon answers and with what is in /proc. One seed gives the same strikes with the same pauses,
-and each client the same choices step by step, as far as the answers allow: one that a death cut off makes it look.
+compared with what the daemon answers and with what is in /proc.
+
+One seed is one plan (``plan``), which the names that a run prints stand for:
+
+- the strikes, their order, the pauses before them, and all that each draws;
+- for each client step by step what it does in each state that it may find, on which of its things, and what it makes
+  there: the container of client 3's step 17 has the same name and is the same wherever that step makes one.
+
+Not the same is what depends on time: how many steps a client has done when a strike comes, in which instruction that
+finds the daemon, and so which states clients find, and how many strikes and steps there are.
 """
 
 from __future__ import annotations
@@ -217,7 +225,7 @@ def main() -> None:
         finally:
             if options.keep_log:
                 options.keep_log.write_text(daemon.log_text())
-    print(f"strikes {plan.name(options.seed)}")
+    print(f"strikes {plan.name(options.seed)}, plans {plan.name_of_plans(options.seed, options.clients)}")
     print(table({"seed": options.seed} | figures))
     for each in chaos.shared.wrong:
         print(each)
