@@ -81,6 +81,7 @@ class ForkserverClient:
         self.on_image: Callable[[ImageReport], None] = lambda report: None
         """Told what becomes of images."""
         self._starts: dict[int, _Start] = {}
+        self._about_to_tell: set[int] = set()
         self._open = asyncio.Event()
         """Starts may go on; they wait while the forkserver is renewed."""
         self._open.set()
@@ -182,7 +183,8 @@ class ForkserverClient:
             del self._starts[name]
             if start.ended is not None:
                 # It has run and ended already. The caller must first have noted that it ran.
-                asyncio.get_running_loop().call_soon(self._tell, [start.ended])
+                self._about_to_tell.add(name)
+                asyncio.get_running_loop().call_soon(self._tell_late, start.ended)
 
     async def kill(self, instance: int, number: int) -> None:
         """Send a signal to an instance of our forkserver's, or of one that another build left.
@@ -244,6 +246,10 @@ class ForkserverClient:
         """The instance whose start is under way as this process; 0 where there is none."""
         return next((instance for instance, start in self._starts.items() if start.pid == pid), 0)
 
+    def knows_end(self, instance: int) -> bool:
+        """Whether an instance has ended, and its exit is about to be told."""
+        return instance in self._about_to_tell
+
     def acknowledge(self, instances: Sequence[int]) -> None:
         """Let the forkserver forget these exits, which are on record. Acknowledgements are sent soon, many at once."""
         if self.earlier:
@@ -299,6 +305,10 @@ class ForkserverClient:
     def _tell(self, exits: list[Ended]) -> None:
         if exits and self._on_exits is not None:
             self._on_exits(exits)
+
+    def _tell_late(self, ended: Ended) -> None:
+        self._about_to_tell.discard(ended.instance)
+        self._tell([ended])
 
     def _lost(self) -> None:
         error = Unavailable("the forkserver died: try again")

@@ -73,10 +73,16 @@ class ExitRecorder:
         self._execs = execs
         self._logger = logger
         self._counters = counters or Counters()
+        self._unrecorded: dict[int, Ended] = {}
         self._ending: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
 
     def record(self, exits: Sequence[Ended]) -> None:
-        """Record exits, acknowledge them, and answer Waits. Many at once cost one transaction."""
+        """Record exits, acknowledge them, and answer Waits. Many at once cost one transaction.
+
+        The first that is told of an instance is its exit, also where it could not be recorded yet: one whose forkserver
+        died since is found ended, and nobody knows how.
+        """
+        exits = [self._unrecorded.setdefault(ended.instance, ended) for ended in exits]
         told: list[tuple[Process, ProcessState]] = []
         for ended in exits:
             _, process = self._registry.processes.get(ended.instance, (None, None))
@@ -92,6 +98,8 @@ class ExitRecorder:
                 process.exit, process.state = None, before
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self.record, exits)
             return
+        for ended in exits:
+            self._unrecorded.pop(ended.instance, None)
         self._forkserver.acknowledge([ended.instance for ended in exits])
         calls = {ended.instance: ended.call for ended in exits if ended.call >= 0}
         kinds = {ended.instance: exit_kind(ended) for ended in exits}

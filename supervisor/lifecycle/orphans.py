@@ -64,8 +64,12 @@ class Orphans:
             self._forkserver.exited(ended)
 
     def watch(self, process: Process) -> None:
-        """Watch a process whose forkserver died, unless it is watched. Where it is our child now, SIGCHLD reports its
-        exit."""
+        """Watch a process whose forkserver died, unless it is watched, or its end is known.
+
+        Where it is our child now, SIGCHLD reports its exit.
+        """
+        if self._forkserver.knows_end(process.instance):
+            return
         self._watch(process.instance, process.pid, process.start_time)
 
     def watch_starts(self) -> None:

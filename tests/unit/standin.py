@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import astuple
 
 from supervisor.ipc.inventory import Ended
 from workers.greeting import EXIT_NUMBERS, FORKSERVER, KEEPING, Versions, Welcome
-from workers.protocol import ACK, EXITED, HELLO, WELCOME, encode, pack_rows, unpack_numbers
+from workers.protocol import (
+    ACK,
+    EXITED,
+    FORKED,
+    HELLO,
+    START,
+    WELCOME,
+    encode,
+    pack_numbers,
+    pack_rows,
+    unpack_numbers,
+    unpack_tagged,
+)
 
+INSTANCE = 1
+"""Tag of a START's number (``workers.start_request``)."""
+PID = 1 << 30
+"""Of a worker that there is not."""
 _HEADER = struct.Struct("<IHH")
 
 
@@ -49,6 +66,17 @@ class StandIn:
                 self._send(WELCOME, Welcome(self._versions, {b"wasmedge": b"0.14"}, keeping=self._keeping).encode())
             elif kind == ACK:
                 self.acknowledged.put_nowait(unpack_numbers(body))
+            elif kind == START:
+                self._run_and_die(int.from_bytes(unpack_tagged(body)[INSTANCE], "little"))
+
+    def _run_and_die(self, instance: int) -> None:
+        """A start that comes out well: its guest ends at once, and so does the forkserver."""
+        assert self._writer is not None
+        self._send(FORKED, pack_numbers(instance, PID, 0, 0))
+        self.exited([Ended(instance, PID, 5 << 8, 1)])
+        assert self._server is not None
+        self._server.close()
+        self._writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     def _send(self, kind: int, body: bytes) -> None:
         assert self._writer is not None
