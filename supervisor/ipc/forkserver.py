@@ -82,6 +82,7 @@ class ForkserverClient:
         """Told what becomes of images."""
         self._starts: dict[int, _Start] = {}
         self._about_to_tell: set[int] = set()
+        self._undone: set[tuple[int, int]] = set()  # instances with their pids: workers that were ended in their start
         self._open = asyncio.Event()
         """Starts may go on; they wait while the forkserver is renewed."""
         self._open.set()
@@ -145,7 +146,9 @@ class ForkserverClient:
                 theirs = -1
                 if start.lost:
                     said, _ = await reports.read(report)
+                    self._undone.add((name, protocol.unpack_report(said)[0]))
                     await reports.undo(said)
+                    start.ended = None
                 raise
             finally:
                 if theirs >= 0:
@@ -170,6 +173,7 @@ class ForkserverClient:
                 self.acknowledge([name])
                 raise calls.ending()
             if start.lost:
+                self.acknowledge([name])
                 start.ended = None
                 raise Unavailable("the forkserver died: try again")
             assert start.ended is not None
@@ -295,7 +299,10 @@ class ForkserverClient:
         told = []
         for ended in exits:
             start = self._starts.get(ended.instance)
-            if start is None:
+            if (ended.instance, ended.pid) in self._undone:  # it may be started again, and counts as never started
+                self._undone.discard((ended.instance, ended.pid))
+                self.acknowledge([ended.instance])
+            elif start is None:
                 told.append(ended)
             else:
                 start.ended = ended

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 
 from supervisor.ipc.inventory import Ended
@@ -37,6 +37,8 @@ class StandIn:
     def __init__(self, versions: Versions = FORKSERVER, keeping: Versions | None = KEEPING) -> None:
         self._versions = versions
         self._keeping = keeping
+        self.on_start: Callable[[int], None] = self.run_and_die
+        """What it does at a START of this instance."""
         self.acknowledged: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -67,9 +69,9 @@ class StandIn:
             elif kind == ACK:
                 self.acknowledged.put_nowait(unpack_numbers(body))
             elif kind == START:
-                self._run_and_die(int.from_bytes(unpack_tagged(body)[INSTANCE], "little"))
+                self.on_start(int.from_bytes(unpack_tagged(body)[INSTANCE], "little"))
 
-    def _run_and_die(self, instance: int) -> None:
+    def run_and_die(self, instance: int) -> None:
         """A start that comes out well: its guest ends at once, and so does the forkserver."""
         assert self._writer is not None
         self._send(FORKED, pack_numbers(instance, PID, 0, 0))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.message import Message
 
+from sandbox_api.errors import Unavailable
 from sandbox_api.events import Publisher
 from sandbox_api.interface import Exit, NewSandbox, Stdio
 from sandbox_api.proto import events_pb2
@@ -115,6 +116,9 @@ class Scene:
 
     async def join(self) -> None:
         await self.standin.listen(f"{self.disk.folder}/forkserver.sock")
+        await self.join_again()
+
+    async def join_again(self) -> None:
         await self.forkserver.connect(self.exits.record, lambda: None)
 
     @property
@@ -274,15 +278,24 @@ def test_an_end_is_told_where_the_forkserver_that_hung_up_is_another_now(tmp_pat
     run(tmp_path, test)
 
 
+def reports_that_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the worker of each start report that it is ready, although there is none."""
+
+    async def read(report: int) -> tuple[bytes, bool]:
+        return struct.pack("I", PID) + protocol.LOADED + protocol.READY, True
+
+    async def undo(report: bytes) -> None:
+        pass
+
+    monkeypatch.setattr(reports, "read", read)
+    monkeypatch.setattr(reports, "undo", undo)
+
+
 def test_an_end_that_is_known_is_told_although_the_forkserver_died_just_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not as one that nobody saw."""
-
-    async def ready(report: int) -> tuple[bytes, bool]:
-        return struct.pack("I", PID) + protocol.LOADED + protocol.READY, True
-
-    monkeypatch.setattr(reports, "read", ready)
+    reports_that_come(monkeypatch)
     monkeypatch.setattr(ForkserverManager, "_reconnect_soon", lambda manager: None)
 
     async def test(scene: Scene) -> None:
@@ -295,6 +308,25 @@ def test_an_end_that_is_known_is_told_although_the_forkserver_died_just_then(
         process.state = ProcessState.RUNNING
         assert (await process.wait()).status == 5
         manager.close()
+
+    run(tmp_path, test)
+
+
+def test_the_end_of_a_start_that_was_undone_is_nobody_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be started again."""
+    reports_that_come(monkeypatch)
+
+    async def test(scene: Scene) -> None:
+        scene.standin.on_start = lambda instance: scene.standin.hang_up()
+        with pytest.raises(Unavailable):
+            await scene.forkserver.start(StartRequest(instance=2))
+        await scene.join_again()
+        scene.standin.exited([Ended(2, PID, signal.SIGKILL, AT)])
+        assert await scene.acknowledged() == [2]
+        assert scene.ended == []
+        scene.standin.exited([Ended(2, PID + 1, 5 << 8, AT)])  # of the next start
+        assert await scene.acknowledged() == [2]
+        assert scene.ended == ["b"]
 
     run(tmp_path, test)
 
