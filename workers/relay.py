@@ -191,8 +191,11 @@ class Relay(Helper):
             self._stop_accepting(listener)
 
     def _stand(self, reader: Reader, frame: Frame, number: int) -> None:
-        """Take a client that another relay had let in. Without room it is to try again."""
-        if not frame.lost:
+        """Take a client that another relay had let in. Without room it is to try again.
+
+        Where a supervisor died while it handed them over, both relays have them: two forwards would share the bytes.
+        """
+        if not frame.lost and not any(_same(fd, frame.fds[0]) for fd, _ in self._standing):
             self._standing.append((frame.fds.pop(), number))
 
     def _connect(self, client: int, path: bytes, number: int) -> bool:
@@ -350,6 +353,11 @@ class Relay(Helper):
                 self._poll.modify(listener, select.EPOLLIN)
         if self._full and len(self._pumps) < self._most:
             self._tell_full(False)
+
+
+def _same(one: int, other: int) -> bool:
+    """Whether two descriptors are of one socket."""
+    return posix.fstat(one).st_ino == posix.fstat(other).st_ino
 
 
 def _listens(fd: int) -> bool:

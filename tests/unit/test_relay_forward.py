@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from workers.protocol import pack, pack_numbers, send
-from workers.relay_protocol import FORWARD
+from workers.relay_protocol import FORWARD, STAND
 
 from .leaks import nothing_left_open
 from .relaying import SECONDS, Relay
@@ -107,4 +107,20 @@ def test_clients_beyond_its_share_wait_until_others_hang_up(relay: Relay, tmp_pa
     assert received(servers[-1], 4) == b"late"
     for each in (*clients, *servers):
         each.close()
+    behind.close()
+
+
+def test_a_client_that_was_handed_over_twice_is_let_in_once(relay: Relay, tmp_path: Path) -> None:
+    """A supervisor died in the hand-over, and the next one was given the client by both relays."""
+    client, handed = socket.socketpair()
+    for _ in range(2):
+        relay.tell(STAND, 1, fds=(handed.fileno(),))
+    handed.close()
+    behind = Behind(relay, tmp_path)
+    with client, behind.accept() as server:
+        assert behind.waits()
+        client.sendall(b"bytes")
+        assert received(server, 5) == b"bytes"
+        server.close()
+        assert client.recv(1) == b""
     behind.close()
