@@ -225,6 +225,8 @@ class Forkserver:
             return
         if len(frame.fds) != len(request.descriptors.fds):
             raise ProtocolError(f"instance {request.instance}: {len(frame.fds)} descriptors do not fit it")
+        if request.instance in self._pids:
+            raise ProtocolError(f"instance {request.instance}: it runs already")
         if request.engine not in self._engines:
             raise ProtocolError(f"instance {request.instance}: there is no engine {request.engine!r}")
         try:

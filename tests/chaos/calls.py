@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from sandbox_api.errors import Internal, NotFound, ResourceExhausted, Unavailable
+from sandbox_api.errors import DeadlineExceeded, Internal, NotFound, ResourceExhausted, Unavailable
 from sandbox_api.proto import task_pb2 as pb
 
 from ..harness.api import Api
@@ -127,7 +127,7 @@ class Caller:
         begun = time.monotonic()
         try:
             return call()
-        except TimeoutError:
+        except (TimeoutError, DeadlineExceeded):
             self.shared.complain(f"{self.name}: {what}: no answer after {time.monotonic() - begun:.0f} s")
         except (ResourceExhausted, Internal):
             if not self.shared.was_short(begun):

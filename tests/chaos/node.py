@@ -18,6 +18,10 @@ from ..harness.disk import full
 from ..upgrades.trees import next_version
 
 DISK = "size=48m"
+LOST, TWICE = 1, 2
+"""What may become of a frame (``shim.c``)."""
+_CLOCK = struct.Struct("q")
+_FRAME = struct.Struct("ii")
 NAMES = ("forkserver", "relay", "logger")
 """Helpers that live on when the daemon dies."""
 
@@ -30,17 +34,32 @@ class Node(Daemon):
         self.dir.mkdir()
         linux.mount("tmpfs", str(self.dir), "tmpfs", 0, DISK)
         self.trees = [ROOT, next_version(self.folder)]
-        shim = self.folder / "clock.so"
+        shim = self.folder / "shim.so"
         command = [sys.executable, "-m", "ziglang", "cc", "-shared", "-fPIC", "-o", str(shim)]
-        subprocess.run([*command, str(Path(__file__).parent / "clock.c")], check=True)
-        self._clock = self.folder / "clock"
-        self.jump(0)
-        self.environment |= {"LD_PRELOAD": str(shim), "CHAOS_CLOCK": str(self._clock)}
+        subprocess.run([*command, str(Path(__file__).parent / "shim.c")], check=True)
+        self._told = self.folder / "node"
+        self._told.write_bytes(bytes(_CLOCK.size + _FRAME.size))
+        self.environment |= {"LD_PRELOAD": str(shim), "CHAOS_NODE": str(self._told)}
 
     def jump(self, seconds: int) -> None:
         """Have the daemon's wall clock be so much ahead of the host's."""
-        with self._clock.open("r+b" if self._clock.exists() else "wb") as file:
-            file.write(struct.pack("q", seconds))
+        self._tell(0, _CLOCK.pack(seconds))
+
+    def misplace(self, what: int, after: int) -> None:
+        """Have the frame that the daemon sends after so many be lost with its connection, or sent twice."""
+        self._tell(_CLOCK.size, _FRAME.pack(after, what))
+
+    def misplaced(self) -> bool:
+        """Whether that has happened."""
+        with self._told.open("rb") as file:
+            file.seek(_CLOCK.size)
+            after, _ = _FRAME.unpack(file.read(_FRAME.size))
+        return after <= 0
+
+    def _tell(self, at: int, data: bytes) -> None:
+        with self._told.open("r+b") as file:
+            file.seek(at)
+            file.write(data)
 
     def switch(self) -> None:
         """Have the other version from its next start on."""

@@ -23,6 +23,7 @@ KINDS = {
     "no_memory": 2,
     "clock": 2,
     "intrude": 3,
+    "frame": 4,
 }
 """Strikes, and how often each comes."""
 LONGEST_PAUSE = 1.0

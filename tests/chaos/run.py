@@ -108,6 +108,8 @@ class Chaos(Strikes):
             "times without memory": counts["no memory"],
             "jumps of the clock": counts["jumps"],
             "broken peers": counts["broken peers"],
+            "frames lost": counts["frames lost"],
+            "frames twice": counts["frames twice"],
             "clients that vanished in a call": counts["vanished"],
             "refused for want of disk or memory": counts["refused"],
             "exits told": counts["exits told"],

@@ -1,4 +1,4 @@
-"""Strikes at a daemon: deaths, other versions, stops, a full disk, no memory, a clock that jumps, broken peers."""
+"""Strikes at a daemon: deaths, other versions, stops, full disks, no memory, a clock that jumps, peers and frames."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from sandbox_api.ttrpc import frames
 from workers import protocol, relay_protocol
 
 from .model import Shared
-from .node import NAMES, Node
+from .node import LOST, NAMES, TWICE, Node
 
 DAY = 86400
+FRAME_SECONDS = 1.0
+"""Seconds that a strike waits for the daemon to send as many frames as it wants."""
 
 
 class Strikes:
@@ -184,6 +186,17 @@ class Strikes:
         """The daemon's wall clock jumps, and stays there until the next jump."""
         self.shared.count("jumps")
         self.daemon.jump(self._random.choice([-400 * DAY, -DAY, -3600, -1, 0, 1, 3600, DAY, 400 * DAY]))
+
+    def _frame(self) -> None:
+        """A frame that the daemon sends to a helper or a client is lost with its connection, or comes twice."""
+        what, after = self._random.choice([LOST, TWICE]), self._random.randrange(1, 60)
+        self.daemon.misplace(what, after)
+        deadline = time.monotonic() + FRAME_SECONDS
+        while not self.daemon.misplaced() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if self.daemon.misplaced():
+            self.shared.count("frames lost" if what == LOST else "frames twice")
+        self.daemon.misplace(what, 0)
 
     def _intrude(self) -> None:
         """Frames cut short, twice or of no kind, on a socket that others use, too; and the peer vanishes."""
