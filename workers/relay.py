@@ -276,7 +276,10 @@ class Relay(Helper):
         if pump.kind == CONNECTION:
             self._forwards += 1
         else:
-            (self._terminals if pump.kind == TERMINAL_OUTPUT else self._inputs)[pump.instance] = pump
+            table = self._terminals if pump.kind == TERMINAL_OUTPUT else self._inputs
+            if pump.instance in table:  # of a start that failed: it would take of what is the next one's
+                self._drop_pump(table[pump.instance])
+            table[pump.instance] = pump
         self._pumps[pump.source] = self._pumps[pump.sink] = pump
         try:
             self._poll.register(pump.sink, 0)  # errors only: that its other end was closed

@@ -159,6 +159,19 @@ def test_an_instance_that_is_started_again(relay: Relay) -> None:
     guest.close()
 
 
+def test_the_input_of_a_start_that_failed_takes_nothing_of_the_next_ones(relay: Relay) -> None:
+    """Its worker has not ended yet, and could still be fed."""
+    before, guest = Guest(relay, 1), Guest(relay, 1)
+    assert relay.passes_a_byte()
+    with open(guest.fifo, "wb", buffering=0) as client:
+        for _ in range(20):
+            client.write(b"x")
+            assert read(guest.stdin, 10) == b"x"
+        assert read_all(before.stdin) == b""
+    for each in (before, guest):
+        each.close()
+
+
 def test_relay_is_idle_once_all_is_read(relay: Relay) -> None:
     guest = Guest(relay, 1)
     client = guest.client()
