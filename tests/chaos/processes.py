@@ -78,7 +78,7 @@ class Processes(Caller):
             self._task("Kill", request)
         except NotFound:
             self.look(process)
-            if self.shared.was_short(begun):  # an exit that finds no room on the disk yet is told of later
+            if self.shared.was_short(begun):  # its exit found no room, and is told later
                 process.ending = True
             elif not process.is_(Phase.STOPPED):
                 self.shared.complain(f"{process.name}: Kill does not find it, and it is {sorted(process.phases)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sandbox_api.errors import ResourceExhausted, SandboxerError
+from sandbox_api.errors import NotFound, ResourceExhausted, SandboxerError
 from sandbox_api.proto import task_pb2 as pb
 
 from ...harness.container import Container, Pod
@@ -64,6 +64,9 @@ def test_a_full_disk(small: Daemon) -> None:
         while "cannot be recorded" not in small.log_text():
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        with pytest.raises(NotFound, match="the process has ended"):
+            ends.kill(9)
+        assert ends.status() == "RUNNING"  # until it is on record
         assert pod.api.status(pod.id).state == "SANDBOX_READY"
     assert waiter.result().exit_status == 143
     assert pod.with_wasm("exit").args("9").build().start().wait() == 9
