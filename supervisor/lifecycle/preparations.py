@@ -89,7 +89,8 @@ class Preparations:
         fresh = []
         for name, new in names.items():
             old = known.get(name)
-            if old is None or (old.digest != _digest(new) and not self._exists(sandbox.namespace, *name)):
+            changed = old is not None and (old.digest != _digest(new) or _unfinished(old))
+            if old is None or (changed and not self._exists(sandbox.namespace, *name)):
                 self._check(sandbox, new)
                 fresh.append(name)
         for name in sorted(known.keys() - names.keys(), key=lambda name: not name[1]):  # execs first
@@ -121,7 +122,7 @@ class Preparations:
     def forget_unfinished(self, sandbox: Sandbox) -> None:
         """Undo preparations that a dead supervisor left half done: no client was answered."""
         for prepared in self._store.all_prepared(sandbox.namespace, sandbox.id):
-            if not prepared.spent and not prepared.key[1] and not os.path.exists(f"{prepared.bundle}/config.json"):
+            if _unfinished(prepared):
                 self._forget(sandbox.namespace, prepared)
 
     def sweep(self) -> None:
@@ -187,10 +188,15 @@ class Preparations:
             aside = f"{folder}/.{name}.{time.monotonic_ns()}"
             with suppress(FileNotFoundError):
                 os.rename(prepared.bundle, aside)
-        if spent is None:
-            self._store.remove_prepared(namespace, prepared)
-        else:
-            self._store.add_prepared(namespace, spent)
+        try:
+            if spent is None:
+                self._store.remove_prepared(namespace, prepared)
+            else:
+                self._store.add_prepared(namespace, spent)
+        except StoreFailed:
+            with suppress(FileNotFoundError):
+                os.rename(aside, prepared.bundle)
+            raise
         if aside:
             await self._containers.aside(folders.remove_tree, aside)
 
@@ -198,6 +204,11 @@ class Preparations:
         if not prepared.key[1] and not prepared.spent:
             folders.remove_tree(prepared.bundle)  # nothing is mounted in it any more
         self._store.remove_prepared(namespace, prepared)
+
+
+def _unfinished(prepared: Prepared[Any]) -> bool:
+    """Whether its bundle was not made, or is removed: by a supervisor that died, or found no room on the disk."""
+    return not prepared.spent and not prepared.key[1] and not os.path.exists(f"{prepared.bundle}/config.json")
 
 
 def _digest(new: Preparation) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,56 @@ def test_unrecorded_changes_do_not_happen(tmp_path: Path, name: str) -> None:
             if name == "stop a sandbox":
                 assert (await waiting).status == 0
             waiting.cancel()
+            parts.store.close()
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def bundles(parts: Parts) -> list[str]:
+    return [path.name for path in (parts.folder / "bundles" / NS).iterdir()]
+
+
+def test_a_purge_that_cannot_be_recorded_leaves_the_bundle_where_it_is(tmp_path: Path) -> None:
+    """And the one that can leaves nothing."""
+
+    async def test() -> None:
+        with disk(tmp_path / "disk") as small:
+            parts = Parts(tmp_path, state=small.folder)
+            await parts.pod()
+            await parts.sandboxes.prepare(NS, "pod", prepared(parts))
+            with small.full():
+                for _ in range(2):
+                    with pytest.raises(Internal, match="full"):
+                        await parts.sandboxes.purge(NS, "pod", "other", "")
+                assert bundles(parts) == ["other"]
+            await parts.sandboxes.purge(NS, "pod", "other", "")
+            assert bundles(parts) == []
+            parts.store.close()
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def test_a_bundle_that_found_no_room_is_made_when_the_list_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record had found room, and could not be removed again."""
+
+    async def test() -> None:
+        with disk(tmp_path / "disk") as small:
+            parts = Parts(tmp_path, state=small.folder)
+            await parts.pod()
+            listed = [prepared(parts)]
+            with ExitStack() as until_later, monkeypatch.context() as patch:
+
+                def no_room(path: str, mode: int) -> None:
+                    until_later.enter_context(small.full())
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+                patch.setattr(os, "makedirs", no_room)
+                with pytest.raises(Internal, match="full"):
+                    await parts.sandboxes.update(NS, "pod", None, listed)
+            await parts.sandboxes.update(NS, "pod", None, listed)
+            assert (tmp_path / "bundles" / NS / "other" / "config.json").exists()
             parts.store.close()
 
     asyncio.run(asyncio.wait_for(test(), 20))
