@@ -82,7 +82,8 @@ class ForkserverClient:
         """Told what becomes of images."""
         self._starts: dict[int, _Start] = {}
         self._about_to_tell: set[int] = set()
-        self._undone: set[tuple[int, int]] = set()  # instances with their pids: workers that were ended in their start
+        # Instances with their pids: workers that were ended in their start. Kept: an exit may be told more than once.
+        self._undone: set[tuple[int, int]] = set()
         self._open = asyncio.Event()
         """Starts may go on; they wait while the forkserver is renewed."""
         self._open.set()
@@ -300,7 +301,6 @@ class ForkserverClient:
         for ended in exits:
             start = self._starts.get(ended.instance)
             if (ended.instance, ended.pid) in self._undone:  # it may be started again, and counts as never started
-                self._undone.discard((ended.instance, ended.pid))
                 self.acknowledge([ended.instance])
             elif start is None:
                 told.append(ended)
