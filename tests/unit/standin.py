@@ -37,6 +37,8 @@ class StandIn:
     def __init__(self, versions: Versions = FORKSERVER, keeping: Versions | None = KEEPING) -> None:
         self._versions = versions
         self._keeping = keeping
+        self.greeted = 0
+        """How often a supervisor has said HELLO."""
         self.on_start: Callable[[int], None] = self.run_and_die
         """What it does at a START of this instance."""
         self.acknowledged: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
@@ -57,14 +59,15 @@ class StandIn:
         self._writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
         while True:
             try:
                 length, kind, _ = _HEADER.unpack(await reader.readexactly(_HEADER.size))
                 body = await reader.readexactly(length)
             except asyncio.IncompleteReadError:
                 return
-            if kind == HELLO:
+            if kind == HELLO:  # and not at the connection: one only looks whether somebody listens
+                self._writer = writer
+                self.greeted += 1
                 self._send(WELCOME, Welcome(self._versions, {b"wasmedge": b"0.14"}, keeping=self._keeping).encode())
             elif kind == ACK:
                 self.acknowledged.put_nowait(unpack_numbers(body))
