@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import stat
+from contextlib import suppress
 from typing import Any
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8  # mount(2)
@@ -21,6 +22,7 @@ CLONE_NEWNET = 0x40000000  # setns(2)
 
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429  # the same on every architecture
 _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 437, 442
+_OPENAT2_TRIES = 128
 _OPEN_TREE_CLONE = 1
 _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
@@ -127,9 +129,18 @@ def detach(target: str) -> None:
 
 
 def _openat2(folder: int, path: str, flags: int, mode: int, resolve: int) -> int:
+    """It is tried again where the kernel cannot tell that a ``..`` leads nowhere else: something is mounted or renamed
+    on the machine at the moment, be it in another place (EAGAIN, openat2(2)). On a busy node that is all the time."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     size = ctypes.c_size_t(ctypes.sizeof(how))
-    return _syscall(_SYS_OPENAT2, ctypes.c_int(folder), os.fsencode(path), ctypes.byref(how), size, name=path)
+
+    def attempt() -> int:
+        return _syscall(_SYS_OPENAT2, ctypes.c_int(folder), os.fsencode(path), ctypes.byref(how), size, name=path)
+
+    for _ in range(_OPENAT2_TRIES - 1):
+        with suppress(BlockingIOError):
+            return attempt()
+    return attempt()
 
 
 def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:

@@ -7,11 +7,17 @@ folders that it has open lead into them (proc_pid_fd(5)).
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from ..host import proc
+from ..host import linux, proc
+from . import mount_tree
 from .mount_tree import Place
+
+if TYPE_CHECKING:
+    from .rootfs import MountPlan
 
 _MOST_OPEN = 256
 """Descriptors that are looked at, from the lowest: an engine opens its folders before the guest opens anything."""
@@ -21,13 +27,57 @@ _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _Key = tuple[int, int, int]
 
 
-def share(places: list[Place], pid: int, start_time: int) -> list[Place]:
-    """The same places, in this process's mounts where it has them open; what is replaced is closed.
+def places(plan: MountPlan, pid: int, start_time: int) -> list[Place]:
+    """The folders that a process gets beside this one: those that this has open, and for others copies of their own.
 
-    ``start_time`` says with the pid which process is meant (``proc.start_time``). A folder that it opened in another's
-    place is one that it may use in the same way: device, inode and flags of the mount are those of the place.
+    ``start_time`` says with the pid which process is meant (``proc.start_time``). Raises ``FailedPrecondition``.
     """
     found = _open_folders(pid, start_time)
+    try:
+        wanted = _wanted(plan)
+        keys = {key for _, key in wanted}
+        if wanted and len(keys) == len(wanted) and keys <= found.keys():
+            return [replace(place, fd=found.pop(key)) for place, key in wanted]
+        return _share(mount_tree.build(plan), found)
+    finally:
+        for fd in found.values():
+            os.close(fd)
+
+
+def _wanted(plan: MountPlan) -> list[tuple[Place, _Key]]:
+    """The places of a plan without their descriptors, and how each is known, by their sources alone.
+
+    Nothing where a source is gone, or where a folder is mounted into the root, in which it may be covered.
+    """
+    wanted = []
+    given = [(Place("/", -1, plan.root_readonly), plan.root)]
+    given += [(Place(bind.destination, -1, bind.readonly), bind.source) for bind in plan.binds]
+    given += [(Place(each.destination, -1, each.readonly), plan.tmpfs_path(i)) for i, each in enumerate(plan.tmpfs)]
+    deep = {bind.destination for bind in plan.binds if bind.deep_attributes & linux.MOUNT_ATTR_RDONLY}
+    for place, source in given:
+        try:
+            fd = linux.open_resolved(source)
+        except OSError:
+            return []
+        try:
+            device, inode, readonly = _key(fd)
+            folder = stat.S_ISDIR(os.fstat(fd).st_mode)
+        finally:
+            os.close(fd)
+        if folder and place.path in plan.inner:
+            return []
+        if folder:
+            readonly = os.ST_RDONLY if place.readonly or place.path in deep else readonly
+            wanted.append((place, (device, inode, readonly)))
+    return wanted
+
+
+def _share(places: list[Place], found: dict[_Key, int]) -> list[Place]:
+    """The same places, by what was found of them, which is taken; what is replaced is closed.
+
+    A folder that the process opened in another's place is one that it may use in the same way: device, inode and flags
+    of the mount are those of the place.
+    """
     shared = []
     for place in places:
         fd = found.pop(_key(place.fd), -1)
@@ -35,8 +85,6 @@ def share(places: list[Place], pid: int, start_time: int) -> list[Place]:
             os.close(place.fd)
             place = replace(place, fd=fd)
         shared.append(place)
-    for fd in found.values():
-        os.close(fd)
     return shared
 
 

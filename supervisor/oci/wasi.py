@@ -147,8 +147,7 @@ def assemble(process: ProcessSpec, plan: MountPlan, beside: tuple[int, int] | No
     """
     context = WasiContext()
     try:
-        places = mount_tree.build(plan)
-        for place in running_folders.share(places, *beside) if beside else places:
+        for place in running_folders.places(plan, *beside) if beside else mount_tree.build(plan):
             context.add(place.path, place.fd, place.readonly)
         context.module = _open_module(context, process)
         if process.cwd != "/":

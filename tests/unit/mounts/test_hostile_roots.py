@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sandbox_api.errors import FailedPrecondition
+from supervisor.host import linux
 from supervisor.oci.mount_tree import make_folders
 from supervisor.oci.spec import Bind
 
+from ...harness.compiled import until
 from .mounting import planned, seen
 
 
@@ -93,3 +97,21 @@ def test_a_file_s_place_that_is_a_link_to_nothing_yet(folder: Path) -> None:
     (folder / "rootfs/etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
     with seen(folder, planned(folder, Bind("/etc/resolv.conf", str(folder / "host/file")))) as places:
         assert (places["/"] / "run/systemd/resolve/stub-resolv.conf").read_text() == "host/file"
+
+
+def test_a_machine_that_renames_all_the_time_keeps_no_mount_back(folder: Path) -> None:
+    """The kernel refuses a path with ``..`` meanwhile, and wants to be asked again."""
+    (folder / "rootfs/a/b").mkdir(parents=True)
+    (folder / "rootfs/file").touch()
+    names = [str(folder / name) for name in ("one", "other")]
+    Path(names[0]).touch()
+    renaming = f"import os\nwhile True: os.rename(*{names}), os.rename(*{names[::-1]})"
+    base = os.open(folder / "rootfs", os.O_PATH)
+    with subprocess.Popen([sys.executable, "-c", renaming]) as process:
+        try:
+            until("it renames", lambda: Path(names[1]).exists())
+            for _ in range(5000):
+                os.close(linux.open_in_root(base, "a/b/../../a/b/../../a/b/../../file", os.O_PATH))
+        finally:
+            process.kill()
+            os.close(base)
