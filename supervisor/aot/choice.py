@@ -12,10 +12,10 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sandbox_api.errors import FailedPrecondition, InvalidArgument
+from sandbox_api.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from workers.start_request import WASMEDGE, WASMTIME
 
-from ..host import interpreters
+from ..host import errors, interpreters
 from .cache import remember
 from .digests import MAX_MODULE
 from .policy import Aot, Product
@@ -182,12 +182,16 @@ class EngineChoice:
         if not self._wasmtime.active:
             raise FailedPrecondition(self._without)
         digest = await self._wasmedge.digest(module, wait=True)
-        product = await self._wasmtime.best(module, digest, wait=True)
+        product, failure = await self._wasmtime.best_or_why(module, digest, wait=True)
         if product is not None:
             return product
-        failure = self._wasmtime.failure(module, digest, Level.O2) if digest is not None else None
+        if failure is None and digest is not None:
+            failure = self._wasmtime.failure(module, digest, Level.O2)
         if failure is not None and failure.verdict is Verdict.REFUSED:
             raise InvalidArgument(failure.text)
+        if failure is not None and failure.lacking:
+            lacking = errors.for_errno(OSError(failure.lacking, ""), ResourceExhausted)
+            raise lacking(f"it could not be compiled: {failure.text}: try again")
         why = failure or f"it is larger than {MAX_MODULE >> 20} MiB"
         raise FailedPrecondition(f"it could not be compiled: {why}")
 

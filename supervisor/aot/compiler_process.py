@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import psutil
 
 from workers import compile_protocol, protocol
 
-from ..host import build, interpreters
+from ..host import build, errors, interpreters
 from .terms import LARGE, EngineLibrary, Level, Limits, Verdict
 
 _VERDICTS = {
@@ -36,6 +37,8 @@ class Outcome:
     """Bits of ``compile_protocol``: traits of the module."""
     memory: int = 0
     """The most bytes that it had."""
+    lacking: int = 0
+    """With ``Verdict.UNABLE`` an errno: what this process ran out of, for now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ class CompilerProcess:
             self.pids.discard(pid)  # not where this is cancelled: it still lives then
             return _outcome(frame)
         except OSError as error:
-            return Outcome(Verdict.UNABLE, f"no compiler could be started: {error.strerror}")
+            text = f"no compiler could be started: {error.strerror}"
+            return Outcome(Verdict.UNABLE, text, lacking=errors.lacking(error))
         finally:
             loop.remove_reader(ours)
             reader.close()
@@ -114,9 +118,13 @@ def _outcome(frame: protocol.Frame | None) -> Outcome:
     if frame.body[:1] not in _VERDICTS:
         frame.close()
         return Outcome(Verdict.UNABLE, "the compiler's parent process answered what is no verdict")
-    verdict, text = _VERDICTS[frame.body[:1]], frame.body[1:].decode(errors="replace")
+    verdict = _VERDICTS[frame.body[:1]]
     if verdict is Verdict.MADE and len(frame.fds) == 1:
         flags, kibibytes = frame.body[1:2], frame.body[2:10]
         return Outcome(verdict, "", frame.fds.pop(), int.from_bytes(flags), int.from_bytes(kibibytes, "little") << 10)
     frame.close()
-    return Outcome(Verdict.UNABLE if verdict is Verdict.MADE else verdict, text)
+    if verdict is not Verdict.MADE:
+        return Outcome(verdict, frame.body[1:].decode(errors="replace"))
+    if frame.lost:
+        return Outcome(Verdict.UNABLE, f"what was compiled: {os.strerror(errno.EMFILE)}", lacking=errno.EMFILE)
+    return Outcome(Verdict.UNABLE, "the compiler's parent process answered without what was compiled")

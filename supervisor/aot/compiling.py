@@ -180,10 +180,10 @@ class Compiling:
             self._queue(job)
 
     async def _compile(self, job: Job, level: Level) -> Failure | None:
-        began, limits = time.monotonic(), self._compiler.limits_of(job.size)
+        began, limits, lacking = time.monotonic(), self._compiler.limits_of(job.size), 0
         try:
             outcome = await self._compiler.compile(job.module, level, level is not self._levels[0] and not self._eager)
-            verdict, text = outcome.verdict, outcome.text
+            verdict, text, lacking = outcome.verdict, outcome.text, outcome.lacking
             if verdict is Verdict.MADE:
                 loop = asyncio.get_running_loop()
                 size = await loop.run_in_executor(self._threads, self._install, job.digest, level, outcome)
@@ -198,8 +198,9 @@ class Compiling:
         except OSError as error:
             verdict, text = Verdict.UNABLE, str(error)
         self._counters.compile_failures[verdict] += 1
-        failure = Failure(verdict, text, limits)
-        self._cache.fail(job.digest, level, failure)
+        failure = Failure(verdict, text, limits, lacking=lacking)
+        if not lacking:
+            self._cache.fail(job.digest, level, failure)
         log.warning(
             "not compiled: %.12s at %s, after %.2f s: %s", job.digest, level.name, time.monotonic() - began, failure
         )

@@ -137,26 +137,32 @@ class Aot:
 
         Its descriptor is the caller's, and so stays the module's. Raises ``OSError``.
         """
+        return (await self.best_or_why(module, digest, wait))[0]
+
+    async def best_or_why(
+        self, module: int, digest: str | None, wait: bool = False
+    ) -> tuple[Product | None, Failure | None]:
+        """As ``best``, and, where that was waited for, why there is none."""
         works = self._works
         if works is None:
-            return None
-        found = await self._best(works, module, digest, wait) if digest is not None else None
+            return None, None
+        found, failure = await self._best(works, module, digest, wait) if digest is not None else (None, None)
         if found is not None:
             self._counters.module_hits[found.level.name] += 1
         else:
             self._counters.module_misses += 1
-        return found
+        return found, failure
 
-    async def _best(self, works: _Works, module: int, digest: str, wait: bool) -> Product | None:
-        found = await self._find(works, digest)
+    async def _best(self, works: _Works, module: int, digest: str, wait: bool) -> tuple[Product | None, Failure | None]:
+        found, failure = await self._find(works, digest), None
         if found is not None and found.level is BEST_FIRST[0]:
-            return found
+            return found, None
         wait = (wait or self._settings.mode is Mode.ALWAYS) and found is None
         job = works.compiling.want(digest, module, os.fstat(module).st_size, urgent=wait)
         if wait and job is not None and self._levels[0] in job.results:
-            await asyncio.shield(job.results[self._levels[0]])
+            failure = await asyncio.shield(job.results[self._levels[0]])
             found = await self._find(works, digest)
-        return found
+        return found, failure
 
     def refuse(self, product: Product, why: str) -> None:
         """Never use this product again, nor make another: its module is not for this engine."""

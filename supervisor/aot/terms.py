@@ -128,6 +128,8 @@ class Failure:
     limits: Limits
     """The limits of that compile. A failure for lack of time or memory does not count where more is allowed."""
     at: float = field(default_factory=time.monotonic)
+    lacking: int = 0
+    """An errno, where the node lacked something for the compiler. That counts for no other start."""
 
     def counts(self, limits: Limits) -> bool:
         """Whether it would end the same way with these limits."""

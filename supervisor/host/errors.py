@@ -16,6 +16,11 @@ _SCARCE: dict[int | None, type[SandboxerError]] = {
 }
 
 
+def lacking(error: OSError) -> int:
+    """The errno where descriptors, memory, processes or room on the disk ran out, else 0."""
+    return error.errno if error.errno in _SCARCE and error.errno else 0
+
+
 def for_errno(error: OSError, otherwise: type[SandboxerError]) -> type[SandboxerError]:
     """A ``ResourceExhausted`` where descriptors, memory, processes or room on the disk ran out, else ``otherwise``."""
     return _SCARCE.get(error.errno, otherwise)

@@ -28,7 +28,8 @@ def start() -> Iterator[Callable[..., Node]]:
 
 @pytest.fixture
 def auto(start: Callable[..., Node]) -> Node:
-    return start("--aot", "auto")
+    """Modules run by WasmEdge, whatever the environment says."""
+    return start("--aot", "auto", "--engine", "auto")
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from ..harness import modules
 from ..harness.cli import Cli
 from ..harness.compiled import Node, until
 from ..harness.components import component
-from ..harness.container import Builder, Container
+from ..harness.container import Builder, Container, Pod
 from ..harness.guests import guest
+from ..harness.netns import NetworkNamespace
 
 ENGINE = "run.wasm-sandboxer/engine"
 
@@ -52,6 +53,18 @@ def test_a_component_ends_as_its_run_does(auto: Node, body: str, status: int) ->
     container = auto.pod.with_wasm(component("ends", body)).build().start()
     assert container.wait() == status
     assert ("wasm trap: wasm `unreachable`" in container.stderr()) == (status == 134)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_a_component_makes_sockets_where_it_has_a_network(auto: Node, kind: str) -> None:
+    made = component("sockets", f"(call ${kind} (i32.const 0) (i32.const 64)) (i32.load8_u (i32.const 64))")
+    with NetworkNamespace() as netns:
+        pod = Pod(auto.daemon, netns_path=netns.path)
+        assert pod.with_wasm(made).build().start().wait() == 0
+        pod.shutdown()
+        pod.close()
+    lonely = auto.pod.with_wasm(made).linux(namespaces=[{"type": "network"}])
+    assert lonely.build().start().wait() == 1
 
 
 def test_statuses_arguments_environment_and_traps_are_as_under_wasmedge(wasmtime: Node) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 from collections.abc import Awaitable, Callable
@@ -136,6 +137,17 @@ def test_a_failure_at_one_level_is_not_tried_again_and_leaves_the_other(tmp_path
     run(tmp_path, check)
 
 
+def test_what_the_node_lacks_for_now_counts_for_no_other_start(tmp_path: Path) -> None:
+    async def check(bench: Bench) -> None:
+        bench.compiler.outcomes = dict.fromkeys(Level, Outcome(Verdict.UNABLE, "no compiler", lacking=errno.EAGAIN))
+        failures = await bench.done(bench.want(b"one"))
+        assert [failure and failure.lacking for failure in failures] == [errno.EAGAIN] * 2
+        bench.compiler.outcomes = {}
+        assert await bench.done(bench.want(b"one")) == [None, None]
+
+    run(tmp_path, check)
+
+
 def test_a_module_that_fails_at_the_first_level_is_tried_at_the_other(tmp_path: Path) -> None:
     async def check(bench: Bench) -> None:
         bench.compiler.outcomes[Level.O0] = Outcome(Verdict.CRASHED)
@@ -222,3 +234,10 @@ def test_an_answer_that_is_none_leaves_nothing_open(body: bytes, count: int) -> 
         outcome = _outcome(Frame(COMPILED, body, [os.dup(0) for _ in range(count)]))
     assert outcome.product == -1
     assert outcome.verdict in (Verdict.UNABLE, Verdict.REFUSED)
+    assert outcome.text.isprintable()
+
+
+def test_a_product_whose_descriptor_is_lost_is_a_lack_of_descriptors() -> None:
+    outcome = _outcome(Frame(COMPILED, b"M\0\x90c\0\0\0\0\0\0", [], lost=True))
+    assert (outcome.verdict, outcome.lacking) == (Verdict.UNABLE, errno.EMFILE)
+    assert outcome.text == "what was compiled: Too many open files"

@@ -33,7 +33,7 @@ def shared_memory(group: Path) -> int:
 
 
 def test_the_memory_of_an_image_is_charged_to_the_daemon(daemons_group: Path, start: Callable[..., Node]) -> None:
-    node = start("--aot", "auto")
+    node = start("--aot", "auto", "--engine", "auto")  # images are WasmEdge's
     for process in (node.daemon.process, *node.daemon.helpers()):
         assert process is not None
         (daemons_group / "cgroup.procs").write_text(str(process.pid))

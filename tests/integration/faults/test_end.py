@@ -70,7 +70,8 @@ def test_changes_under_way_are_answered(daemon: Daemon, pod: Pod) -> None:
     assert daemon.process.wait(20) == 0
     daemon.process = None
     daemon.start()
-    assert container.reconnect().wait() == 137
+    # Of one that waits in a futex, as Wasmtime's do, the kernel takes SIGTERM while it is frozen: then it counts.
+    assert container.reconnect().wait() in (128 + signal.SIGKILL, 128 + signal.SIGTERM)
     assert pod.api.status(pod.id).state == "SANDBOX_NOTREADY"
     pod.shutdown()
 

@@ -76,6 +76,7 @@ def test_purge_of_a_running_exec_deletes_it_when_it_ends(daemon: Daemon, tmp_pat
     Isulad2023(daemon).named("Shutdown", "detached")
 
 
+@pytest.mark.engines("auto")  # one of its guests has WasmEdge's socket functions
 @pytest.mark.parametrize("dialect", [Isulad2023, Isulad216])
 def test_an_answered_pid_means_the_hosts_network_after_restarts_and_pid_reuse(
     daemon: Daemon, dialect: type[Isulad], tmp_path: Path

@@ -44,7 +44,7 @@ def having(tmp_path: Path) -> Iterator[Making]:
             (package / "__init__.py").touch()
             if library:
                 (folder / "_libwasmtime.so").write_bytes(library)
-            daemon = Daemon("--aot", "auto")
+            daemon = Daemon("--aot", "auto", "--engine", "auto")
             daemon.environment["PYTHONPATH"] = str(tmp_path)
             return stack.enter_context(daemon)
 

@@ -28,7 +28,8 @@ PRIVATE_KIB = 450
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    with Daemon("--aot", "never") as running:
+    """Wasmtime's zygotes are in test_wasmtime.py: it has no interpreter."""
+    with Daemon("--aot", "never", "--engine", "auto") as running:
         yield running
 
 

@@ -90,6 +90,7 @@ class Wasmtime(Engine):
         self._define_exit(lib, linker)
         self._state = {name: address(getattr(lib, name)) for name in capi.FUNCTIONS}
         self._state.update(engine=engine, linker=linker, components=components)
+        self._state["switches"] = self.version.startswith(_MUTE) and has_switches(lib)
 
     def _define_exit(self, lib: ctypes.PyDLL, linker: int) -> None:
         """Have proc_exit end the process with any status: Wasmtime's own takes those below 126 and traps at others."""
@@ -242,8 +243,9 @@ class Wasmtime(Engine):
         """Allow UDP and TCP, which the C API of ``_MUTE`` forgets: no function of it does (wasmtime's PR 13936).
 
         Their switches are the bytes behind that of name lookup, which a function sets where it is told the address.
+        They are no walls: without a network no guest can make a socket.
         """
-        if not self.version.startswith(_MUTE):
+        if not self._state["switches"]:
             return
         for distance in (1, 2):  # AllowedNetworkUses: ip_name_lookup, udp, tcp
             beside = calls.slot()
@@ -319,6 +321,20 @@ class Guest:
 def _environ() -> int:
     """Where the C library keeps its pointer to the environment."""
     return ctypes.addressof(c_void_p.in_dll(ctypes.PyDLL(None), "environ"))
+
+
+def has_switches(library: ctypes.PyDLL) -> bool:
+    """Whether behind the switch of name lookup lie two more that are off, in the same block of the heap."""
+    usable = ctypes.PyDLL(None).malloc_usable_size
+    usable.argtypes, usable.restype = (c_void_p,), ctypes.c_size_t
+    config = library.wasi_config_new()
+    size = usable(config)
+    before = ctypes.string_at(config, size)
+    library.wasi_config_allow_ip_name_lookup(config, True)
+    after = ctypes.string_at(config, size)
+    library.wasi_config_delete(config)
+    changed = [at for at in range(size) if before[at] != after[at]]
+    return [(before[at : at + 3], after[at : at + 3]) for at in changed] == [(bytes(3), b"\1\0\0")]
 
 
 def configure(library: ctypes.PyDLL, config: int) -> None:
