@@ -15,7 +15,7 @@ from pathlib import Path
 
 import workers
 
-from . import interpreters
+from . import errors, interpreters
 
 _DIGITS = 8
 """As few as will do: a socket's path has 107 bytes."""
@@ -38,12 +38,17 @@ def name() -> str:
 
 
 def check() -> None:
-    """Raises ``Replaced`` where the code or a library is not that of which ``name`` was made, any more."""
+    """Raises ``Replaced`` where the code or a library is not that of which ``name`` was made, any more.
+
+    Raises ``OSError`` where there is too little of something to look at them.
+    """
     if name() and _files() != _look():
         try:
             now = _digest()
-        except OSError:  # it goes just now
-            now = ""
+        except OSError as error:
+            if errors.lacking(error):
+                raise
+            now = ""  # it goes just now
         if now != name():
             raise Replaced
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,3 +79,18 @@ def test_code_that_is_gone_is_said(code: Path) -> None:
     with pytest.raises(build.Replaced) as raised:
         build.check()
     assert raised.value.strerror == "the files of wasm-sandboxer were replaced: restart it"
+
+
+def test_without_a_descriptor_to_look_at_them_files_do_not_count_as_replaced(code: Path) -> None:
+    build.name()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files") as raised:
+            build.check()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert raised.value.errno == errno.EMFILE
+    build.check()
