@@ -38,6 +38,7 @@ P = TypeVar("P")
 
 _REMOVALS = 4
 """What guests left is unmounted and removed by so many threads."""
+RETRY_SECONDS = 1.0
 _REMEMBERED = 64
 """Specs of the newest containers kept in memory: most are started, and many deleted, soon after."""
 _LONGEST_REMEMBERED = 64 << 10  # bytes of a config.json
@@ -74,6 +75,7 @@ class ContainerManager:
         self._stages = (counters or Counters()).stages
         self._removing = ThreadPoolExecutor(_REMOVALS, "removing")
         self._volumes = Volumes()
+        self._unmade: dict[tuple[str, str], Container] = {}  # failed, and still on record: the disk is full
         mount_tree.prepare(f"{folder}/mounting")
         self._remembered: OrderedDict[int, ContainerSource] = OrderedDict()  # by instance of the init process
 
@@ -109,6 +111,9 @@ class ContainerManager:
         group = spec.cgroups_path or (_default_path(container) if resources.limited else "")
         planned = self._hierarchy.plan(group, resources) if group else ""
         state = Made.DONE if plan.empty and not group else Made.UNFINISHED
+        if left := self._unmade.get((namespace, new.id)):
+            self._store.remove_container(left)
+            del self._unmade[namespace, new.id]
         self._store.add_container(container, Recorded(config, plan), planned, state)
         try:
             with self._stages["mounts"].time():
@@ -123,7 +128,7 @@ class ContainerManager:
             if container.cgroup is not None:
                 container.cgroup.delete()
             rootfs.unmount(plan)
-            self._store.remove_container(container)
+            self._forget(container)
             raise
         self._registry.add(sandbox, container)
         if len(config) <= _LONGEST_REMEMBERED:
@@ -132,6 +137,21 @@ class ContainerManager:
                 self._remembered.popitem(last=False)
         self._foresee(spec, plan, resources)
         return container
+
+    def _forget(self, container: Container) -> None:
+        """Remove the record of a container that was not made; on a full disk as soon as there is room."""
+        key = container.namespace, container.id
+        self._unmade.pop(key, None)
+        try:
+            self._store.remove_container(container)
+        except StoreFailed as error:
+            log.error("%s was not made, and its record cannot be removed: %s: trying again", container.id, error)
+            self._unmade[key] = container
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._forget_again, container)
+
+    def _forget_again(self, container: Container) -> None:
+        if self._unmade.get((container.namespace, container.id)) is container:
+            self._forget(container)
 
     def _foresee(self, spec: oci.Spec, plan: rootfs.MountPlan, resources: Resources) -> None:
         """Have the module compiled before its start, or, where it is, an image of it loaded made."""

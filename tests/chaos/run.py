@@ -24,6 +24,7 @@ import sqlite3
 import sys
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -60,8 +61,8 @@ class Chaos(Strikes):
         self._namespace = f"chaos{os.getpid()}"
         self._clients = [Client(daemon, self.shared, self._namespace, number, seed) for number in range(clients)]
 
-    def run(self, seconds: float) -> dict[str, int]:
-        """The figures; ``shared.wrong`` has what went wrong."""
+    def run(self, seconds: float, most: int | None = None) -> dict[str, int]:
+        """Have so many strikes at most, for so long; the figures. ``shared.wrong`` has what went wrong."""
         for each in GUESTS:
             guest(each)
         began = self._held()
@@ -69,7 +70,7 @@ class Chaos(Strikes):
         for client in self._clients:
             client.thread.start()
         end = time.monotonic() + seconds
-        for strike in strikes(self._seed):
+        for strike in islice(strikes(self._seed), most):
             if time.monotonic() >= end or self.shared.wrong:
                 break
             time.sleep(strike.pause)

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from sandbox_api.errors import Internal
+from sandbox_api.errors import Internal, OutOfDisk
 from sandbox_api.interface import NewContainer, NewSandbox
+from supervisor.lifecycle import containers
+from supervisor.oci.rootfs import MountPlan
 
 from .disk import disk
 from .parts import NS, Parts
@@ -112,6 +114,37 @@ def test_a_bundle_that_found_no_room_is_made_when_the_list_comes_again(
                     await parts.sandboxes.update(NS, "pod", None, listed)
             await parts.sandboxes.update(NS, "pod", None, listed)
             assert (tmp_path / "bundles" / NS / "other" / "config.json").exists()
+            parts.store.close()
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_container_that_found_no_room_leaves_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Its record had found room, and could not be removed again: it is, as soon as there is some."""
+    monkeypatch.setattr(containers, "RETRY_SECONDS", 60 if again else 0.01)
+
+    async def test() -> None:
+        with disk(tmp_path / "disk") as small:
+            parts = Parts(tmp_path, state=small.folder)
+            await parts.pod()
+            with ExitStack() as until_later, monkeypatch.context() as patch:
+
+                def no_room(plan: MountPlan) -> None:
+                    until_later.enter_context(small.full())
+                    raise OutOfDisk("no room for its mounts")
+
+                patch.setattr(containers.rootfs, "mount", no_room)
+                with pytest.raises(OutOfDisk, match="no room for its mounts"):
+                    await parts.create("other")
+                assert len(parts.store.containers()) == 1
+            if again:
+                await parts.create("other")
+            else:
+                while parts.store.containers():
+                    await asyncio.sleep(0.01)
             parts.store.close()
 
     asyncio.run(asyncio.wait_for(test(), 20))
