@@ -62,10 +62,17 @@ def run(said: str, what: str = "") -> tuple[list[int], str]:
     return [int(pid) for pid in pids.split()], rest.strip()
 
 
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != "zombie"
+    except psutil.NoSuchProcess:
+        return False
+
+
 def gone(pids: list[int]) -> bool:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+        if not any(map(lives, pids)):
             return True
         time.sleep(0.02)
     return False
