@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -56,6 +57,15 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
+def running(pids: set[int]) -> list[psutil.Process]:
+    """Those processes that have not ended."""
+    found = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
+    return found
+
+
 def main() -> None:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -90,7 +100,7 @@ def main() -> None:
         mounts = daemon.mounts()
         started = before | {process.pid for process in daemon.helpers()}
         daemon.stop()
-        psutil.wait_procs([psutil.Process(pid) for pid in started if psutil.pid_exists(pid)], timeout=10)
+        psutil.wait_procs(running(started), timeout=10)
         left = [process.pid for process in daemon.helpers()]
     if left or mounts or Path(folder).exists():
         sys.exit(f"left behind: processes {left}, mounts {mounts}, folder {folder}")
