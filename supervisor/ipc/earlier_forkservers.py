@@ -103,8 +103,8 @@ class EarlierForkservers:
         return earlier
 
     def _end_idle(self, earlier: _Earlier) -> None:
-        """Have one go that has nothing left."""
-        if not earlier.has:
+        """Have one go that has nothing left, unless it was told already."""
+        if not earlier.has and earlier in self._all:
             pid = earlier.connection.helper.peer
             log.info("the forkserver of another build, pid %d, has nothing left: it ends", pid)
             self._all.remove(earlier)

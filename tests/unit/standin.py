@@ -37,6 +37,8 @@ class StandIn:
     def __init__(self, versions: Versions = FORKSERVER, keeping: Versions | None = KEEPING) -> None:
         self._versions = versions
         self._keeping = keeping
+        self.exits: list[int] = []
+        """The numbers of exits that it has to tell a new supervisor."""
         self.greeted = 0
         """How often a supervisor has said HELLO."""
         self.on_start: Callable[[int], None] = self.run_and_die
@@ -68,7 +70,9 @@ class StandIn:
             if kind == HELLO:  # and not at the connection: one only looks whether somebody listens
                 self._writer = writer
                 self.greeted += 1
-                self._send(WELCOME, Welcome(self._versions, {b"wasmedge": b"0.14"}, keeping=self._keeping).encode())
+                engines = {b"wasmedge": b"0.14"}
+                welcome = Welcome(self._versions, engines, exits=self.exits, keeping=self._keeping)
+                self._send(WELCOME, welcome.encode())
             elif kind == ACK:
                 self.acknowledged.put_nowait(unpack_numbers(body))
             elif kind == START:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from sandbox_api.interface import Exit, NewSandbox, Stdio
 from sandbox_api.proto import events_pb2
 from supervisor.host import proc
 from supervisor.ipc import reports
+from supervisor.ipc.earlier_forkservers import EarlierForkservers
 from supervisor.ipc.forkserver import ForkserverClient
 from supervisor.ipc.inventory import Ended
 from supervisor.ipc.logger import LoggerClient
@@ -329,6 +331,28 @@ def test_the_end_of_a_start_that_was_undone_is_nobody_s(tmp_path: Path, monkeypa
         assert scene.ended == ["b"]
 
     run(tmp_path, test)
+
+
+def test_an_earlier_forkserver_that_hung_up_and_has_nothing_left_goes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(scene: Scene) -> None:
+        earlier = EarlierForkservers(
+            f"{tmp_path}/forkserver-ours.sock", lambda exits: earlier.acknowledge([each.instance for each in exits])
+        )
+        standin = StandIn()
+        await standin.listen(f"{tmp_path}/forkserver-other.sock")
+        standin.exits = [7, PID, 0, AT, -1]
+        await earlier.join()
+        standin.hang_up()
+        async with asyncio.timeout(10):
+            while earlier:
+                await asyncio.sleep(0.01)
+
+    caplog.set_level("ERROR")
+    run(tmp_path, test)
+    gc.collect()  # what a task raises is told when it goes
+    assert "ValueError" not in caplog.text
 
 
 def an_orphan(process: Process) -> Process:
