@@ -38,25 +38,25 @@ class Soak:
 
     def __init__(self, daemon: Daemon, clients: int) -> None:
         self._daemon = daemon
-        self._clients = clients
         self.pod = Pod(daemon, f"soak{os.getpid()}")
         self._numbers = itertools.count()
         self.done = self.received = 0
         self.wrong: list[str] = []
         self._lock = threading.Lock()
+        self._bundles = [[self._bundle(engine) for engine in ("wasmedge", "wasmtime")] for _ in range(clients)]
+        """The same all the time: what a daemon remembers of a module is no leak."""
 
     def run(self, lifecycles: int, seconds: float, total: int) -> None:
         """This many more, or as many as the seconds allow."""
         left = itertools.takewhile(lambda _: time.monotonic() < end, range(lifecycles))
         end = time.monotonic() + seconds
-        threads = [threading.Thread(target=self._live, args=(left, total)) for _ in range(self._clients)]
+        threads = [threading.Thread(target=self._live, args=(left, bundles, total)) for bundles in self._bundles]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def _live(self, left: Iterator[int], total: int) -> None:
-        bundles = [self._bundle(engine) for engine in ("wasmedge", "wasmtime")]
+    def _live(self, left: Iterator[int], bundles: list[Path], total: int) -> None:
         try:
             with Connection(self._daemon.task_socket, self.pod.namespace) as connection:
                 for _ in left:
@@ -69,9 +69,6 @@ class Soak:
                             self._show(total)
         except Exception as error:
             self.wrong.append(f"{type(error).__name__}: {error}")
-        finally:
-            for bundle in bundles:
-                shutil.rmtree(bundle)
 
     def _bundle(self, engine: str) -> Path:
         """One for each client and engine, with what there is to undo: a control group, a bind mount, a tmpfs."""
