@@ -139,6 +139,7 @@ def draw(points: Sequence[Holdings], picture: Path) -> bool:
         each.plot([point.lifecycles for point in points], [getattr(point, name) for point in points], color="#1f6fb2")
         each.set_title(name.replace("_", " "))
         each.set_ylim(bottom=0)
+        each.locator_params(axis="x", nbins=4)
     figure.supxlabel("lifecycles")
     figure.tight_layout()
     picture.parent.mkdir(parents=True, exist_ok=True)
