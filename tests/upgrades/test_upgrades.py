@@ -159,7 +159,7 @@ def test_one_of_another_python_is_another_build(daemon: Daemon) -> None:
 def test_0_2_0_to_this_version_and_back(daemon: Daemon, tmp_path: Path) -> None:
     first = first_of_0_2_0(tmp_path)
     if first is None:
-        pytest.skip("there is no 0.2.0 yet")
+        pytest.skip("no git, or no history of this tree: 0.2.0 is not here")
     daemon.stop()
     daemon.tree = first
     daemon.start()

@@ -1,4 +1,4 @@
-"""Trees of other versions: the next one, made of this one; and the first of 0.2.0, once there is one."""
+"""Trees of other versions: the next one, made of this one; and the first of 0.2.0."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from workers import greeting, relay_protocol
 
 from ..harness.daemon import ROOT
 
-FIRST_OF_0_2_0 = "v0.2.0"
-"""Tag or commit that later versions join. The case that upgrades from it runs as soon as it exists."""
+FIRST_OF_0_2_0 = "5609cf69054a3ae4c4e88b6646882e32d9465b9b"
+"""The commit that later versions join."""
 PACKAGES = ("sandbox_api", "supervisor", "workers")
 
 _FORKSERVER = greeting.FORKSERVER.highest
@@ -166,7 +166,7 @@ def _copy(tree: Path) -> Path:
 
 
 def first_of_0_2_0(folder: Path) -> Path | None:
-    """The tree of 0.2.0's first commit; None where there is no such commit yet, or no history or git here."""
+    """The tree of 0.2.0's first commit; None where there is no history or git here."""
     if shutil.which("git") is None:
         return None
     known = subprocess.run(
