@@ -85,7 +85,13 @@ def _root() -> Path:
 
 
 def _code() -> list[Path]:
-    return sorted(_root().rglob("*.py"))
+    """Raises ``OSError``, where ``Path.rglob`` passes over folders that it cannot open (Python 3.13)."""
+
+    def failed(error: OSError) -> None:
+        raise error
+
+    found = (Path(folder, each) for folder, _, names in os.walk(_root(), onerror=failed) for each in names)
+    return sorted(each for each in found if each.suffix == ".py")
 
 
 def _libraries() -> Iterator[Path]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import random
 import sqlite3
 import sys
@@ -58,7 +57,7 @@ class Chaos(Strikes):
     def __init__(self, daemon: Node, clients: int, seed: int) -> None:
         super().__init__(daemon, Shared())
         self._seed = seed
-        self._namespace = f"chaos{os.getpid()}"
+        self._namespace = f"chaos-{daemon.folder.name}"  # runs in other pid namespaces may share the control groups
         self._clients = [Client(daemon, self.shared, self._namespace, number, seed) for number in range(clients)]
 
     def run(self, seconds: float, most: int | None = None) -> dict[str, int]:

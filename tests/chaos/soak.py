@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import shutil
 import sys
 import threading
@@ -38,7 +37,7 @@ class Soak:
 
     def __init__(self, daemon: Daemon, clients: int) -> None:
         self._daemon = daemon
-        self.pod = Pod(daemon, f"soak{os.getpid()}")
+        self.pod = Pod(daemon, f"soak-{daemon.folder.name}")
         self._numbers = itertools.count()
         self.done = self.received = 0
         self.wrong: list[str] = []

@@ -41,6 +41,14 @@ def relay(daemon: Daemon) -> psutil.Process:
     return helper(daemon, "relay")
 
 
+def gone(process: psutil.Process) -> bool:
+    """Whether it has ended, reaped or not."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def started_in_time(container: Container, seconds: float = 30) -> Container:
     """Start it, again where the forkserver is away for the moment: it is given 30 s to come (``channel.py``)."""
     deadline = time.monotonic() + seconds

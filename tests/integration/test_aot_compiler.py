@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from workers.compiler import NOBODY
 from ..harness import modules
 from ..harness.compiled import LEVELS, Node, until, warm
 from ..harness.daemon import Daemon
+from ..harness.helpers import gone
 
 # What the compiler cannot do
 
@@ -109,7 +111,7 @@ def test_with_the_sandboxer_its_compilers_end(start: Callable[..., Node], way: C
     way(node.daemon)
     for process in (*compilers, *parents):
         assert process is not None
-        until("its end", lambda each=process: not each.is_running() or each.status() == "zombie", 5)  # type: ignore[misc]
+        until("its end", partial(gone, process), 5)
     assert [path.suffix for path in node.cache.glob("*/*")] == [".so"]
 
 

@@ -13,7 +13,7 @@ import pytest
 from ...harness.compiled import until
 from ...harness.container import Container, Pod
 from ...harness.daemon import Daemon
-from ...harness.helpers import find, forkserver
+from ...harness.helpers import find, forkserver, gone
 
 SECONDS = 0.5
 
@@ -40,13 +40,6 @@ def present(daemon: Daemon) -> psutil.Process:
 
     until("a forkserver is there", look)
     return found[0]
-
-
-def gone(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def test_an_idle_forkserver_is_renewed_and_a_busy_one_is_not(daemon: Daemon, pod: Pod) -> None:
