@@ -147,7 +147,7 @@ class _Life:
                 if self._connection is not None:
                     self._connection.hang_up(keeping=True)
                 await self._replace()
-            case "hold":
+            case "hold" if self._held is None:
                 self._held = bytearray()
 
     async def _send(self, data: bytes, cut: int) -> None:
