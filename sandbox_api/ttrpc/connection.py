@@ -117,15 +117,15 @@ class Connection:
     # In
 
     def _readable(self) -> None:
-        """Read. A request of a kept connection is taken from the socket only once it is whole and journaled.
+        """Read. A request is taken from the socket only once it is whole, and journaled on a kept connection.
 
         One that was read by a process that then died would otherwise never be answered; after a part of one, the next
-        process would take the rest for another.
+        process would take the rest for another. A connection may be kept from the next request on.
         """
         assert self._sock is not None
         buffer = self._shared.buffer
         try:
-            if not self._key:
+            if self._shared.keeper is None:
                 if size := self._sock.recv_into(buffer):
                     self._received(bytes(buffer[:size]))
                     return
