@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from ..harness.compiled import until
 from ..harness.container import Pod
 from ..harness.daemon import Daemon
 from ..harness.guests import guest
+from ..harness.names import RUN
 
 MIB = 1 << 20
 
@@ -26,7 +26,7 @@ _numbers = count()
 
 def group() -> str:
     """A control group of the test's own: names of containers come again in every run."""
-    return f"/wasm-sandboxer-test-{os.getpid()}/grow-{next(_numbers)}"
+    return f"/wasm-sandboxer-test-{RUN}/grow-{next(_numbers)}"
 
 
 class Grower:

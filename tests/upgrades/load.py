@@ -13,6 +13,7 @@ from ..harness.compiled import until
 from ..harness.container import Collected, Container, Pod, Waiter
 from ..harness.daemon import Daemon
 from ..harness.guests import guest
+from ..harness.names import RUN
 
 HALF = "first half, "
 ENDS = (signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1)
@@ -23,7 +24,7 @@ class Load:
 
     def __init__(self, daemon: Daemon, instances: int) -> None:
         self.daemon = daemon
-        self.pod = Pod(daemon, f"upgrades{os.getpid()}")
+        self.pod = Pod(daemon, f"upgrades-{RUN}")
         each = max(1, instances // 8)
         self.sleeping = [self._sleeper() for _ in range(max(3, instances - 5 * each))]
         self.waiters = [container.wait_later(timeout=300).arrived() for container in self.sleeping]
