@@ -7,9 +7,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 
 from ..harness.daemon import ROOT
 from ..harness.guests import guest
@@ -45,10 +46,11 @@ def measure(options: Options, progress: Progress) -> Iterator[Figure]:
         job = Job(programs.product(module))
         if rivals.wasmedge():
             command = rivals.wasmedge_command(job)
-            contenders[WASMEDGE] = lambda clients: _spawning(lambda: command, clients, seconds)
+            contenders[WASMEDGE] = lambda clients: _spawning([lambda: command] * clients, seconds)
         if crun:
-            bundle = crun.bundle(job)
-            contenders[CRUN] = lambda clients: _spawning(lambda: crun.run(bundle), clients, seconds)
+            # One for each client: crun makes /dev/ptmx in its root, and fails where another has just made it.
+            runs = [partial(crun.run, crun.bundle(job)) for _ in range(max(CLIENTS))]
+            contenders[CRUN] = lambda clients: _spawning(runs[:clients], seconds)
         turns = 1 if options.quick else TURNS
         ours(1)  # the first lives of a daemon are slower
         for clients in CLIENTS:
@@ -78,18 +80,18 @@ def _in_a_process(order: Order) -> float:
     return float(subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, check=True).stdout)
 
 
-def _spawning(command: Callable[[], Command], clients: int, seconds: float) -> float:
-    """Programs run one after another by so many threads, which do nothing but wait."""
+def _spawning(commands: Sequence[Callable[[], Command]], seconds: float) -> float:
+    """Programs run one after another by a thread for each of these, which do nothing but wait."""
     begun = time.perf_counter()
     end = begun + seconds
 
-    def one() -> int:
+    def one(command: Callable[[], Command]) -> int:
         done = 0
         while time.perf_counter() < end:
             command().run_to_end()
             done += 1
         return done
 
-    with ThreadPoolExecutor(clients) as pool:
-        done = sum(future.result() for future in [pool.submit(one) for _ in range(clients)])
+    with ThreadPoolExecutor(len(commands)) as pool:
+        done = sum(pool.map(one, commands))
     return done / (time.perf_counter() - begun)
