@@ -9,6 +9,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -173,6 +174,9 @@ class Connection:
         except frames.BrokenFrame as error:
             log.warning("task client hung up on: %s", error)
             self._answer(error.stream, status.of(ResourceExhausted(str(error)), "ttrpc"))
+            if self._sock is not None:
+                with suppress(OSError):  # what is closed unread is a reset, and the answer lost (unix(7))
+                    self._sock.recv_into(self._shared.buffer)
             self.hang_up()
 
     def _take(self, frame: frames.Frame) -> None:

@@ -143,7 +143,7 @@ class Site:
                 if f"/{name}-" in helper.cmdline()[-1]:  # and its build
                     found[name] = helper.pid
         for child in psutil.Process(found["forkserver"]).children():
-            if child.name() != "wasm-worker":
+            if child.name().startswith("zygote-"):  # others are workers, and templates that are soon gone
                 found["zygote"] = child.pid
         return found
 
