@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from .harness.container import Pod
+from .harness.container import Pod, ready_pod
 from .harness.daemon import Daemon
 
 BOTH = ("auto", "wasmtime")
@@ -60,7 +60,5 @@ def daemon(daemons: Callable[[str], Daemon], engine_option: str) -> Daemon:
 @pytest.fixture
 def pod(daemon: Daemon) -> Iterator[Pod]:
     """A ready sandbox of the test's own, shut down after it."""
-    made = Pod(daemon)
-    yield made
-    made.shutdown()
-    made.close()
+    with ready_pod(daemon) as made:
+        yield made

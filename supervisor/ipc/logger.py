@@ -22,7 +22,7 @@ from ..host.counters import Counters
 from ..oci import container_log
 from ..oci.container_log import Log
 from .earlier_helper import ANSWER_SECONDS, EarlierHelper
-from .futures import settle
+from .futures import fail, settle
 from .helper_client import HelperClient
 
 log = logging.getLogger(__name__)
@@ -242,9 +242,7 @@ class LoggerClient(HelperClient):
             self._released[earlier].set_exception(error)
         for instance in [instance for instance, each in self._elsewhere.items() if each is earlier]:
             del self._elsewhere[instance]
-            answer = self._finished.get(instance)
-            if answer is not None and not answer.done():
-                answer.set_exception(error)
+            fail(self._finished.get(instance), error)
             if instance in self._guests:
                 task = asyncio.ensure_future(self._continue(instance))
                 self._continuing.add(task)

@@ -9,6 +9,8 @@ import signal
 from sandbox_api.errors import Internal, InvalidArgument, OutOfMemory, SandboxerError
 from workers import protocol
 
+from .futures import settle
+
 START_SECTION_SECONDS = 0.5
 """Seconds that a start waits for a module that is loaded: beyond, its start section runs, and it counts as running."""
 
@@ -47,7 +49,7 @@ async def read(pipe: int) -> tuple[bytes, bool]:
                     if limit.when() is None and protocol.unpack_report(report)[1]:
                         limit.reschedule(loop.time() + START_SECTION_SECONDS)
                     readable = loop.create_future()
-                    loop.add_reader(pipe, _wake, readable)
+                    loop.add_reader(pipe, settle, readable, None)
                     try:
                         await readable
                     finally:
@@ -71,7 +73,7 @@ async def undo(report: bytes) -> None:
         return
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
-    loop.add_reader(pidfd, _wake, ended)
+    loop.add_reader(pidfd, settle, ended, None)
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         await ended
@@ -80,11 +82,6 @@ async def undo(report: bytes) -> None:
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
-
-
-def _wake(readable: asyncio.Future[None]) -> None:
-    if not readable.done():
-        readable.set_result(None)
 
 
 def refusal(verdict: bytes, status: int, killed: bool, loaded: bool = False) -> SandboxerError:

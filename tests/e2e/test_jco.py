@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ..harness.compiled import until
-from ..harness.container import Pod
+from ..harness.container import Pod, ready_pod
 from ..harness.daemon import Daemon
 from ..harness.guests import CACHE
 from ..harness.jco import adapted, script
@@ -23,10 +23,8 @@ def sandboxer() -> Iterator[Daemon]:
 
 @pytest.fixture
 def pod(sandboxer: Daemon) -> Iterator[Pod]:
-    made = Pod(sandboxer)
-    yield made
-    made.shutdown()
-    made.close()
+    with ready_pod(sandboxer) as made:
+        yield made
 
 
 def test_an_adapted_program_has_arguments_environment_and_input(pod: Pod) -> None:

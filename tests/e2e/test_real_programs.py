@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ..bench import programs
-from ..harness.container import Container, Pod
+from ..harness.container import Container, Pod, ready_pod
 from ..harness.daemon import Daemon
 from ..harness.guests import CACHE
 from ..harness.ruby import SAYS_VERSION, ruby
@@ -27,10 +27,8 @@ def sandboxer() -> Iterator[Daemon]:
 
 @pytest.fixture
 def pod(sandboxer: Daemon) -> Iterator[Pod]:
-    made = Pod(sandboxer)
-    yield made
-    made.shutdown()
-    made.close()
+    with ready_pod(sandboxer) as made:
+        yield made
 
 
 def patient(container: Container) -> Container:

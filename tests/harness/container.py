@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,15 @@ class Pod:
 
     def close(self) -> None:
         self.api.close()
+
+
+@contextmanager
+def ready_pod(daemon: Daemon) -> Iterator[Pod]:
+    """A ready sandbox of a test's own, shut down after it."""
+    made = Pod(daemon)
+    yield made
+    made.shutdown()
+    made.close()
 
 
 class Builder:

@@ -100,6 +100,15 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
+async def read_in_pieces(client: Client, size: int) -> None:
+    """Send a request of which the server reads the beginning before the rest is there, and see it answered."""
+    first, second = request(size)
+    await client.send(first)
+    await until(lambda: client.connection._decoder.partial)
+    await client.send(second)
+    assert (await client.answer()).payload == b"%d bytes" % size
+
+
 @pytest.mark.parametrize("looks", [1, 5])
 def test_the_next_server_finds_a_request_whole_of_which_half_had_come(looks: int) -> None:
     async def test(client: Client) -> None:
@@ -116,11 +125,7 @@ def test_the_next_server_finds_a_request_whole_of_which_half_had_come(looks: int
 
 def test_a_request_that_may_not_fit_into_the_socket_is_read_as_it_comes() -> None:
     async def test(client: Client) -> None:
-        first, second = request(100_000)
-        await client.send(first)
-        await until(lambda: client.connection._decoder.partial)
-        await client.send(second)
-        assert (await client.answer()).payload == b"100000 bytes"
+        await read_in_pieces(client, 100_000)
 
     run(test)
 
@@ -129,12 +134,8 @@ def test_a_client_that_stops_within_a_request_is_looked_at_no_longer(monkeypatch
     monkeypatch.setattr(ttrpc, "_MAX_LOOKS", 4)
 
     async def test(client: Client) -> None:
-        first, second = request(5000)
-        await client.send(first)
-        await until(lambda: client.connection._decoder.partial)
-        await client.send(second)
-        assert (await client.answer()).payload == b"5000 bytes"
-        await client.send(first)  # the next one is waited for again
+        await read_in_pieces(client, 5000)
+        await client.send(request(5000)[0])  # the next one is waited for again
         await until(lambda: client.connection._looks > 1)
 
     run(test)
