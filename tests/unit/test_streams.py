@@ -21,6 +21,12 @@ from workers.relay_protocol import INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT
 from .leaks import nothing_left_open
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _shared() -> None:
+    """What all streams share is opened once, and stays."""
+    open_streams(Stdio()).close()
+
+
 @contextmanager
 def opened(stdin: object = "", stdout: object = "", stderr: object = "", terminal: bool = False) -> Iterator[Streams]:
     with nothing_left_open():
@@ -44,7 +50,6 @@ def fifo(tmp_path: Path) -> Path:
 
 
 def test_an_output_that_nobody_wants_is_dev_null_and_an_input_that_nobody_gave_a_pipe_at_its_end() -> None:
-    open_streams(Stdio()).close()  # the one pipe stays
     with opened() as streams, opened() as others:
         assert {os.fstat(fd).st_rdev for fd in (streams.stdout, streams.stderr)} == {os.stat("/dev/null").st_rdev}
         assert path_of(streams.stdin) == path_of(others.stdin) != "/dev/null"  # one for all
