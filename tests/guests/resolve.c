@@ -1,21 +1,12 @@
 /* Prints the addresses of each name in argv, a line each: "name: address address ...". A name that begins with "6:"
  * is looked up for IPv6, and a "/" stands for a file, whose text is printed. Ends with the number of names that
  * have none. */
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
-typedef struct { uint32_t family, size; uint8_t *data; } sockaddr_;
-typedef struct addrinfo_ {
-    uint16_t flags; uint8_t family; uint8_t type; uint32_t protocol, addrlen;
-    sockaddr_ *addr; char *name; uint32_t namelen; struct addrinfo_ *next;
-} addrinfo_;
+#include "sockets.h"
 
-__attribute__((import_module("wasi_snapshot_preview1"), import_name("sock_getaddrinfo")))
-int sock_getaddrinfo(const char *node, int nodelen, const char *service, int servicelen, addrinfo_ *hints,
-                     addrinfo_ **results, int max, uint32_t *count);
-
-enum { INET4 = 1, INET6 = 2, STREAM = 2, MOST = 8 };
+enum { MOST = 8 };
 
 static int lookup(const char *node, int family) {
     static uint8_t data[MOST][32];

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "server_sockets.h"
+#include "sockets.h"
 
 int main(int argc, char **argv)
 {
