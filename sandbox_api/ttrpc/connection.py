@@ -17,7 +17,6 @@ from google.protobuf.message import DecodeError
 
 from .. import calls, status
 from ..errors import (
-    DeadlineExceeded,
     InvalidArgument,
     OutOfMemory,
     ResourceExhausted,
@@ -28,7 +27,8 @@ from ..errors import (
 )
 from ..proto import ttrpc_pb2 as pb
 from . import frames
-from .keeper import Keeper
+from .call import Call
+from .keeper import MIDWAY, Keeper
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,9 @@ class Shared:
 class Connection:
     """One client. A node has one for each pending Wait, so it stays small."""
 
-    __slots__ = ("_calls", "_closing", "_decoder", "_key", "_looks", "_out", "_resumed", "_shared", "_sock", "_waits")
+    __slots__ = (
+        "_calls", "_closing", "_decoder", "_key", "_looks", "_midway", "_out", "_resumed", "_shared", "_sock", "_waits"
+    )  # fmt: skip
 
     def __init__(self, shared: Shared, sock: socket.socket, key: int = 0) -> None:
         """Serve what comes from a connected socket, which is the connection's from now on; ``key`` if it is kept."""
@@ -77,7 +79,8 @@ class Connection:
         self._closing = False
         self._decoder = frames.Decoder()
         self._looks = 0  # at the beginning of a frame in the socket
-        self._calls: dict[int, _Call] = {}
+        self._midway = 0  # place in the journal of the note that no other server could continue here
+        self._calls: dict[int, Call] = {}
         self._waits = 0  # of these calls
         self._resumed: set[int] | None = None  # streams whose requests may still be in the socket
         self._out: bytearray | None = None  # what the socket has not taken yet; while it is there, a writer is, too
@@ -121,7 +124,8 @@ class Connection:
         """Read. A request is taken from the socket only once it is whole, and journaled on a kept connection.
 
         One that was read by a process that then died would otherwise never be answered; after a part of one, the next
-        process would take the rest for another. A connection may be kept from the next request on.
+        process would take the rest for another. So it is journaled that a part is taken, and no byte is taken behind
+        it. A connection may be kept from the next request on.
         """
         assert self._sock is not None
         buffer = self._shared.buffer
@@ -130,18 +134,24 @@ class Connection:
                 if size := self._sock.recv_into(buffer):
                     self._received(bytes(buffer[:size]))
                     return
+            elif missing := self._decoder.missing:
+                if size := self._sock.recv_into(buffer, min(missing, len(buffer))):
+                    self._received(bytes(buffer[:size]))
+                    self._note_midway()
+                    return
             elif size := self._sock.recv_into(buffer, 0, socket.MSG_PEEK):
                 data = bytes(buffer[:size])
-                whole = 0 if self._decoder.partial else frames.whole(data)
+                whole = frames.whole(data)
                 if whole:
                     self._looks = 0
                     self._received(data[:whole])
-                elif not self._decoder.partial and self._await_rest(data):
+                elif self._await_rest(data):
                     return
+                else:  # a frame in pieces cannot be journaled yet
+                    self._note_midway(True)
+                    self._received(data)
                 if self._sock is not None:
-                    rest = self._sock.recv_into(buffer, whole or size)
-                    if not whole:  # a frame in pieces cannot be journaled yet
-                        self._received(bytes(buffer[:rest]))
+                    self._sock.recv_into(buffer, whole or size)
                 return
         except BlockingIOError:
             return
@@ -226,7 +236,7 @@ class Connection:
         except SandboxerError:
             self._end(place)
             raise
-        call = self._calls[stream] = _Call(self, stream, method, task, place)
+        call = self._calls[stream] = Call(self, stream, method, task, place)
         self._waits += waits
         if request.timeout_nano > 0:
             call.limit(request.timeout_nano / 1e9)
@@ -238,7 +248,7 @@ class Connection:
 
     # Out
 
-    def done(self, call: _Call, outcome: tuple[int, str], payload: bytes = b"") -> None:
+    def done(self, call: Call, outcome: tuple[int, str], payload: bytes = b"") -> None:
         """A call has come to an answer."""
         if self._calls.pop(call.stream, None) is None:
             return
@@ -273,6 +283,7 @@ class Connection:
         if sent < len(data):
             self._out = bytearray(data[sent:])
             self._shared.loop.add_writer(self._sock.fileno(), self._writable)
+            self._note_midway()
 
     def _writable(self) -> None:
         assert self._sock is not None
@@ -286,6 +297,7 @@ class Connection:
             return
         if not self._out:
             self._out = None
+            self._note_midway()
             self._shared.loop.remove_writer(self._sock.fileno())
             if self._closing:
                 self._lost()
@@ -306,6 +318,7 @@ class Connection:
         if self._key and self._shared.keeper is not None:
             for call in under_way.values():
                 self._end(call.place)
+            self._end(self._midway)
             self._shared.keeper.drop(self._key)
         sock.close()
         self._shared.closed(self)
@@ -324,6 +337,7 @@ class Connection:
         try:
             if first:
                 self._key = keeper.reserve(self._sock.fileno())
+                self._note_midway()
                 for earlier in self._calls.values():
                     earlier.place = keeper.begin(self._key, earlier.stream, _named(earlier.method.name))
             return keeper.begin(self._key, stream, wait or _named(method))
@@ -332,6 +346,17 @@ class Connection:
         finally:
             if first:
                 keeper.keep(self._key)
+
+    def _note_midway(self, taking: bool = False) -> None:
+        """Note whether a kept connection is in the middle of a frame, where the next server cannot go on: one that is
+        read, or is being taken, in pieces, or answers that the socket has no room for."""
+        midway = taking or self._decoder.partial or self._out is not None
+        if not midway:
+            self._end(self._midway)
+            self._midway = 0
+        elif self._key and not self._midway and self._shared.keeper is not None:
+            with suppress(OSError):  # without memory for it, a death now is one that the next server does not see
+                self._midway = self._shared.keeper.begin(self._key, MIDWAY, _named("a frame in pieces"))
 
     def _end(self, place: int) -> None:
         if place and self._shared.keeper is not None:
@@ -342,54 +367,6 @@ class Connection:
 def _named(method: str) -> bytes:
     """A request that has a method's name and nothing else."""
     return pb.Request(method=method).SerializeToString()
-
-
-class _Call:
-    """A call under way."""
-
-    __slots__ = ("_connection", "_task", "_timer", "method", "place", "stream")
-
-    def __init__(
-        self, connection: Connection, stream: int, method: calls.Method, task: asyncio.Task[bytes], place: int
-    ) -> None:
-        self._connection = connection
-        self.method = method
-        self._task = task
-        self._timer: asyncio.TimerHandle | None = None
-        self.stream = stream
-        self.place = place
-        """In the keeper's journal; 0 where it is not there."""
-        method.under_way += 1
-        task.add_done_callback(self._done)
-
-    def limit(self, seconds: float) -> None:
-        """Answer within this time in any case."""
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._late, seconds)
-
-    def abandon(self) -> None:
-        """Drop the answer: its client is gone."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self.method.kind is not calls.Kind.CHANGE:
-            self._task.cancel()
-
-    def _late(self, seconds: float) -> None:
-        late = DeadlineExceeded(f"{self.method.name}: no answer within {seconds:g} s")
-        self._connection.done(self, status.of(late, self.method.name))
-        self.abandon()
-
-    def _done(self, task: asyncio.Task[bytes]) -> None:
-        self.method.under_way -= 1
-        if self._timer is not None:
-            self._timer.cancel()
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is None:
-            self._connection.done(self, (status.OK, ""), task.result())
-        elif isinstance(error, Exception):
-            self.method.count(error)
-            self._connection.done(self, status.of(error, self.method.name))
 
 
 def _peer(sock: socket.socket) -> str:

@@ -48,7 +48,7 @@ def whole(data: bytes) -> int:
     return at
 
 
-def size(data: bytes) -> int:
+def size(data: bytes | bytearray) -> int:
     """Count the bytes of the frame that begins here; 0 where its header is not whole."""
     return _HEADER.size + int(_HEADER.unpack_from(data)[0]) if len(data) >= _HEADER.size else 0
 
@@ -65,6 +65,13 @@ class Decoder:
     def partial(self) -> bool:
         """Whether it holds the beginning of a frame."""
         return self._buffer is not None
+
+    @property
+    def missing(self) -> int:
+        """How many bytes that frame lacks at least: of its header, or else all; 0 where it holds none."""
+        if self._buffer is None:
+            return 0
+        return (size(self._buffer) or _HEADER.size) - len(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """The frames that ``data`` completes. Raises ``BrokenFrame``; feed nothing more after that."""

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+MIDWAY = 0
+"""In place of a call's stream, of which none is 0: the connection is in the middle of a frame, in either direction.
+
+Where the process dies then, nobody else can tell where the next frame begins: the connection has to be closed.
+"""
+
 
 class Keeper(Protocol):
     """Keeps connections open when this process dies: a client takes a lost one for the end of what it waits for."""
@@ -18,7 +24,7 @@ class Keeper(Protocol):
         """Keep a connection no longer: it is about to be closed, and its calls are ended."""
 
     def begin(self, key: int, stream: int, request: bytes) -> int:
-        """Journal a call on a kept connection; the place to ``end`` it at, or 0. Raises ``OSError``."""
+        """Journal a call on a kept connection, or ``MIDWAY``; the place to ``end`` it at, or 0. Raises ``OSError``."""
 
     def end(self, place: int) -> None:
-        """Forget a call: it has been answered, or its client is gone."""
+        """Forget what began there: it has been answered, or its client is gone."""

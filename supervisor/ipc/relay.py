@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from sandbox_api.errors import OutOfDescriptors, Unavailable
+from sandbox_api.ttrpc.keeper import MIDWAY
 from workers import protocol, relay_protocol
 
 from ..host import sockets
 from ..host.counters import Counters
 from ..oci.streams import Pump
+from .channel import HelperFailed
 from .earlier_helper import ANSWER_SECONDS, EarlierHelper
 from .futures import fail, settle
 from .helper_client import HelperClient
@@ -116,13 +118,7 @@ class RelayClient(HelperClient):
             self.began = bool(self._helper.pid)
             self._hold(relay_protocol.JOURNAL, self._journal.fd)
         pending = self._journal.pending()
-        told, self._told = self._told, {}
-        kept = [Kept(key, fd, pending.pop(key, [])) for key, fd in told.items() if fd >= 0]
-        if len(kept) < len(told):
-            log.error("%d clients' connections are given up: no more descriptors for them", len(told) - len(kept))
-            for key, fd in told.items():
-                if fd < 0:
-                    self._tell(relay_protocol.DROP, protocol.pack_numbers(key), [])
+        kept = self._sort_out(pending)
         for calls in pending.values():  # their clients are gone
             for call in calls:
                 self._journal.end(call.place)
@@ -130,6 +126,21 @@ class RelayClient(HelperClient):
         self._keys = max(self._connections, default=0)
         self._free.extend(set(range(1, self._keys)).difference(self._connections))
         return kept
+
+    def _sort_out(self, pending: dict[int, list[Pending]]) -> list[Kept]:
+        """The connections that can be continued, with their calls out of ``pending``; the others are closed."""
+        told, self._told = self._told, {}
+        lost = {key for key, fd in told.items() if fd < 0}
+        midway = {key for key in told.keys() - lost if any(call.stream == MIDWAY for call in pending.get(key, []))}
+        if lost:
+            log.error("%d clients' connections are given up: no descriptors came for them", len(lost))
+        if midway:
+            log.error("%d clients' connections are closed: the daemon ended within a frame of theirs", len(midway))
+        for key in lost | midway:
+            self._tell(relay_protocol.DROP, protocol.pack_numbers(key), [])
+        for key in midway:
+            os.close(told[key])
+        return [Kept(key, fd, pending.pop(key, [])) for key, fd in told.items() if key not in lost | midway]
 
     async def _inherit(self, joined: list[EarlierHelper]) -> None:
         """Have our relay hold what those of other builds held. Raises ``Unavailable``, ``HelperFailed``.
@@ -220,10 +231,11 @@ class RelayClient(HelperClient):
         super().close()
         for listener in self._listeners.values():
             listener.close()
-        for fd in self._unknown.values():
+        for fd in (*self._unknown.values(), *(fd for fd in self._told.values() if fd >= 0)):
             os.close(fd)
         self._listeners.clear()
         self._unknown.clear()
+        self._told.clear()
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -250,7 +262,7 @@ class RelayClient(HelperClient):
     def _take_earlier(self, earlier: EarlierHelper, frame: protocol.Frame) -> None:
         if frame.kind != relay_protocol.STANDING:
             self._take_held(frame)
-        elif not frame.lost:
+        elif frame.fds:
             (number,) = protocol.first_numbers(frame.body, 1)
             self._tell(relay_protocol.STAND, protocol.pack_numbers(number), frame.fds)
 
@@ -268,9 +280,11 @@ class RelayClient(HelperClient):
         (number,) = protocol.first_numbers(frame.body, 1)
         if frame.kind == relay_protocol.KEPT:
             if self._told.get(number, -1) < 0:
-                self._told[number] = -1 if frame.lost else frame.fds.pop()
+                self._told[number] = frame.fds.pop() if frame.fds else -1
         elif frame.lost:
             fail(self._taken, OutOfDescriptors("no descriptor is left: raise the open-file limit"))
+        elif not frame.fds:
+            fail(self._taken, HelperFailed(f"a relay sent no descriptor of what it holds as number {number}"))
         elif number == relay_protocol.JOURNAL:
             if self._journal is None:
                 self._journal = Journal(frame.fds.pop())
@@ -278,7 +292,8 @@ class RelayClient(HelperClient):
             if number not in self._unknown:
                 self._unknown[number] = frame.fds.pop()
         elif number not in self._listeners:
-            self._listeners[number] = socket.socket(fileno=frame.fds.pop())
+            self._listeners[number] = socket.socket(fileno=frame.fds[0])  # raises where it is no socket
+            del frame.fds[0]
 
     def _pending(self) -> Iterator[asyncio.Future[Any] | None]:
         yield self._taken

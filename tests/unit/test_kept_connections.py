@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -13,10 +14,15 @@ from sandbox_api.proto import ttrpc_pb2 as pb
 from sandbox_api.ttrpc import connection as ttrpc
 from sandbox_api.ttrpc import frames
 from sandbox_api.ttrpc.connection import Connection, Shared
+from sandbox_api.ttrpc.keeper import MIDWAY
 
 
 class Keeper:
-    """Keeps any connection, and no journal."""
+    """Keeps any connection, and knows the streams that are journaled."""
+
+    def __init__(self) -> None:
+        self.streams: dict[int, int] = {}  # by place
+        self._places = itertools.count(64, 64)
 
     def reserve(self, fd: int) -> int:
         return 1
@@ -28,10 +34,12 @@ class Keeper:
         pass
 
     def begin(self, key: int, stream: int, request: bytes) -> int:
-        return 64
+        place = next(self._places)
+        self.streams[place] = stream
+        return place
 
     def end(self, place: int) -> None:
-        pass
+        del self.streams[place]
 
 
 class Client:
@@ -40,6 +48,7 @@ class Client:
     def __init__(self) -> None:
         self.sock, self._theirs = socket.socketpair()
         self.sock.setblocking(False)
+        self.keeper = Keeper()
         self.connection = self.serve()
 
     def serve(self) -> Connection:
@@ -50,7 +59,7 @@ class Client:
             ("s", "Wait"): calls.Method("Wait", self._wait, calls.Kind.WAIT),
         }
         buffer = memoryview(bytearray(1 << 18))
-        shared = Shared(methods, Keeper(), loop, buffer, lambda: None, lambda connection: None)
+        shared = Shared(methods, self.keeper, loop, buffer, lambda: None, lambda connection: None)
         return Connection(shared, self._theirs.dup(), 1)
 
     async def send(self, data: bytes) -> None:
@@ -75,11 +84,10 @@ class Client:
         return b""
 
 
-def request(size: int) -> tuple[bytes, bytes]:
+def request(size: int, stream: int = 3) -> tuple[bytes, bytes]:
     """A request in two pieces."""
-    whole = frames.encode(
-        3, frames.REQUEST, pb.Request(service="s", method="Echo", payload=bytes(size)).SerializeToString()
-    )
+    message = pb.Request(service="s", method="Echo", payload=bytes(size)).SerializeToString()
+    whole = frames.encode(stream, frames.REQUEST, message)
     return whole[: len(whole) // 2], whole[len(whole) // 2 :]
 
 
@@ -126,6 +134,59 @@ def test_the_next_server_finds_a_request_whole_of_which_half_had_come(looks: int
 def test_a_request_that_may_not_fit_into_the_socket_is_read_as_it_comes() -> None:
     async def test(client: Client) -> None:
         await read_in_pieces(client, 100_000)
+
+    run(test)
+
+
+def test_a_connection_is_noted_while_a_part_of_a_request_is_read_and_nothing_is_read_behind_it() -> None:
+    async def test(client: Client) -> None:
+        first, second = request(100_000)
+        await client.send(first)
+        await until(lambda: client.connection._decoder.partial)
+        assert list(client.keeper.streams.values()) == [MIDWAY]
+        beginning, end = request(5000, stream=5)
+        await client.send(second + beginning)
+        assert (await client.answer()).payload == b"100000 bytes"
+        await until(lambda: client.connection._looks > 0)
+        assert client.keeper.streams == {}
+        client.connection.hang_up(keeping=True)
+        client.connection = client.serve()
+        await client.send(end)
+        assert (await client.answer()).payload == b"5000 bytes"
+
+    run(test)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_connection_is_noted_while_answers_find_no_room(kept: bool) -> None:
+    """One that is kept only then, too."""
+
+    async def test(client: Client) -> None:
+        if not kept:
+            client.connection._key = 0
+        stream = 1
+        while client.connection._out is None:
+            stream += 2
+            await client.send(b"".join(request(10, stream)))
+            await asyncio.sleep(0)
+        wait = pb.Request(service="s", method="Wait").SerializeToString()
+        await client.send(frames.encode(1, frames.REQUEST, wait))
+        await until(lambda: 1 in client.keeper.streams.values())
+        assert MIDWAY in client.keeper.streams.values()
+        decoder, answers = frames.Decoder(), 0
+        while 2 * answers + 1 < stream:
+            answers += len(list(decoder.feed(await asyncio.get_running_loop().sock_recv(client.sock, 1 << 16))))
+        await until(lambda: list(client.keeper.streams.values()) == [1])
+
+    run(test)
+
+
+def test_a_client_that_goes_within_a_request_leaves_nothing_noted() -> None:
+    async def test(client: Client) -> None:
+        await client.send(request(100_000)[0])
+        await until(lambda: client.connection._decoder.partial)
+        client.sock.close()
+        await until(lambda: client.keeper.streams == {})
 
     run(test)
 

@@ -6,17 +6,34 @@ import asyncio
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from sandbox_api.errors import Unavailable
 from supervisor.ipc.channel import HelperFailed
 from supervisor.ipc.relay import Kept, RelayClient
-from workers.protocol import encode, pack_numbers
-from workers.relay_protocol import HELLO, HIGHEST_KEEPING, HIGHEST_VERSION, WELCOME
+from workers.protocol import Frame, Reader, encode, pack_numbers, unpack_numbers
+from workers.relay_protocol import (
+    DROP,
+    HELD,
+    HELLO,
+    HIGHEST_KEEPING,
+    HIGHEST_VERSION,
+    JOURNAL,
+    KEPT,
+    TAKE,
+    TAKEN,
+    TASKS,
+    VERSIONS,
+    WELCOME,
+)
+
+from .leaks import nothing_left_open
 
 _HEADER = struct.Struct("<IHH")
 SECONDS = 20
@@ -43,6 +60,101 @@ def test_a_relay_that_cannot_be_understood_is_not_joined(tmp_path: Path, version
         return client.pid
 
     assert asyncio.run(main()) == 0, "none of ours was started"
+
+
+class Other:
+    """A relay that answers TAKE with what a test wants."""
+
+    def __init__(self, folder: Path, *held: tuple[int, int, list[int]]) -> None:
+        """``held``: kind of message, number, descriptors."""
+        self._held = held
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(folder / "relay-build.sock"))
+        self._listener.listen()
+        self.told: list[tuple[int, tuple[int, ...]]] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        sock, _ = self._listener.accept()
+        sock.settimeout(SECONDS)
+        reader = Reader(sock)
+        with suppress(ConnectionError), closing(reader):
+            while reader.receive():
+                for frame in reader.frames():
+                    self._obey(reader, frame)
+
+    def _obey(self, reader: Reader, frame: Frame) -> None:
+        self.told.append((frame.kind, unpack_numbers(frame.body)))
+        frame.close()
+        if frame.kind == HELLO:
+            reader.answer(WELCOME, pack_numbers(*VERSIONS))
+        elif frame.kind == TAKE:
+            for kind, number, fds in self._held:
+                reader.answer(kind, pack_numbers(number), fds)
+            reader.answer(TAKEN, b"")
+
+    def join(self) -> None:
+        """Wait until its supervisor has gone."""
+        self._thread.join(SECONDS)
+        self._listener.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_a_connection_without_its_descriptor_is_given_up_alone(
+    tmp_path: Path, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    async def main() -> None:
+        with client(tmp_path, "build") as relay:
+            async with asyncio.timeout(SECONDS):
+                (kept,) = await relay.take()
+            assert kept.key == 2
+            assert os.path.sameopenfile(kept.fd, pair[0].fileno())
+            os.close(kept.fd)
+            await relay._greet()
+
+    with nothing_left_open():
+        other = Other(tmp_path, (KEPT, 1, []), (KEPT, 2, [pair[0].fileno()]))
+        asyncio.run(main())
+        other.join()
+    assert [numbers for kind, numbers in other.told if kind == DROP] == [(1,)]
+
+
+@pytest.mark.parametrize("number", [JOURNAL, TASKS, 1000])
+def test_what_a_relay_holds_without_its_descriptor_cannot_be_taken_over(
+    tmp_path: Path, pair: tuple[socket.socket, socket.socket], number: int
+) -> None:
+    async def main() -> None:
+        with client(tmp_path, "build") as relay:
+            async with asyncio.timeout(SECONDS):
+                with pytest.raises(HelperFailed, match=f"no descriptor of what it holds as number {number}"):
+                    await relay.take()
+
+    with nothing_left_open():
+        other = Other(tmp_path, (KEPT, 2, [pair[0].fileno()]), (HELD, number, []))
+        asyncio.run(main())
+        other.join()
+
+
+def test_a_listening_socket_that_is_none_cannot_be_taken_over(
+    tmp_path: Path, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    async def main() -> None:
+        with client(tmp_path, "build") as relay:
+            async with asyncio.timeout(SECONDS):
+                with pytest.raises(Unavailable, match="the relay died"):
+                    await relay.take()
+
+    with open("/dev/null") as null, nothing_left_open():
+        other = Other(tmp_path, (HELD, TASKS, [null.fileno()]))
+        asyncio.run(main())
+        other.join()
 
 
 @contextmanager

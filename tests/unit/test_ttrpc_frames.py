@@ -55,6 +55,20 @@ def test_any_chunking_gives_the_same_frames(frames: list[Frame], cuts: list[int]
     assert decode(pieces(b"".join(map(to_bytes, frames)), cuts)) == (frames, None)
 
 
+@given(FRAMES, st.integers(1, 300))
+def test_what_is_missing_is_never_more_than_the_frame(frame: Frame, begun: int) -> None:
+    whole = to_bytes(frame)
+    at = min(begun, len(whole) - 1)
+    decoder = Decoder()
+    assert decoder.missing == 0
+    assert list(decoder.feed(whole[:at])) == []
+    came = []
+    while missing := decoder.missing:
+        came += decoder.feed(whole[at : at + missing])
+        at += missing
+    assert (came, at) == ([frame], len(whole))
+
+
 @given(ANY_BYTES)
 def test_decoding_keeps_every_byte(data: bytes) -> None:
     frames, broken = decode([data])

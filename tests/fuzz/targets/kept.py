@@ -190,7 +190,7 @@ class _Life:
 
     async def _replace(self) -> None:
         """Kill the supervisor, and begin the next one."""
-        kept = self._keeper.kept and not self.closed
+        kept = self._keeper.kept and not self.closed and not (self._connection and self._connection._midway)
         self.kill()
         await self.begin()
         if self._connection is None:
