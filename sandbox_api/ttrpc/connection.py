@@ -350,6 +350,8 @@ class Connection:
     def _note_midway(self, taking: bool = False) -> None:
         """Note whether a kept connection is in the middle of a frame, where the next server cannot go on: one that is
         read, or is being taken, in pieces, or answers that the socket has no room for."""
+        if self._sock is None:
+            return
         midway = taking or self._decoder.partial or self._out is not None
         if not midway:
             self._end(self._midway)

@@ -84,15 +84,18 @@ class Client:
         return b""
 
 
-def request(size: int, stream: int = 3) -> tuple[bytes, bytes]:
+def request(size: int, stream: int = 3, method: str = "Echo") -> tuple[bytes, bytes]:
     """A request in two pieces."""
-    message = pb.Request(service="s", method="Echo", payload=bytes(size)).SerializeToString()
+    message = pb.Request(service="s", method=method, payload=bytes(size)).SerializeToString()
     whole = frames.encode(stream, frames.REQUEST, message)
     return whole[: len(whole) // 2], whole[len(whole) // 2 :]
 
 
 def run(test: Callable[[Client], Awaitable[None]]) -> None:
+    faults: list[object] = []
+
     async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
         client = Client()
         try:
             async with asyncio.timeout(20):
@@ -101,6 +104,7 @@ def run(test: Callable[[Client], Awaitable[None]]) -> None:
             client.close()
 
     asyncio.run(main())
+    assert faults == []
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -181,12 +185,18 @@ def test_a_connection_is_noted_while_answers_find_no_room(kept: bool) -> None:
     run(test)
 
 
-def test_a_client_that_goes_within_a_request_leaves_nothing_noted() -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_client_that_goes_within_a_request_leaves_nothing_noted(whole: bool) -> None:
     async def test(client: Client) -> None:
-        await client.send(request(100_000)[0])
+        first, second = request(100_000, method="unknown")
+        await client.send(first)
         await until(lambda: client.connection._decoder.partial)
+        if whole:  # the answer finds nobody
+            client.sock.send(second)
         client.sock.close()
-        await until(lambda: client.keeper.streams == {})
+        await until(lambda: client.connection._sock is None)
+        await asyncio.sleep(0)
+        assert client.keeper.streams == {}
 
     run(test)
 
