@@ -5,6 +5,7 @@ What an engine finds wrong with a module, and what the copy of its bytes finds, 
 
 from __future__ import annotations
 
+from . import protocol
 from .calls.call_list import At, Label
 from .protocol import FAILED, REFUSED
 
@@ -21,7 +22,7 @@ UNREADABLE, RESOLVER = 9, 13
 TOLD = {
     STREAMS: FAILED + b"streams: %s",
     TERMINAL: FAILED + b"terminal: %s",
-    CGROUP: FAILED + b"cgroup: %s",
+    CGROUP: FAILED + protocol.CGROUP.encode() + b": %s",
     NETNS: FAILED + b"network namespace: %s",
     LIMITS: FAILED + b"resource limits: %s",
     USER: FAILED + b"user and capabilities: %s",

@@ -33,6 +33,9 @@ section, may run from then on; and a verdict: about to run; set-up failed, why; 
 UNLINKED = "cannot be linked"
 """Beginning of why a module is refused whose imports this engine lacks."""
 
+CGROUP = "cgroup"
+"""Beginning of why set-up failed where a control group could not be entered."""
+
 OWN_PID = 0x5AFE0B1D
 """Stands in a seccomp filter where the worker puts its own pid; above every pid there is (proc_sys_kernel(5))."""
 

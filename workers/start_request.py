@@ -57,9 +57,9 @@ class Descriptors:
         """Add descriptors of a role."""
         self._by_role.setdefault(role, []).extend(fds)
 
-    def put(self, role: int, fd: int) -> None:
-        """Have this descriptor, and no other, in a role."""
-        self._by_role[role] = [fd]
+    def put(self, role: int, *fds: int) -> None:
+        """Have these descriptors, and no others, in a role."""
+        self._by_role[role] = list(fds)
 
     def all(self, role: int) -> list[int]:
         """The descriptors of a role."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 
-from sandbox_api.errors import Internal, InvalidArgument, OutOfMemory, SandboxerError
+from sandbox_api.errors import Internal, InvalidArgument, OutOfMemory, SandboxerError, Unavailable
 from workers import protocol
 
 from .futures import settle
@@ -19,6 +20,10 @@ MAX_REPORT = 64 << 10
 """Bytes of a report."""
 
 
+_GROUP_GONE = f"{protocol.CGROUP}: {os.strerror(errno.ENODEV)}"
+"""What a write says to a file of a control group that is gone (kernfs_fop_write_iter() of fs/kernfs/file.c)."""
+
+
 class ModuleRefused(InvalidArgument):
     """A worker refuses the module; the text says why, and does not name it."""
 
@@ -29,6 +34,13 @@ class ModuleRefused(InvalidArgument):
     def unlinked(self) -> bool:
         """Whether the engine lacks what it imports: another may have it."""
         return str(self).startswith(protocol.UNLINKED)
+
+
+class GroupGone(Unavailable):
+    """A control group was removed after its descriptor was opened for the worker; nothing of the guest has run."""
+
+    def __init__(self) -> None:
+        super().__init__("the container's control group was removed while it started: start it again")
 
 
 async def read(pipe: int) -> tuple[bytes, bool]:
@@ -92,7 +104,7 @@ def refusal(verdict: bytes, status: int, killed: bool, loaded: bool = False) -> 
         refused.loaded = loaded
         return refused
     if verdict[:1] == protocol.FAILED:
-        return Internal(text)
+        return GroupGone() if text == _GROUP_GONE else Internal(text)
     if status == signal.SIGKILL and not killed:
         return OutOfMemory("the worker was killed before the guest ran: its memory limit, or the node's, is reached")
     if os.WIFSIGNALED(status):

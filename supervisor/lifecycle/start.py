@@ -11,13 +11,14 @@ from workers.start_request import CGROUP, NETNS, RESOLVER, STDERR, STDIN, STDOUT
 
 from ..aot.choice import Choice, EngineChoice
 from ..aot.terms import EngineMode, export_to_initialize
+from ..cgroups import Cgroup
 from ..host import errors
 from ..host.closer import Closer, close_all
 from ..host.counters import Counters
 from ..ipc.forkserver import ForkserverClient
 from ..ipc.logger import LoggerClient
 from ..ipc.relay import RelayClient
-from ..ipc.reports import ModuleRefused
+from ..ipc.reports import GroupGone, ModuleRefused
 from ..model.container import Container
 from ..model.process import Process
 from ..model.registry import Registry
@@ -48,22 +49,27 @@ class _Opened:
         self.descriptors = Descriptors()
         self._others: list[int] = []
 
-    def join(self, container: Container, netns: str, plan: MountPlan | None) -> bool:
-        """Put streams, control groups, the network namespace and the resolver's files in their roles.
+    def enter(self, cgroup: Cgroup | None) -> bool:
+        """Put a control group's files in their role, in place of those opened before.
 
-        ``plan`` is given where the guest has a network. Answers whether the control group is to be recorded.
-        Raises ``OSError`` and ``FailedPrecondition``.
+        Answers whether the group is to be recorded. Raises ``OSError`` and ``FailedPrecondition``.
+        """
+        entrances, changed = cgroup.open_entrances() if cgroup else ([], False)
+        self._others += entrances
+        self.descriptors.put(CGROUP, *entrances)
+        return changed
+
+    def join(self, netns: str, plan: MountPlan | None) -> None:
+        """Put streams, the network namespace and the resolver's files in their roles.
+
+        ``plan`` is given where the guest has a network. Raises ``OSError`` and ``FailedPrecondition``.
         """
         for role, fd in ((STDIN, self.streams.stdin), (STDOUT, self.streams.stdout), (STDERR, self.streams.stderr)):
             self.descriptors.put(role, fd)
-        entrances, changed = container.cgroup.open_entrances() if container.cgroup else ([], False)
-        for fd in entrances:
-            self._add(CGROUP, fd)
         if netns:
             self._add(NETNS, open_netns(netns))
         if plan is not None and plan.pod:
             self._add(RESOLVER, mount_tree.build_resolver(plan))
-        return changed
 
     def _add(self, role: int, fd: int) -> None:
         self._others.append(fd)
@@ -115,8 +121,8 @@ class Starter:
             opened.context.memory_limit = self._memory_limit(container, source)
             asked = self._aot.asked(source.spec.annotations) if self._aot else EngineMode.WASMEDGE
             choice = await self._choose(opened.context, asked)
-            if opened.join(container, netns, source.plan if network else None):
-                self._store.update_container(container)
+            opened.join(netns, source.plan if network else None)
+            self._enter(container, opened)
             placement = wasi.Placement(
                 descriptors=opened.descriptors,
                 network=network,
@@ -133,7 +139,11 @@ class Starter:
             launch = Launch(
                 self._forkserver, self._aot, self._counters, process, request, opened.context, asked, restricted
             )
-            pid = await launch.run(choice)
+            try:
+                pid = await launch.run(choice)
+            except GroupGone:  # another sandboxer of this host removed it, as nobody was in it
+                self._enter(container, opened)
+                pid = await launch.run(choice)
             return pid
         except ModuleRefused as error:
             raise InvalidArgument(f"{wasi.module_and_function(what.args[0])[0]}: {error}") from None
@@ -144,6 +154,11 @@ class Starter:
             opened.close(self._closer if pid else None)  # of a start that failed, nothing stays open after it
             if not pid:
                 await self._logger.finish(process.instance)
+
+    def _enter(self, container: Container, opened: _Opened) -> None:
+        """Open the container's control groups for its worker. Raises ``OSError`` and ``FailedPrecondition``."""
+        if opened.enter(container.cgroup):
+            self._store.update_container(container)
 
     async def _choose(self, context: wasi.WasiContext, asked: EngineMode) -> Choice:
         """Choose what runs for the module, and have the context hold it. Raises ``OSError`` and ``SandboxerError``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 
@@ -10,6 +11,7 @@ import pytest
 
 from sandbox_api.errors import Internal
 from supervisor.ipc import reports
+from workers.failures import CGROUP, TOLD
 
 
 @pytest.mark.parametrize(("verdict", "kind"), [(b"X", reports.ModuleRefused), (b"F", Internal)])
@@ -18,6 +20,15 @@ def test_a_refusal_without_a_reason_says_so(verdict: bytes, kind: type[Exception
     assert isinstance(error, kind)
     assert str(error) == "the worker gave no reason"
     assert str(reports.refusal(verdict + b"why\xff", 256, False)) == "why\ufffd"
+
+
+def test_a_control_group_that_is_gone_is_told_by_its_error_number() -> None:
+    told = TOLD[CGROUP] % os.strerror(errno.ENODEV).encode()
+    with pytest.raises(reports.GroupGone, match="removed while it started: start it again"):
+        raise reports.refusal(told, 125 << 8, False)
+    denied = reports.refusal(TOLD[CGROUP] % b"Permission denied", 125 << 8, False)
+    assert isinstance(denied, Internal)
+    assert str(denied) == "cgroup: Permission denied"
 
 
 @pytest.mark.parametrize("begin", [b"\1\0\0\0", b"\1\0\0\0L"])
