@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from sandbox_api.errors import FailedPrecondition, SandboxerError
@@ -28,6 +29,7 @@ from ..model.sandbox import Sandbox, SandboxState
 from ..oci import bundle, mount_tree, pod_files, rootfs, streams, wasi
 from ..oci import spec as oci
 from ..oci.spec import Bind
+from ..state.retry import until_recorded
 from ..state.store import Made, Recorded, Store, StoreFailed
 from . import usage
 from .module_images import ModuleImages
@@ -38,7 +40,6 @@ P = TypeVar("P")
 
 _REMOVALS = 4
 """What guests left is unmounted and removed by so many threads."""
-RETRY_SECONDS = 1.0
 _REMEMBERED = 64
 """Specs of the newest containers kept in memory: most are started, and many deleted, soon after."""
 _LONGEST_REMEMBERED = 64 << 10  # bytes of a config.json
@@ -112,8 +113,7 @@ class ContainerManager:
         planned = self._hierarchy.plan(group, resources) if group else ""
         state = Made.DONE if plan.empty and not group else Made.UNFINISHED
         if left := self._unmade.get((namespace, new.id)):
-            self._store.remove_container(left)
-            del self._unmade[namespace, new.id]
+            self._remove_unmade(left)
         self._store.add_container(container, Recorded(config, plan), planned, state)
         try:
             with self._stages["mounts"].time():
@@ -140,18 +140,16 @@ class ContainerManager:
 
     def _forget(self, container: Container) -> None:
         """Remove the record of a container that was not made; on a full disk as soon as there is room."""
-        key = container.namespace, container.id
-        self._unmade.pop(key, None)
-        try:
-            self._store.remove_container(container)
-        except StoreFailed as error:
-            log.error("%s was not made, and its record cannot be removed: %s: trying again", container.id, error)
-            self._unmade[key] = container
-            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._forget_again, container)
+        self._unmade[container.namespace, container.id] = container
+        failed = f"{container.id} was not made, and its record cannot be removed"
+        until_recorded(partial(self._remove_unmade, container), failed)
 
-    def _forget_again(self, container: Container) -> None:
-        if self._unmade.get((container.namespace, container.id)) is container:
-            self._forget(container)
+    def _remove_unmade(self, container: Container) -> None:
+        """Remove the record, unless another Create of the same id has. Raises ``StoreFailed``."""
+        key = container.namespace, container.id
+        if self._unmade.get(key) is container:
+            self._store.remove_container(container)
+            del self._unmade[key]
 
     def _foresee(self, spec: oci.Spec, plan: rootfs.MountPlan, resources: Resources) -> None:
         """Have the module compiled before its start, or, where it is, an image of it loaded made."""

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 
 from sandbox_api.interface import Exit
 
@@ -21,15 +22,13 @@ from ..model.container import Container
 from ..model.process import Process, ProcessState
 from ..model.registry import Registry
 from ..seccomp.library import call_name
+from ..state.retry import until_recorded
 from ..state.store import Store, StoreFailed
 from .events import TaskEvents
 from .execs import Execs
 from .signals import Signals
 
 log = logging.getLogger(__name__)
-
-RETRY_SECONDS = 1.0
-
 
 TRAP = 134
 """Status of a guest that trapped."""
@@ -83,6 +82,10 @@ class ExitRecorder:
         died since is found ended, and nobody knows how.
         """
         exits = [self._unrecorded.setdefault(ended.instance, ended) for ended in exits]
+        until_recorded(partial(self._record, exits), f"{len(exits)} exits cannot be recorded")
+
+    def _record(self, exits: list[Ended]) -> None:
+        """Raises ``StoreFailed``; then nothing has changed."""
         told: list[tuple[Process, ProcessState]] = []
         for ended in exits:
             _, process = self._registry.processes.get(ended.instance, (None, None))
@@ -92,12 +95,10 @@ class ExitRecorder:
                 process.state = ProcessState.STOPPED
         try:
             self._store.update_processes([process for process, _ in told])
-        except StoreFailed as error:
-            log.error("%d exits cannot be recorded: %s: trying again", len(told), error)
+        except StoreFailed:
             for process, before in told:
                 process.exit, process.state = None, before
-            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.record, exits)
-            return
+            raise
         for ended in exits:
             self._unrecorded.pop(ended.instance, None)
         self._forkserver.acknowledge([ended.instance for ended in exits])

@@ -25,7 +25,7 @@ from supervisor.ipc.earlier_forkservers import EarlierForkservers
 from supervisor.ipc.forkserver import ForkserverClient
 from supervisor.ipc.inventory import Ended
 from supervisor.ipc.logger import LoggerClient
-from supervisor.lifecycle import exits, orphans
+from supervisor.lifecycle import orphans
 from supervisor.lifecycle.events import TaskEvents
 from supervisor.lifecycle.execs import Execs
 from supervisor.lifecycle.exits import ExitRecorder, exit_kind, exit_status
@@ -37,6 +37,7 @@ from supervisor.model.process import Process, ProcessState
 from supervisor.model.registry import Registry
 from supervisor.model.sandbox import Sandbox
 from supervisor.oci.rootfs import MountPlan
+from supervisor.state import retry
 from supervisor.state.store import Recorded, Store
 from workers import protocol
 from workers.greeting import Filters
@@ -206,7 +207,7 @@ def test_an_exit_of_nobody_s_is_acknowledged(tmp_path: Path) -> None:
 def test_an_exit_that_cannot_be_recorded_is_kept_back_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exits, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0)
 
     async def test(scene: Scene) -> None:
         waiting = asyncio.create_task(scene.process("a").wait())

@@ -16,6 +16,7 @@ from sandbox_api.errors import Internal, OutOfDisk
 from sandbox_api.interface import NewContainer, NewSandbox
 from supervisor.lifecycle import containers
 from supervisor.oci.rootfs import MountPlan
+from supervisor.state import retry
 
 from .disk import disk
 from .parts import NS, Parts
@@ -124,7 +125,7 @@ def test_a_container_that_found_no_room_leaves_no_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     """Its record had found room, and could not be removed again: it is, as soon as there is some."""
-    monkeypatch.setattr(containers, "RETRY_SECONDS", 60 if again else 0.01)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 60 if again else 0.01)
 
     async def test() -> None:
         with disk(tmp_path / "disk") as small:
