@@ -41,8 +41,6 @@ class Orphans:
         self._registry = registry
         self._forkserver = forkserver
         self._adopted: dict[int, int] = {}  # workers that are our children by now: instance by pid
-        # Instances with their pids; also such as have ended: on a full disk it takes time until that is recorded.
-        self._known: set[tuple[int, int]] = set()
         self._watched = 0
         self._most_watched = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
@@ -58,7 +56,7 @@ class Orphans:
                 break
             instance = self._forkserver.starting(pid) or self._adopted.pop(pid, 0) or self._instance_of(pid)
             if instance:
-                self._known.add((instance, pid))
+                self._mark(instance, pid)
                 ended.append(Ended(instance, pid, status, time.time_ns()))
         if ended:
             self._forkserver.exited(ended)
@@ -78,15 +76,22 @@ class Orphans:
             self._watch(instance, pid, proc.start_time(pid))
 
     def _watch(self, instance: int, pid: int, start_time: int) -> None:
-        if (instance, pid) in self._known:
+        if not self._mark(instance, pid):
             return
-        self._known.add((instance, pid))
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             self._watch_pidfd(instance, pid, start_time)
         else:
             self._adopted[pid] = instance
+
+    def _mark(self, instance: int, pid: int) -> bool:
+        """Mark a process whose end we tell; false where it is: on a full disk, what was told is not on record yet."""
+        _, process = self._registry.processes.get(instance, (None, None))
+        if process is None:
+            return True
+        before, process.orphaned = process.orphaned, pid
+        return before != pid
 
     def _watch_pidfd(self, instance: int, pid: int, start_time: int) -> None:
         """Watch a process that is not our child: by pidfd, while descriptors last."""

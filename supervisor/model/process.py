@@ -47,6 +47,8 @@ class Process:
     tier: str = ""
     """The way its code runs: interpreted, with the reason behind a colon where it cannot be compiled; at a level of
     WasmEdge's compiler, with "+image" where its module came from an image; by Wasmtime; "" before its start."""
+    orphaned: int = 0
+    """Its pid, once its forkserver died: its end is watched for, or known. Another start has another pid."""
     _waiters: list[asyncio.Future[Exit]] | None = field(default=None, repr=False)
 
     @property

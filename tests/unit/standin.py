@@ -78,11 +78,15 @@ class StandIn:
             elif kind == START:
                 self.on_start(int.from_bytes(unpack_tagged(body)[INSTANCE], "little"))
 
-    def run_and_die(self, instance: int) -> None:
-        """A start that comes out well: its guest ends at once, and so does the forkserver."""
-        assert self._writer is not None
+    def run(self, instance: int) -> None:
+        """Fork a worker, which ends at once."""
         self._send(FORKED, pack_numbers(instance, PID, 0, 0))
         self.exited([Ended(instance, PID, 5 << 8, 1)])
+
+    def run_and_die(self, instance: int) -> None:
+        """A start that comes out well: its guest ends at once, and so does the forkserver."""
+        self.run(instance)
+        assert self._writer is not None
         assert self._server is not None
         self._server.close()
         self._writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
