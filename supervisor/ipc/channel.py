@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from sandbox_api.errors import Unavailable
 from workers import protocol
@@ -33,22 +34,26 @@ class HelperFailed(Exception):
     """The helper could not be started; the text is its own last line."""
 
 
-def _spawn(module: str, argument: str, folder: str) -> int:
-    """Start a helper and wait for its first line; its pid. Blocking; raises ``HelperFailed``."""
+def _spawn(module: str, argument: str, folder: str) -> tuple[int, BinaryIO]:
+    """Start a helper: its pid, and where it says that it is ready. Raises ``HelperFailed``."""
     ours, theirs = os.pipe()
-    with os.fdopen(ours, "rb") as said:
-        try:
-            build.check()
-            pid = interpreters.spawn(module, argument, stdout=theirs, folder=folder)
-        except OSError as error:
-            raise HelperFailed(f"the {module} could not be started: {error.strerror}") from None
-        finally:
-            os.close(theirs)
+    said = os.fdopen(ours, "rb")
+    try:
+        build.check()
+        return interpreters.spawn(module, argument, stdout=theirs, folder=folder), said
+    except OSError as error:
+        said.close()
+        raise HelperFailed(f"the {module} could not be started: {error.strerror}") from None
+    finally:
+        os.close(theirs)
+
+
+def _hear_ready(module: str, said: BinaryIO) -> None:
+    """Wait for a helper's first line. Blocking; raises ``HelperFailed``."""
+    with said:
         line = said.readline()
     if line != _READY:
-        # It ends by itself, and the reaper may have collected it already: its pid could be another's.
         raise HelperFailed(line.decode(errors="replace").strip() or f"the {module} ended before it was ready")
-    return pid
 
 
 @dataclass(slots=True)
@@ -119,7 +124,7 @@ class HelperChannel:
         self._queue: deque[_Outgoing] = deque()
         self._writing = False
         self.pid = 0
-        """Pid of the helper, if we started it; a child of ours."""
+        """Pid of the helper, if we started it, also while it gets ready; a child of ours."""
 
     @property
     def connected(self) -> bool:
@@ -130,8 +135,14 @@ class HelperChannel:
         """Join the helper that listens on the path, or start one. Raises ``HelperFailed``."""
         if self.join():
             return
-        async with asyncio.timeout(START_SECONDS):
-            self.pid = await asyncio.to_thread(_spawn, self._module, self._argument, str(Path(self._path).parent))
+        # Here and not in a thread: a child whose pid nobody knows counts as a worker where a forkserver dies just now.
+        self.pid, said = _spawn(self._module, self._argument, str(Path(self._path).parent))
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await asyncio.to_thread(_hear_ready, self._module, said)
+        except HelperFailed:
+            self.pid = 0  # it ends by itself, and the reaper may have collected it already: its pid could be another's
+            raise
         if not self.join():
             raise HelperFailed(f"the {self._module} does not answer on {self._path}")
 

@@ -40,6 +40,14 @@ class HelperClient:
         return self._helper.pid
 
     @property
+    def pids(self) -> set[int]:
+        """Pids of the helper, also while it is being started, and of those of other builds.
+
+        Of one that we did not start, too: it is our child where this process has restarted itself.
+        """
+        return {self._helper.pid, self._helper.peer, *(earlier.pid for earlier in self._earlier)}
+
+    @property
     def peer(self) -> int:
         """Pid of the helper, also of one that we did not start; 0 where there is none."""
         return self._helper.peer

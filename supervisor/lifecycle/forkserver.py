@@ -132,7 +132,9 @@ class ForkserverManager:
         self._watch_others(frozenset())
         self.orphans.watch_starts()
         alive = {process.pid for container in self._registry.containers.values() for process in container.alive()}
-        known = {*(helper.pid for helper in self._helpers), *self.client.pids, *self._aot.pids, *alive}
+        # Pids of helpers and compilers are known as soon as they live (``HelperChannel.connect``). No forkserver is
+        # being started now: one is only where none is connected, and so none is lost.
+        known = self.client.pids.union(self._aot.pids, alive, *(helper.pids for helper in self._helpers))
         for child in psutil.Process().children():
             if child.pid not in known:
                 log.warning("killing pid %d, whose start was lost with the forkserver", child.pid)

@@ -19,7 +19,7 @@ from sandbox_api.proto import types_pb2
 from ...harness.compiled import until
 from ...harness.container import Container, Pod
 from ...harness.daemon import Daemon
-from ...harness.helpers import forkserver
+from ...harness.helpers import forkserver, relay
 from ...harness.isulad import Isulad2023
 from ...harness.names import RUN
 from ...harness.ttrpc import Connection
@@ -206,6 +206,11 @@ def test_damage_found_while_serving_restarts_the_supervisor(daemon: Daemon) -> N
     until("a restart", lambda: daemon.log_text().count("serves on") == 2)
     assert supervisor.is_running()  # the same process, as a service manager sees it
     assert len(list(daemon.dir.glob("state.db.unfit-*"))) >= 1
+    kept = relay(daemon)
+    forkserver(daemon).kill()
+    until("a new forkserver", lambda: "a forkserver is up" in daemon.log_text())
+    assert kept.is_running()  # a child, although the process that it is of did not start it since it restarted
+    assert f"killing pid {kept.pid}," not in daemon.log_text()
     node.check_begun_empty()
 
 

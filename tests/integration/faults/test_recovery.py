@@ -20,7 +20,7 @@ from ...harness.compiled import until
 from ...harness.container import Collected, Pod
 from ...harness.daemon import ROOT, Daemon
 from ...harness.guests import guest
-from ...harness.helpers import forkserver, relay, started_in_time
+from ...harness.helpers import find, forkserver, relay, started_in_time
 
 pytestmark = pytest.mark.engines
 
@@ -185,6 +185,32 @@ def test_the_forkserver_dies_under_a_supervisor_that_did_not_start_it(daemon: Da
     told = "reporting 255" not in daemon.log_text()
     assert status == (143 if told else 255)
     pod.stop()
+
+
+def test_a_relay_that_is_being_started_is_no_worker_of_a_forkserver_that_dies(daemon: Daemon, pod: Pod) -> None:
+    begun = _relay_being_started(daemon)
+    up = daemon.log_text().count("a relay is up")
+    forkserver(daemon).kill()
+    until("a new forkserver", lambda: "a forkserver is up" in daemon.log_text())
+    begun.resume()
+    until("a new relay", lambda: daemon.log_text().count("a relay is up") > up)
+    assert relay(daemon).pid == begun.pid
+    assert f"killing pid {begun.pid}," not in daemon.log_text()
+
+
+def _relay_being_started(daemon: Daemon) -> psutil.Process:
+    """A new relay, stopped before it can say that it is ready."""
+    for _ in range(50):
+        up, first = daemon.log_text().count("a relay is up"), relay(daemon)
+        first.kill()
+        while (begun := find(daemon, "relay")) in (None, first):
+            pass
+        assert begun is not None
+        begun.suspend()
+        if daemon.log_text().count("a relay is up") == up:
+            return begun
+        begun.resume()
+    raise AssertionError("relays are started too fast")
 
 
 def test_both_die_and_what_runs_is_adopted(daemon: Daemon, pod: Pod) -> None:
