@@ -120,8 +120,9 @@ def test_a_cache_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec,mode=700", "tmpfs", str(folder)], check=True)
     try:
-        with pytest.raises(AssertionError, match=f"cache {folder}: its file system is mounted noexec: .*--aot never"):
-            Daemon("--cache-dir", str(folder)).start()
+        said = f"cache {folder}: its file system is mounted noexec: .*--aot never"
+        with pytest.raises(AssertionError, match=said), Daemon("--cache-dir", str(folder)):
+            pass
         with Daemon("--cache-dir", str(folder), "--aot", "never"):
             pass
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -117,7 +118,8 @@ def test_specs_fail_for_known_reasons_alone(node: Node, tmp_path: Path) -> None:
         *(f"--ginkgo.skip={each}" for each in NOT_RUN),
     ]
     with (tmp_path / "log").open("w") as log:
-        subprocess.run(command, stdout=log, stderr=log, check=False, timeout=1200)
+        scratch = {**os.environ, "TMPDIR": str(tmp_path)}  # it leaves its pods' logs there
+        subprocess.run(command, stdout=log, stderr=log, env=scratch, check=False, timeout=1200)
     (suite,) = json.loads(report.read_text())
     states: dict[str, list[str]] = {}
     messages = {}
