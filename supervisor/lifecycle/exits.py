@@ -86,17 +86,17 @@ class ExitRecorder:
 
     def _record(self, exits: list[Ended]) -> None:
         """Raises ``StoreFailed``; then nothing has changed."""
-        told: list[tuple[Process, ProcessState]] = []
+        told: list[tuple[Container, Process, ProcessState]] = []
         for ended in exits:
-            _, process = self._registry.processes.get(ended.instance, (None, None))
-            if process is not None and process.exit is None:
-                told.append((process, process.state))
+            container, process = self._registry.processes.get(ended.instance, (None, None))
+            if container is not None and process is not None and process.exit is None:
+                told.append((container, process, process.state))
                 process.exit = Exit(exit_status(ended.status), ended.at)
                 process.state = ProcessState.STOPPED
         try:
-            self._store.update_processes([process for process, _ in told])
+            self._store.update_processes([process for _, process, _ in told])
         except StoreFailed:
-            for process, before in told:
+            for _, process, before in told:
                 process.exit, process.state = None, before
             raise
         for ended in exits:
@@ -104,16 +104,18 @@ class ExitRecorder:
         self._forkserver.acknowledge([ended.instance for ended in exits])
         calls = {ended.instance: ended.call for ended in exits if ended.call >= 0}
         kinds = {ended.instance: exit_kind(ended) for ended in exits}
-        for process, _ in told:
+        for container, process, _ in told:
             if process.instance in calls:
                 log.warning("%s: forbidden system call %s", process.name, call_name(calls[process.instance]))
             assert process.exit is not None
             process.mark_exited(process.exit)
-            container, _ = self._registry.processes[process.instance]
             quiet = process.exec_id and process.exit.status == 0  # probes run every few seconds
             level = logging.DEBUG if quiet else logging.INFO
             log.log(level, "ended %s pid=%d status=%d", process.name, process.pid, process.exit.status)
             self._counters.exits[self._ended(container, process) or kinds[process.instance]] += 1
+        for container, process, _ in told:  # when all are told: an exec's end may delete others that have ended
+            if process.exec_id:
+                self._execs.exited(container, process)
 
     def _ended(self, container: Container, process: Process) -> str:
         """Send the exit's events, complete its log; end a container's execs with its init process.
@@ -130,9 +132,7 @@ class ExitRecorder:
                 self._events.out_of_memory(container)
                 kind = "memory"
         self._events.ended(container, process)
-        if process.exec_id:
-            self._execs.exited(container, process)
-        elif container.execs:
+        if not process.exec_id and container.execs:
             ending = asyncio.ensure_future(self._signals.end_execs(container))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_api.interface import Exit
+from sandbox_api.interface import Exit, Stdio
 from supervisor.ipc.inventory import Ended
+from supervisor.lifecycle import execs
 from supervisor.lifecycle.exits import exit_kind, exit_status
-from supervisor.model.process import ProcessState
+from supervisor.model.process import Process, ProcessState
 from supervisor.state import retry
 
 from .reaping import AT, Scene, run
@@ -68,6 +69,26 @@ def test_many_at_once(tmp_path: Path) -> None:
         assert await scene.acknowledged() == [2, 1]
         assert scene.ended == ["b", "a"]
         assert scene.on_record() == {1: Exit(0, AT + 1), 2: Exit(137, AT)}
+
+    run(tmp_path, test)
+
+
+def test_more_execs_that_end_at_once_than_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is told, and only then the oldest are deleted."""
+    monkeypatch.setattr(execs, "KEPT_EXECS", 2)
+
+    async def test(scene: Scene) -> None:
+        container = scene.registry.container("ns", "a")
+        added = [Process(0, f"a/{i}", str(i), Stdio(), ProcessState.RUNNING) for i in range(5)]
+        for process in added:
+            scene.store.add_process(container, process, b"{}")
+            scene.registry.add_exec(container, process)
+        waiting = [asyncio.create_task(process.wait()) for process in added]
+        await asyncio.sleep(0)
+        scene.forkserver.exited([Ended(process.instance, 80, 0, AT + i) for i, process in enumerate(added)])
+        assert await asyncio.gather(*waiting) == [Exit(0, AT + i) for i in range(len(added))]
+        assert scene.ended == ["a"] * len(added)
+        assert list(container.execs or {}) == [process.exec_id for process in added[3:]]
 
     run(tmp_path, test)
 
