@@ -72,7 +72,7 @@ class ForkserverClient:
         self._image_memory = image_memory
         self._counters = counters or Counters()
         self._path = path
-        self._own = ForkserverConnection(path, label(path), self.exited, self._lost, self._frame)
+        self._own = ForkserverConnection(path, label(path), self.exited, self._lost, self._frame, self._fail_starts)
         self._helper = self._own.helper
         self.earlier = EarlierForkservers(path, self.exited)
         """Those that other builds left."""
@@ -243,9 +243,9 @@ class ForkserverClient:
         """Pids of all workers that were ever forked for this path, of any parent."""
         return proc.find("wasm-worker", label(f"{self._path.rpartition('/')[0]}/forkserver"))
 
-    def starts(self) -> dict[int, int]:
-        """Starts under way that have a process: instances and pids."""
-        return {instance: start.pid for instance, start in self._starts.items() if start.pid}
+    def lost_starts(self) -> dict[int, int]:
+        """Starts under way that have a process, and whose connection to the forkserver is gone: instances and pids."""
+        return {instance: start.pid for instance, start in self._starts.items() if start.pid and start.lost}
 
     def starting(self, pid: int) -> int:
         """The instance whose start is under way as this process; 0 where there is none."""
@@ -318,12 +318,14 @@ class ForkserverClient:
         self._tell([ended])
 
     def _lost(self) -> None:
+        if self._on_lost is not None:
+            self._on_lost()
+
+    def _fail_starts(self) -> None:
         error = Unavailable("the forkserver died: try again")
         for start in self._starts.values():
             start.lost = True
             fail(start.forked, error)
-        if self._on_lost is not None:
-            self._on_lost()
 
 
 async def _exits_soon(start: _Start) -> bool:

@@ -36,13 +36,18 @@ class ForkserverConnection:
         on_exits: Callable[[list[Ended]], None],
         on_lost: Callable[[], None],
         on_frame: Callable[[protocol.Frame], None] = lambda frame: None,
+        on_gone: Callable[[], None] = lambda: None,
     ) -> None:
-        """``on_frame`` is given what is not said of what runs. As ``HelperChannel`` for the others."""
+        """``on_frame`` is given what is not said of what runs. As ``HelperChannel`` for the others.
+
+        ``on_gone`` is called where nothing more comes on a connection: it was lost, or we hung up to join again.
+        """
         self.path = path
         self.helper = HelperChannel("forkserver", path, self._frame, self._lost, argument)
         self._on_exits = on_exits
         self._on_lost = on_lost
         self._on_frame = on_frame
+        self._on_gone = on_gone
         self._kills: dict[int, asyncio.Future[int]] = {}
         self._serial = 0
         self._acknowledged: list[int] = []
@@ -62,6 +67,7 @@ class ForkserverConnection:
 
     async def _greet(self, hello: Hello, start: bool) -> Inventory | None:
         for _ in range(2):
+            self._give_up()
             if start:
                 await self.helper.connect()
             elif not self.helper.join():
@@ -78,6 +84,7 @@ class ForkserverConnection:
             except Unavailable:  # it ended just now
                 if start:
                     raise
+        self._give_up()
         return None
 
     async def ping(self) -> None:
@@ -145,13 +152,18 @@ class ForkserverConnection:
             self._on_frame(frame)
 
     def _lost(self) -> None:
+        self._give_up()
+        self._on_lost()
+
+    def _give_up(self) -> None:
+        """Fail what waits for an answer on a connection that is gone."""
         error = Unavailable("the forkserver died: try again")
         if self._pong is not None and not self._pong.done():
             self._pong.set_exception(error)
             self._pong.exception()  # retrieved, where its waiter is gone
         for answer in (self._welcome, *self._kills.values()):
             fail(answer, error)
-        self._on_lost()
+        self._on_gone()
 
 
 def _inventory(frame: protocol.Frame, starts: bool) -> Inventory:

@@ -130,7 +130,6 @@ class ForkserverManager:
         if self._images is not None:
             self._images.joined([])
         self._watch_others(frozenset())
-        self.orphans.watch_starts()
         alive = {process.pid for container in self._registry.containers.values() for process in container.alive()}
         # Pids of helpers and compilers are known as soon as they live (``HelperChannel.connect``). No forkserver is
         # being started now: one is only where none is connected, and so none is lost.
@@ -147,6 +146,7 @@ class ForkserverManager:
             for process in container.alive():
                 if process.instance not in has and not self.client.earlier.has(process.instance):
                     self.orphans.watch(process)
+        self.orphans.watch_starts(has)
 
     def _watch_left(self, instances: set[int]) -> None:
         """Watch what a forkserver of another build ran, which has died."""

@@ -14,6 +14,7 @@ import os
 import resource
 import struct
 import time
+from collections.abc import Set
 
 from ..host import proc
 from ..ipc.forkserver import ForkserverClient
@@ -70,10 +71,11 @@ class Orphans:
             return
         self._watch(process.instance, process.pid, process.start_time)
 
-    def watch_starts(self) -> None:
-        """Watch the processes whose start is under way."""
-        for instance, pid in self._forkserver.starts().items():
-            self._watch(instance, pid, proc.start_time(pid))
+    def watch_starts(self, has: Set[int]) -> None:
+        """Watch the processes whose start is under way and was lost, all but the instances that a forkserver has."""
+        for instance, pid in self._forkserver.lost_starts().items():
+            if instance not in has:
+                self._watch(instance, pid, proc.start_time(pid))
 
     def _watch(self, instance: int, pid: int, start_time: int) -> None:
         if not self._mark(instance, pid):

@@ -41,6 +41,8 @@ class StandIn:
         """The numbers of exits that it has to tell a new supervisor."""
         self.greeted = 0
         """How often a supervisor has said HELLO."""
+        self.deaf = 0
+        """How many HELLOs it does not answer."""
         self.on_start: Callable[[int], None] = self.run_and_die
         """What it does at a START of this instance."""
         self.acknowledged: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
@@ -70,6 +72,9 @@ class StandIn:
             if kind == HELLO:  # and not at the connection: one only looks whether somebody listens
                 self._writer = writer
                 self.greeted += 1
+                if self.deaf:
+                    self.deaf -= 1
+                    continue
                 engines = {b"wasmedge": b"0.14"}
                 welcome = Welcome(self._versions, engines, exits=self.exits, keeping=self._keeping)
                 self._send(WELCOME, welcome.encode())
@@ -78,9 +83,13 @@ class StandIn:
             elif kind == START:
                 self.on_start(int.from_bytes(unpack_tagged(body)[INSTANCE], "little"))
 
+    def forked(self, instance: int, pid: int) -> None:
+        """Tell of a worker."""
+        self._send(FORKED, pack_numbers(instance, pid, 0, 0))
+
     def run(self, instance: int) -> None:
         """Fork a worker, which ends at once."""
-        self._send(FORKED, pack_numbers(instance, PID, 0, 0))
+        self.forked(instance, PID)
         self.exited([Ended(instance, PID, 5 << 8, 1)])
 
     def run_and_die(self, instance: int) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from sandbox_api.errors import Unavailable
 from supervisor.host import proc
-from supervisor.ipc import reports
+from supervisor.ipc import forkserver_connection, reports
+from supervisor.ipc.channel import HelperChannel
 from supervisor.ipc.earlier_forkservers import EarlierForkservers
 from supervisor.ipc.inventory import Ended
 from supervisor.lifecycle import orphans
@@ -109,6 +111,68 @@ def test_an_end_that_is_known_is_told_although_the_forkserver_died_just_then(
         process.pid = (await scene.forkserver.start(StartRequest(instance=2))).pid
         process.state = ProcessState.RUNNING
         assert (await process.wait()).status == 5
+        manager.close()
+
+    run(tmp_path, test)
+
+
+def test_a_forkserver_that_does_not_answer_fails_what_was_asked_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starts, signals and pings meanwhile are told to try again, where they waited for ever."""
+    monkeypatch.setattr(forkserver_connection, "HELLO_SECONDS", 0.1)
+    monkeypatch.setattr(HelperChannel, "kill", HelperChannel.close)  # the stand-in is this process
+
+    async def test(scene: Scene) -> None:
+        scene.standin.deaf = 1
+        scene.standin.on_start = lambda instance: None
+        joining = asyncio.create_task(scene.join_again())
+        await asyncio.sleep(0)
+        client = scene.forkserver
+        asked = asyncio.gather(
+            client.start(StartRequest(instance=2)), client.kill(1, 15), client.ping(), return_exceptions=True
+        )
+        await joining
+        assert [type(answer) for answer in await asked] == [Unavailable] * 3
+
+    run(tmp_path, test)
+
+
+def test_a_start_is_watched_where_the_forkserver_that_hung_up_is_another_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on, and nobody else would tell of its end."""
+    reports_that_come(monkeypatch)
+    come = reports.read
+    joined = asyncio.Event()
+
+    async def read(report: int) -> tuple[bytes, bool]:
+        await joined.wait()
+        return await come(report)
+
+    monkeypatch.setattr(reports, "read", read)
+
+    async def test(scene: Scene) -> None:
+        manager = ForkserverManager(scene.registry, scene.forkserver, scene.exits, [], NoEngines())  # type: ignore[arg-type]
+        await manager.connect()
+        scene.process("a").state = ProcessState.CREATED
+        process = an_orphan(scene.process("b"))
+        process.state = ProcessState.STARTING
+
+        def fork_and_hang_up(instance: int) -> None:
+            scene.standin.forked(instance, process.pid)
+            scene.standin.hang_up()
+
+        scene.standin.on_start = fork_and_hang_up
+        start = asyncio.create_task(scene.forkserver.start(StartRequest(instance=2)))
+        while not process.orphaned:
+            await asyncio.sleep(0.01)
+        joined.set()
+        assert (await start).pid == process.pid
+        process.state = ProcessState.RUNNING
+        os.kill(process.pid, signal.SIGKILL)
+        assert (await process.wait()).status in (137, 255)  # before Linux 6.15 nobody tells
+        assert scene.ended == ["b"]
         manager.close()
 
     run(tmp_path, test)
