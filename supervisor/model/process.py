@@ -9,6 +9,8 @@ from enum import StrEnum
 from sandbox_api.errors import FailedPrecondition, NotFound
 from sandbox_api.interface import Exit, Stdio
 
+from . import waiters
+
 
 class ProcessState(StrEnum):
     """States of a process, in order."""
@@ -67,11 +69,9 @@ class Process:
         """Answer when it has ended. Raises ``NotFound`` if it is deleted before it ran."""
         if self.exit is not None:
             return self.exit
-        waiter: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         if self._waiters is None:
             self._waiters = []
-        self._waiters.append(waiter)
-        return await waiter
+        return await waiters.add(self._waiters)
 
     def mark_exited(self, ended: Exit) -> None:
         """Record the exit in memory, and answer all pending Waits."""
@@ -88,5 +88,5 @@ class Process:
                 waiter.set_exception(NotFound(f"{self.name}: deleted before it was started"))
 
     def _take_waiters(self) -> list[asyncio.Future[Exit]]:
-        waiters, self._waiters = self._waiters or [], None
-        return waiters
+        taken, self._waiters = self._waiters or [], None
+        return taken

@@ -9,6 +9,7 @@ from enum import StrEnum
 from sandbox_api.errors import FailedPrecondition, NotFound
 from sandbox_api.interface import Exit
 
+from . import waiters
 from .container import Container
 
 
@@ -48,11 +49,10 @@ class Sandbox:
 
     def wait(self) -> asyncio.Future[Exit]:
         """Done when it has stopped. No coroutine: thousands wait."""
+        if self.state is not SandboxState.NOTREADY:
+            return waiters.add(self._waiters)
         waiter: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        if self.state is SandboxState.NOTREADY:
-            waiter.set_result(self.exit)
-        else:
-            self._waiters.append(waiter)
+        waiter.set_result(self.exit)
         return waiter
 
     @property
@@ -64,14 +64,16 @@ class Sandbox:
         """Mark it stopped, and answer all pending Waits."""
         self.state = SandboxState.NOTREADY
         self.exited_at = at
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
+        for waiter in self._take_waiters():
             if not waiter.done():
                 waiter.set_result(self.exit)
 
     def forget(self) -> None:
         """Fail all pending Waits: the sandbox is shut down."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
+        for waiter in self._take_waiters():
             if not waiter.done():
                 waiter.set_exception(NotFound(f"sandbox {self.id}: shut down"))
+
+    def _take_waiters(self) -> list[asyncio.Future[Exit]]:
+        taken, self._waiters = self._waiters, []
+        return taken
