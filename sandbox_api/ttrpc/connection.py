@@ -215,6 +215,9 @@ class Connection:
             raise
 
     def _admit(self, method: calls.Method, request: pb.Request, stream: int, message: bytes, place: int) -> None:
+        if self._sock is None and method.kind is not calls.Kind.CHANGE:
+            self._end(place)  # its client went as an earlier request was answered
+            return
         if stream in self._calls or not stream & 1:
             raise InvalidArgument(f"stream {stream} is in use, or not a client's (they are odd)")
         waits = method.kind is calls.Kind.WAIT
@@ -250,8 +253,9 @@ class Connection:
 
     def done(self, call: Call, outcome: tuple[int, str], payload: bytes = b"") -> None:
         """A call has come to an answer."""
-        if self._calls.pop(call.stream, None) is None:
+        if self._calls.get(call.stream) is not call:  # answered already; the stream may be another call's since
             return
+        del self._calls[call.stream]
         self._waits -= call.method.kind is calls.Kind.WAIT
         call.method.answered[outcome[0]] += 1
         self._answer(call.stream, outcome, payload)

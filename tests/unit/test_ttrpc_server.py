@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import tempfile
 
 import pytest
 
 from sandbox_api.errors import NotFound, Unavailable, Unimplemented
+from sandbox_api.proto import ttrpc_pb2 as pb
+from sandbox_api.ttrpc import frames
 from sandbox_api.ttrpc.client import Client
 
 from .ttrpc import SECONDS, SERVICE, Methods, Raw, run, serving
@@ -120,6 +123,24 @@ def test_a_call_runs_even_if_its_client_goes_or_breaks_at_once(after: bytes) -> 
     run(test)
 
 
+def test_a_wait_behind_an_answer_that_finds_its_client_gone_does_not_begin() -> None:
+    """Nobody would cancel it."""
+
+    async def test(methods: Methods, path: str) -> None:
+        calls = [("Unknown", b""), ("Wait", b"w"), ("Start", b"s")]
+        requests = [pb.Request(service=SERVICE, method=name, payload=payload) for name, payload in calls]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            for number, request in enumerate(requests):
+                client.sendall(frames.encode(2 * number + 1, frames.REQUEST, request.SerializeToString()))
+        await methods.have_begun(1)
+        assert list(methods.gates) == [b"s"]
+        methods.gates[b"s"].set()
+        assert await methods.ended.get() == b"s"
+
+    run(test)
+
+
 # Timeouts
 
 
@@ -132,6 +153,22 @@ def test_a_call_runs_on_when_its_time_is_up() -> None:
         assert "0.001 s" in answer.status.message
         methods.gates[b"x"].set()
         assert await methods.ended.get() == b"x"
+        client.writer.close()
+
+    run(test)
+
+
+def test_a_call_whose_time_was_up_does_not_answer_the_next_of_its_stream() -> None:
+    async def test(methods: Methods, path: str) -> None:
+        client = await Raw.connect(path)
+        client.send(1, "Start", b"x", timeout=1_000_000)
+        assert (await client.answer())[1].status.code == DEADLINE_EXCEEDED
+        client.send(1, "Wait", b"y")
+        await methods.have_begun(2)
+        for payload in (b"x", b"y"):
+            methods.gates[payload].set()
+            assert await methods.ended.get() == payload
+        assert await client.answer() == (1, pb.Response(payload=b"y"))
         client.writer.close()
 
     run(test)
