@@ -25,7 +25,7 @@ from workers import protocol
 
 from ..host import build, interpreters
 
-START_SECONDS = 30
+START_SECONDS = 30.0
 DIAL_SECONDS = 1.0
 _READY = b"ready\n"
 
@@ -143,6 +143,12 @@ class HelperChannel:
         except HelperFailed:
             self.pid = 0  # it ends by itself, and the reaper may have collected it already: its pid could be another's
             raise
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)  # else the thread that waits for its word is lost
+            self.pid = 0
+            late = f"the {self._module} was not ready within {START_SECONDS:g} s: it was killed"
+            raise HelperFailed(late) from None
         if not self.join():
             raise HelperFailed(f"the {self._module} does not answer on {self._path}")
 
