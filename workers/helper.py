@@ -51,7 +51,8 @@ class Helper:
             if not events and not needed:
                 return
             events += [(fd, select.EPOLLIN) for fd in self._files]
-            for fd, event in events:
+            # What brings new descriptors comes last: they may have the numbers of some that this round has closed.
+            for fd, event in sorted(events, key=self._brings_descriptors):
                 if fd == self._listener.fileno():
                     self._accept()
                 elif fd in self._readers:
@@ -62,6 +63,10 @@ class Helper:
     def _needed(self) -> bool:
         """Whether it has something to do, or to hold, without a supervisor."""
         raise NotImplementedError
+
+    def _brings_descriptors(self, event: tuple[int, int]) -> bool:
+        """Whether an event brings descriptors from outside."""
+        return event[0] in self._readers or event[0] == self._listener.fileno()
 
     def _serve(self, fd: int, event: int) -> None:
         """Do what an event on one of its own descriptors asks for."""

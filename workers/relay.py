@@ -88,6 +88,10 @@ class Relay(Helper):
             for listener in list(self._forwarding):
                 self._stop_accepting(listener)
 
+    def _brings_descriptors(self, event: tuple[int, int]) -> bool:
+        """Clients that are let in, too."""
+        return event[0] in self._forwarding or super()._brings_descriptors(event)
+
     def _serve(self, fd: int, event: int) -> None:
         if fd in self._keys:
             self._drop_connection(self._keys[fd])  # its client hung up
