@@ -166,6 +166,8 @@ class ContainerManager:
             if self._images is not None and not initialize:
                 _, function = wasi.module_and_function(spec.process.args[0])
                 self._images.foresee(module, asked, function, wasi.max_pages(resources.memory_limit or 0))
+        except OSError as error:  # out of descriptors: the container is there all the same, and its start tries again
+            log.debug("a module is not looked at before its start: %s", error)
         finally:
             os.close(module)
 
