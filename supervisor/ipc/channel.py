@@ -196,8 +196,7 @@ class HelperChannel:
         if self._writing:
             loop.remove_writer(self._sock.fileno())
         self._writing = False
-        while self._queue:
-            self._queue.popleft().close()
+        self._drop_queue()
         self._reader.close()
         self._sock = self._reader = None
 
@@ -277,16 +276,29 @@ class HelperChannel:
             loop.remove_writer(self._sock.fileno())
 
     def _hear_the_rest(self) -> None:
-        """The helper is gone: what it said before is still in the socket."""
+        """Send nothing more, and hang up when all is heard that is in the socket.
+
+        The helper is gone; or the kernel has no memory for a frame, and what comes behind a lost one means nothing.
+        """
+        assert self._sock is not None
         loop = asyncio.get_running_loop()
-        if self._writing and self._sock is not None:
+        if self._writing:
             self._writing = False
             loop.remove_writer(self._sock.fileno())
-        loop.call_soon(self._drain)
+        self._drop_queue()
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+        loop.call_soon(self._drain, self._sock)
 
-    def _drain(self) -> None:
-        while self._sock is not None and self._readable():
+    def _drain(self, sock: socket.socket) -> None:
+        while self._sock is sock and self._readable():
             pass
+        if self._sock is sock:
+            self._lost()
+
+    def _drop_queue(self) -> None:
+        while self._queue:
+            self._queue.popleft().close()
 
     def _lost(self) -> None:
         if self._sock is not None:
