@@ -163,16 +163,27 @@ class ForkserverManager:
             self._reconnecting = asyncio.ensure_future(self._reconnect())
 
     async def _reconnect(self) -> None:
-        while True:
+        engines: dict[str, str] | None = None
+        while engines is None or not self.client.connected:  # it may die again before we get to hear of it
             try:
                 inventory = await self.connect()
+                engines = inventory.engines
                 self._watch_others({*inventory.running, *(each.instance for each in inventory.ended)})
                 self.client.exited(inventory.ended)
-                await self._aot.start(inventory.engines)
-            except (CacheUnusable, HelperFailed, SandboxerError, OSError, TimeoutError, RuntimeError) as error:
+            except (HelperFailed, SandboxerError, OSError, TimeoutError, RuntimeError) as error:
                 log.error("no new forkserver: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            if self.client.connected:  # or it died again before we got to hear of it
-                log.info("a forkserver is up")
-                return
+            await self._compile_for(engines)
+        log.info("a forkserver is up")
+
+    async def _compile_for(self, engines: dict[str, str]) -> None:
+        """Begin with products for these engines; again while the cache cannot be used and the forkserver is there."""
+        while self.client.connected:
+            try:
+                await self._aot.start(engines)
+            except (CacheUnusable, SandboxerError, OSError, TimeoutError, RuntimeError) as error:
+                log.error("nothing can be compiled for the new forkserver: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            return

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from sandbox_api.errors import Unavailable
+from supervisor.aot.cache import CacheUnusable
 from supervisor.host import proc
 from supervisor.ipc import forkserver_connection, reports
 from supervisor.ipc.channel import HelperChannel
 from supervisor.ipc.earlier_forkservers import EarlierForkservers
 from supervisor.ipc.inventory import Ended
-from supervisor.lifecycle import orphans
+from supervisor.lifecycle import forkserver, orphans
 from supervisor.lifecycle.forkserver import ForkserverManager
 from supervisor.model.process import Process, ProcessState
 from workers import protocol
@@ -77,6 +78,35 @@ def test_an_end_is_told_where_the_forkserver_that_hung_up_is_another_now(tmp_pat
         os.kill(orphan.pid, signal.SIGKILL)
         assert (await waiting).status in (137, 255)  # before Linux 6.15 nobody tells
         assert scene.ended == ["b"]
+        manager.close()
+
+    run(tmp_path, test)
+
+
+def test_a_cache_that_cannot_be_used_for_a_moment_does_not_hang_up_on_the_new_forkserver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was being started there failed, each time."""
+    monkeypatch.setattr(forkserver, "RETRY_SECONDS", 0.01)
+
+    class Unusable(NoEngines):
+        times = 0
+
+        async def start(self, engines: dict[str, str]) -> None:
+            self.times += 1
+            if self.times < 4:
+                raise CacheUnusable("the disk is full")
+
+    async def test(scene: Scene) -> None:
+        engines = Unusable()
+        manager = ForkserverManager(scene.registry, scene.forkserver, scene.exits, [], engines)  # type: ignore[arg-type]
+        await manager.connect()
+        before = scene.standin.greeted
+        scene.standin.hang_up()
+        while engines.times < 4:
+            await asyncio.sleep(0.01)
+        assert scene.standin.greeted == before + 1
+        assert scene.forkserver.connected
         manager.close()
 
     run(tmp_path, test)
