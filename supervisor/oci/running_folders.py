@@ -104,7 +104,11 @@ def _open_folders(pid: int, start_time: int) -> dict[_Key, int]:
                 fd = os.open(name, _FOLDER, dir_fd=process)
             except OSError:
                 continue
-            if os.fstatvfs(fd).f_flag & _WALLS != _WALLS or found.setdefault(_key(fd), fd) != fd:
+            try:
+                wanted = os.fstatvfs(fd).f_flag & _WALLS == _WALLS and found.setdefault(_key(fd), fd) == fd
+            except OSError:  # its file system's server is gone
+                wanted = False
+            if not wanted:
                 os.close(fd)
     except OSError:  # it has ended
         pass

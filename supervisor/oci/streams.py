@@ -9,13 +9,17 @@ import errno
 import functools
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from sandbox_api.errors import InvalidArgument
 from sandbox_api.interface import Stdio
 from workers import relay_protocol
 
 from ..host import errors, linux
+
+T = TypeVar("T")
 
 _FLAGS = os.O_CLOEXEC | os.O_NOCTTY
 _DEV_NULL = os.makedev(1, 3)
@@ -96,14 +100,15 @@ def check(stdio: Stdio) -> None:
 
 def _open_terminal(stdio: Stdio, streams: Streams, hold_stdin: bool) -> None:
     """One pseudo-terminal for all three streams; the relay stands between it and the client's FIFOs."""
-    master, slave = os.openpty()
+    master, streams.stdin = os.openpty()
     try:
-        streams.stdin, streams.stdout, streams.stderr = slave, os.dup(slave), os.dup(slave)
+        streams.stdout = os.dup(streams.stdin)
+        streams.stderr = os.dup(streams.stdin)
         if stdio.stdin:
             source = _open_reader(stdio.stdin, hold_stdin)
-            streams.pumps.append(Pump(relay_protocol.TERMINAL_INPUT, source, os.dup(master)))
+            streams.pumps.append(Pump(relay_protocol.TERMINAL_INPUT, source, _beside(source, lambda: os.dup(master))))
         sink = streams.log.pop(0) if streams.log else _open_output("stdout", stdio.stdout)
-        streams.pumps.append(Pump(relay_protocol.TERMINAL_OUTPUT, os.dup(master), sink))
+        streams.pumps.append(Pump(relay_protocol.TERMINAL_OUTPUT, _beside(sink, lambda: os.dup(master)), sink))
     finally:
         os.close(master)
 
@@ -116,11 +121,20 @@ def _open_input(where: str, streams: Streams, hold: bool) -> None:
     fd = _open_reader(where, hold)
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
         # A reader of the FIFO itself would see its end before the client first opens it.
-        streams.stdin, theirs = os.pipe2(os.O_CLOEXEC)
+        streams.stdin, theirs = _beside(fd, lambda: os.pipe2(os.O_CLOEXEC))
         streams.pumps.append(Pump(relay_protocol.INPUT, fd, theirs))
     else:
         os.set_blocking(fd, True)
         streams.stdin = fd
+
+
+def _beside(fd: int, opening: Callable[[], T]) -> T:
+    """Open what goes with a descriptor; where that fails, the descriptor is closed."""
+    try:
+        return opening()
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 @functools.cache
@@ -133,12 +147,18 @@ def _ended_pipe() -> int:
 
 @functools.cache
 def _null() -> int:
-    """/dev/null, on a read-only mount of its own: a guest that is root would set the times of the host's."""
+    """/dev/null, on a read-only mount of its own: a guest that is root would set the times of the host's.
+
+    Raises ``OSError`` where there is too little of something: what is answered once is kept for good.
+    """
     place = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
     try:
         mount = linux.clone_mount(place, recursive=False)
-    except OSError:  # no privilege: then guests have none either
-        return place
+    except OSError as error:
+        if errors.lacking(error):
+            os.close(place)
+            raise
+        return place  # no privilege: then guests have none either
     os.close(place)
     linux.set_mount(mount, linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC)
     return mount

@@ -290,7 +290,9 @@ def _add_cwd(context: WasiContext, cwd: str) -> None:
                 continue
             try:
                 fd = linux.open_in_root(root, name, os.O_PATH | os.O_DIRECTORY)
-            except OSError:  # not a folder, or a link to nowhere
+            except OSError as error:  # not a folder, or a link to nowhere
+                if errors.lacking(error):
+                    raise
                 continue
             context.preopens.insert(1, Preopen(os.fsencode(path), root_readonly))
             context.folders.insert(1, fd)

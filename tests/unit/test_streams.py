@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -15,7 +16,8 @@ import pytest
 
 from sandbox_api.errors import InvalidArgument
 from sandbox_api.interface import Stdio
-from supervisor.oci.streams import Streams, check, open_streams
+from supervisor.host import linux
+from supervisor.oci.streams import Streams, _null, check, open_streams
 from workers.relay_protocol import INPUT, TERMINAL_INPUT, TERMINAL_OUTPUT
 
 from .leaks import nothing_left_open
@@ -197,3 +199,32 @@ def test_streams_that_do_not_open_are_refused(fifo: Path, tmp_path: Path) -> Non
         for name in ("socket", "."):
             with nothing_left_open(), pytest.raises(InvalidArgument, match=f"stderr: {tmp_path}/{name}: "):
                 open_streams(Stdio(str(fifo), str(fifo), f"{tmp_path}/{name}"))
+
+
+@pytest.mark.parametrize(("call", "terminal", "number"), [("dup", True, n) for n in range(4)] + [("pipe2", False, 0)])
+def test_nothing_stays_open_where_descriptors_run_out(
+    fifo: Path, monkeypatch: pytest.MonkeyPatch, call: str, terminal: bool, number: int
+) -> None:
+    real, left = getattr(os, call), [number]
+
+    def scarce(*arguments: int) -> object:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(*arguments)
+
+    with nothing_left_open(), monkeypatch.context() as patched:
+        patched.setattr(os, call, scarce)
+        with pytest.raises(OSError, match="Too many open files"):
+            open_streams(Stdio(str(fifo), str(fifo), "", terminal))
+    assert left == [-1]
+
+
+def test_a_want_of_descriptors_gives_no_guest_the_hosts_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce(place: int, recursive: bool) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with nothing_left_open(), monkeypatch.context() as patched:
+        patched.setattr(linux, "clone_mount", scarce)
+        with pytest.raises(OSError, match="Too many open files"):
+            _null.__wrapped__()

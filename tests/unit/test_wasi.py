@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_api.errors import FailedPrecondition, InvalidArgument
+from sandbox_api.errors import FailedPrecondition, InvalidArgument, OutOfDescriptors
+from supervisor.host import linux
 from supervisor.oci import mount_tree
 from supervisor.oci.rootfs import plan
 from supervisor.oci.spec import Bind, ProcessSpec, Rlimit, Spec, Tmpfs
@@ -348,6 +350,19 @@ def test_cwd_behind_a_link_to_another_folder(tree: Tree, target: str) -> None:
     (tree.root / "bin/current").symlink_to(target)
     with tree.context(cwd="/bin/current") as context:
         assert tree.preopens(context)["."] == (Path("root/lib/v1"), False)
+
+
+def test_no_folder_is_left_out_for_want_of_descriptors(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = linux.open_in_root
+
+    def scarce(root: int, path: str, flags: int, mode: int = 0) -> int:
+        if path == "bin":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(root, path, flags, mode)
+
+    monkeypatch.setattr(linux, "open_in_root", scarce)
+    with pytest.raises(OutOfDescriptors), tree.context(cwd="/lib"):
+        pass
 
 
 def test_a_root_with_very_many_folders(tree: Tree) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from supervisor.oci.mount_tree import Place
 from supervisor.oci.rootfs import MountPlan
 from supervisor.oci.spec import Bind, Tmpfs
 
+from ..leaks import nothing_left_open
 from .mounting import planned, seen
 
 
@@ -50,6 +52,24 @@ def test_what_the_process_has_open_is_not_mounted_again(folder: Path, monkeypatc
                 path: like(int(link.name)) for path, link in places.items()
             }
             assert {place.path for place in again if place.readonly} == {"/reads", "/fixed"}
+
+
+def test_a_folder_whose_server_is_gone_is_left_out_and_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    todo = planned(folder, Bind("/data", str(folder / "host/folder")))
+    real = os.fstatvfs
+    with seen(folder, todo) as places, monkeypatch.context() as patched:
+        gone = os.stat(places["/data"]).st_ino
+
+        def fails(fd: int) -> os.statvfs_result:
+            if os.fstat(fd).st_ino == gone:
+                raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+            return real(fd)
+
+        patched.setattr(os, "fstatvfs", fails)
+        with nothing_left_open():
+            found = running_folders._open_folders(os.getpid(), proc.start_time(os.getpid()))
+            for fd in found.values():
+                os.close(fd)
 
 
 def test_what_it_has_not_open_is_mounted_for_the_other(folder: Path) -> None:
