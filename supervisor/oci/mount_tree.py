@@ -98,7 +98,7 @@ def build(plan: MountPlan) -> list[Place]:
         for paths, masked in ((plan.readonly, False), (plan.masked, True)):
             for path in paths:
                 with _explained("a read-only or masked path", path):
-                    _cover(trees[0], path, masked, plan.home)
+                    _cover(_holder(trees, path), path, masked, plan.home)
         _show(trees, [tree.path for tree in trees[1:]], [bind for bind in plan.binds if bind.destination not in inner])
         for tree in trees:
             with _explained(tree.path, tree.path):
@@ -107,7 +107,8 @@ def build(plan: MountPlan) -> list[Place]:
         for bind in plan.binds:
             with _explained(bind.source, bind.destination):
                 _add_bind(places, trees, bind, bind.destination in inner)
-        places += [Place(tree.path, os.dup(tree.mount), tree.readonly) for tree in trees[1:]]
+        for tree in trees[1:]:
+            places.append(Place(tree.path, os.dup(tree.mount), tree.readonly))
     except BaseException:
         for place in places:
             os.close(place.fd)
@@ -225,9 +226,9 @@ def _mount_bind(tree: _Tree, bind: Bind, home: str) -> None:
 
 
 def _cover(tree: _Tree, path: str, masked: bool, home: str) -> None:
-    """Make a path of the root read-only; or, ``masked``, empty. Not there: passed over."""
+    """Make a path in the tree read-only; or, ``masked``, empty. Not there: passed over."""
     try:
-        place = linux.open_in_root(tree.mount, path, os.O_PATH)
+        place = linux.open_in_root(tree.mount, _inside(tree, path), os.O_PATH)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return

@@ -81,13 +81,14 @@ def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str, home: str,
     inner = tuple(
         bind.destination for bind in binds if bind.destination not in folders or _holds(bind.destination, changed)
     )
+    covered = {*spec.masked, *spec.readonly}
     return MountPlan(
         root=f"{folder}/rootfs" if rootfs else root,
         root_readonly=spec.root_readonly,
         rootfs=tuple(rootfs),
         binds=tuple(binds),
         inner=inner,
-        tmpfs=spec.tmpfs,
+        tmpfs=tuple(replace(each, readonly=True) if each.destination in covered else each for each in spec.tmpfs),
         folder=folder,
         masked=spec.masked,
         readonly=spec.readonly,
@@ -206,7 +207,7 @@ def _mount_rootfs(each: Mount, root: str) -> None:
             flags, data = mount_options.of_filesystem(each.options)
             linux.mount(each.source, f"/proc/self/fd/{target}", each.type, flags, data)
     except OSError as error:
-        raise FailedPrecondition(
+        raise errors.for_errno(error, FailedPrecondition)(
             f"rootfs: mounting {each.type} {each.source} on {root}: {os.strerror(error.errno or 0)}"
         ) from None
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from sandbox_api.errors import FailedPrecondition
 from supervisor.host import linux
 from supervisor.oci import mount_tree
 from supervisor.oci.mount_tree import build
-from supervisor.oci.rootfs import mount
+from supervisor.oci.rootfs import mount, unmount
 from supervisor.oci.spec import Bind, Tmpfs
 
 from .mounting import mounts, planned, seen
@@ -117,6 +119,43 @@ def test_masked_and_read_only_paths(folder: Path) -> None:
 def test_a_masked_path_in_a_folder_that_is_bound(folder: Path) -> None:
     with seen(folder, planned(folder, Bind("/data", str(folder / "host")), masked=("/data/file",))) as places:
         assert (places["/data"] / "file").read_text() == ""
+
+
+def test_masked_and_read_only_paths_in_a_tmpfs(folder: Path) -> None:
+    binds = [Bind(f"/t/{name}", str(folder / "host/folder")) for name in ("a", "b")]
+    tmpfs = [Tmpfs(path) for path in ("/t", "/u", "/v")]
+    todo = planned(folder, *binds, tmpfs=tmpfs, masked=("/t/a/inside", "/u"), readonly=("/t/b", "/v"))
+    with seen(folder, todo) as places:
+        assert (places["/t/a"] / "inside").read_text() == (places["/t"] / "a/inside").read_text() == ""
+        (places["/t"] / "new").touch()
+        for path in (places["/t/b"], places["/t"] / "b", places["/u"], places["/v"]):
+            with pytest.raises(OSError, match="Read-only"):
+                (path / "new").touch()
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_nothing_stays_open_where_descriptors_run_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    todo = planned(folder, tmpfs=[Tmpfs("/t"), Tmpfs("/u")])
+    for tmpfs in todo.tmpfs:
+        (folder / "rootfs" / tmpfs.destination[1:]).mkdir()
+    mount(todo)
+    duplicated: list[int] = []
+
+    def scarce(fd: int) -> int:
+        if len(duplicated) == number:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        duplicated.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC))
+        return duplicated[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mount_tree, "_show", lambda *_: None)
+        patched.setattr(os, "dup", scarce)
+        with pytest.raises(OSError, match="Too many open files"):
+            build(todo)
+    unmount(todo)
+    assert len(duplicated) == number
 
 
 def test_mounts_before_a_failure_are_undone(folder: Path) -> None:

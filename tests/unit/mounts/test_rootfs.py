@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from sandbox_api.errors import FailedPrecondition, InvalidArgument
+from sandbox_api.errors import FailedPrecondition, InvalidArgument, OutOfDescriptors
 from sandbox_api.interface import Mount
 from supervisor.host import linux
 from supervisor.oci import bundle
@@ -76,6 +77,17 @@ def test_invalid_mounts_are_not_planned(folder: Path) -> None:
         plan(spec, "/gone", (), "", "")
     with pytest.raises(InvalidArgument, match="/data: source '/gone' does not exist"):
         planned(folder, Bind("/data", "/gone"))
+
+
+def test_a_want_of_descriptors_is_no_fault_of_the_root_file_system(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scarce(place: int, recursive: bool) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(linux, "clone_mount", scarce)
+    with pytest.raises(OutOfDescriptors, match="rootfs: mounting bind"):
+        mount(planned(folder, rootfs=[Mount("bind", str(folder / "host/folder"))]))
 
 
 def test_a_file_in_a_tmpfs(folder: Path) -> None:
