@@ -87,7 +87,7 @@ class ContainerManager:
         """
         with self._stages["spec"].time():
             config = bundle.read_config(new.bundle)
-            spec = oci.parse(config)
+            spec = bundle.with_sources(new.bundle, oci.parse(config))
         await self.volumes_answer(bundle.root(new.bundle, spec.root), spec.binds)
         self._registry.new_container(namespace, new.id)  # or was it taken meanwhile?
         prepared = self._store.prepared_container(namespace, new.id)

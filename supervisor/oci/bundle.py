@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 
 from sandbox_api.errors import InvalidArgument, NotFound
 
 from ..host import errors, linux
-from .spec import MAX_BYTES
+from .spec import MAX_BYTES, Spec
 
 _SANDBOX_KEYS = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID", "cri.sandbox.id")
 
@@ -31,6 +32,17 @@ def root(bundle: str, path: str) -> str:
     Links on its way are not followed yet.
     """
     return os.path.join(bundle, path)
+
+
+def with_sources(bundle: str, spec: Spec) -> Spec:
+    """The spec with absolute sources of its binds: in config.json they may be relative to the bundle (config.md).
+
+    An empty one stays empty.
+    """
+    if all(bind.source[:1] in ("", "/") for bind in spec.binds):
+        return spec
+    binds = (replace(bind, source=bind.source and os.path.join(bundle, bind.source)) for bind in spec.binds)
+    return replace(spec, binds=tuple(binds))
 
 
 def sandbox_id(bundle: str, annotations: dict[str, str]) -> str:

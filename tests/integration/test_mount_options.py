@@ -64,3 +64,13 @@ def test_propagation_is_refused_with_its_reason(pod: Pod, tmp_path: Path, option
     builder = pod.with_wasm("files").mount("/data", tmp_path, options=("rbind", option))
     with pytest.raises(InvalidArgument, match=rf"/data: mount propagation \({option}\) is not supported"):
         builder.build()
+
+
+def test_a_source_may_be_relative_to_the_bundle(pod: Pod) -> None:
+    builder = pod.with_wasm("files").args("r /data/file").mount("/data", "its own")
+    folder = builder.bundle / "its own"
+    folder.mkdir()
+    (folder / "file").write_text("of the bundle")
+    container = builder.build().start()
+    assert container.wait() == 0
+    assert container.stdout() == "/data/file: of the bundle\n"
