@@ -7,6 +7,9 @@ import logging
 import os
 import platform
 import struct
+from contextlib import suppress
+
+from ..host import errors
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +21,7 @@ _ALLOW_MULTI = 2
 # r0 = 0: the access is denied; exit. struct bpf_insn: code, registers, offset, immediate.
 _DENY = struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0)
 _LICENSE = b"Apache-2.0\0"
+_TRIES = 5  # a signal ends the load (EAGAIN, bpf(2)); as many as libbpf's
 _ATTRIBUTES = 128  # bytes of union bpf_attr; the kernel takes a longer one while the rest of it is zero
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -35,22 +39,24 @@ class DeviceDenial:
     def attach(self, folder: str) -> bool:
         """Deny the processes of a group, and of groups below, to open or make any device.
 
-        False where the kernel does not let us, which is logged once: the mounts' ``nodev`` stands without it.
+        False where the kernel does not let us, which is logged once: the mounts' ``nodev`` stands without it. Raises
+        ``OSError`` where the group is gone, or there is too little of something: that says nothing of the next group.
         """
         if self._refused:
             return False
+        group = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            group = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                if self._program < 0:
-                    self._program = _load()
-                _bpf(_PROG_ATTACH, struct.pack("=IIII", group, self._program, _CGROUP_DEVICE, _ALLOW_MULTI))
-            finally:
-                os.close(group)
+            if self._program < 0:
+                self._program = _load()
+            _bpf(_PROG_ATTACH, struct.pack("=IIII", group, self._program, _CGROUP_DEVICE, _ALLOW_MULTI))
         except OSError as error:
+            if errors.lacking(error):
+                raise
             self._refused = True
             log.warning("control groups do not keep containers from devices here (bpf: %s)", error.strerror)
             return False
+        finally:
+            os.close(group)
         return True
 
 
@@ -59,6 +65,9 @@ def _load() -> int:
     attributes = struct.pack(
         "=IIQQ", _TYPE_CGROUP_DEVICE, len(_DENY) // 8, ctypes.addressof(code), ctypes.addressof(license_text)
     )
+    for _ in range(_TRIES - 1):
+        with suppress(BlockingIOError):
+            return _bpf(_PROG_LOAD, attributes)
     return _bpf(_PROG_LOAD, attributes)
 
 

@@ -59,11 +59,12 @@ class Hierarchy:
                     group, above = path, path[:-1]
                     made = self._parents.make_leaf(tree, path)
                     own.add(tree)
-                    self.layout.deny_devices(tree, path)
                 else:
                     group = above = self.layout.shared(path)
                     made = self.layout.trees[tree].make(group)
                 held += self._parents.hold(tree, above, made)
+                if tree in own:
+                    self.layout.deny_devices(tree, path)
                 self.layout.prepare(tree, group, resources)
             apply(self.layout.settings(path, leaves, resources))
         except BaseException:

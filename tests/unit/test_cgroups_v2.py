@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from sandbox_api.errors import FailedPrecondition, InvalidArgument
+from sandbox_api.errors import FailedPrecondition, InvalidArgument, OutOfDescriptors
 from sandbox_api.interface import Usage
-from supervisor.cgroups import Hierarchy, Resources, detect
+from supervisor.cgroups import Hierarchy, Resources, detect, devices
 from supervisor.cgroups.v2 import V2
 
 from .cgroup_trees import Kernel, v1
@@ -254,3 +256,24 @@ def test_states_of_another_version_are_refused(v2: Hierarchy, tmp_path: Path) ->
     state = v1(tmp_path / "v1").create("/a", Resources()).state
     with pytest.raises(FailedPrecondition, match="other hierarchies"):
         v2.attach(state)
+
+
+def test_a_want_of_descriptors_does_not_end_the_denial_of_devices(
+    kernel: Kernel, v2: Hierarchy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [OSError(errno.EMFILE, os.strerror(errno.EMFILE)), 77, 0]
+
+    def bpf(command: int, attributes: bytes) -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(devices, "_bpf", bpf)
+    limits = Resources.parse({"pids": {"limit": 9}})
+    before = groups(kernel)
+    with pytest.raises(OutOfDescriptors):
+        v2.create("/above/it/a", limits)
+    assert groups(kernel) == before
+    v2.create("/above/it/a", limits)
+    assert answers == []
