@@ -27,10 +27,11 @@ def detect(root: str = "/sys/fs/cgroup", mounts: str = "/proc/self/mountinfo", o
 def v1_mounts(mountinfo: str, root: str) -> dict[str, str]:
     """Find where in the folder ``root`` each controller of version 1 is mounted (proc_pid_mountinfo(5))."""
     found: dict[str, str] = {}
-    for line in mountinfo.splitlines():
+    for line in filter(None, mountinfo.split("\n")):
         mount, _, filesystem = line.partition(" - ")
-        place = mount.split()[4]
-        kind, _, options = filesystem.split()
+        # By single spaces: a source may be empty, and names have other white space as it is.
+        place = mount.split(" ")[4]
+        kind, _, options = filesystem.split(" ", 2)
         if kind == "cgroup" and os.path.dirname(place) == root:
             for controller in options.split(","):
                 if controller in CONTROLLERS:

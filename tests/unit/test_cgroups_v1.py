@@ -63,6 +63,11 @@ def test_mounted_controllers() -> None:
     assert v1_mounts(MOUNTS, "/cg") == {"cpu": together, "cpuacct": together, "memory": "/cg/memory"}
 
 
+def test_other_mounts_may_be_called_anything() -> None:
+    strange = "37 23 0:34 / /mnt/a\u3000b\u2028c rw - tmpfs  rw\n38 37 0:35 /\xa0x /d rw - ext4 /dev/x rw\n"
+    assert v1_mounts(strange + MOUNTS, "/cg") == v1_mounts(MOUNTS, "/cg")
+
+
 def test_a_host_without_control_groups(tmp_path: Path) -> None:
     (tmp_path / "mountinfo").write_text(MOUNTS)
     hierarchy = detect(str(tmp_path), mounts=str(tmp_path / "mountinfo"))
