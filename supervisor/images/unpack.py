@@ -53,7 +53,8 @@ def unpack(path: Path, folder: Path) -> None:
         for name, entry in sorted((each for each in entries if each[1].isdir()), key=lambda each: each[0]):
             target = _inside(folder, name)
             target.mkdir(0o755, parents=True, exist_ok=True)
-            target.chmod(entry.mode & 0o777)
+            os.chown(target, entry.uid, entry.gid)
+            target.chmod(entry.mode & 0o1777)
         left = MAX_BYTES
         for name, entry, source in tree.files():
             left -= _write(_inside(folder, name), entry, source, left)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,14 @@ def test_its_configuration(tmp_path: Path) -> None:
     assert read_config(path) == unpacking.ImageConfig(("/a.wasm",), ("b",), ("C=d",), "/w", "5")
     with pytest.raises(ArchiveUnfit, match="nothing to run"):
         read_config(oci(tmp_path / "other.tar", []))
+
+
+def test_folders_have_their_owners(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        data = tarfile.TarInfo("data")
+        data.type, data.mode, data.uid, data.gid = tarfile.DIRTYPE, 0o1770, 1000, 2000
+        tar.addfile(data)
+    unpacked(tmp_path, buffer.getvalue())
+    status = (tmp_path / "root/data").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1000, 2000, 0o1770)
