@@ -89,9 +89,16 @@ class ImageMaker:
         if (self._wanted is not None and self._wanted.key == key) or not self._cache.wanted(key):
             return
         if key not in self._waiting and len(self._waiting) < WAITING:
-            if before is not None:
-                before.keep()
-            self._waiting[key] = _Wanted(key, request, posix.dup(product), before)
+            ours = -1
+            try:
+                ours = posix.dup(product)
+                if before is not None:
+                    before.keep()
+            except OSError:  # no room for its descriptors: a later start asks again
+                if ours >= 0:
+                    posix.close(ours)
+                return
+            self._waiting[key] = _Wanted(key, request, ours, before)
         self._next()
 
     def fileno(self) -> int:
@@ -208,14 +215,16 @@ class ImageMaker:
         calls = zygote.calls()
         # A second more than the maker has: it is the maker who says that the time is over.
         values = worker.build_template(calls, request, engine, confinement, self._mask, MAKE_SECONDS + 1)
-        null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
-        report, theirs = posix.pipe2(posix.O_CLOEXEC)
+        null = report = theirs = -1
         try:
+            null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+            report, theirs = posix.pipe2(posix.O_CLOEXEC)
             args, env = (before.args, before.env) if before is not None else ((), ())
             code = zygote.finish(calls).complete(args, env)
             pid = zygote.fork(code, [theirs, wanted.product, null, null, null, *folders])
         except BaseException:
-            posix.close(report)
+            if report >= 0:
+                posix.close(report)
             raise
         finally:
             for fd in (theirs, null, empty):
