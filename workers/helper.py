@@ -35,6 +35,7 @@ class Helper:
         self._handlers: Handlers = {**ours, **handlers}
         self._readers: dict[int, Reader] = {}
         self._files: set[int] = set()  # what epoll does not take: regular files, always ready
+        self._dropped: set[int] = set()  # supervisors' connections that this round has closed
         self._ending = False
         self._released = False  # another helper takes what is new
         self._poll = select.epoll()  # and not poll: there may be tens of thousands to look at
@@ -52,7 +53,10 @@ class Helper:
                 return
             events += [(fd, select.EPOLLIN) for fd in self._files]
             # What brings new descriptors comes last: they may have the numbers of some that this round has closed.
+            self._dropped.clear()
             for fd, event in sorted(events, key=self._brings_descriptors):
+                if fd in self._dropped:
+                    continue
                 if fd == self._listener.fileno():
                     self._accept()
                 elif fd in self._readers:
@@ -92,6 +96,7 @@ class Helper:
             self._say(f"supervisor dropped: {error}")
         self._poll.unregister(fd)
         del self._readers[fd]
+        self._dropped.add(fd)
         reader.close()
         self._listener.left()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
 from workers.boot import ControlListener
 from workers.protocol import pack_numbers, send
 from workers.relay import Relay
-from workers.relay_protocol import INPUT, PUMP
+from workers.relay_protocol import INPUT, PUMP, TAKE
 
 
 class OneRound:
@@ -64,3 +65,30 @@ def test_an_event_of_an_input_that_ended_ends_no_other_input(tmp_path: Path) -> 
             os.close(fd)
         relay._readers[reader].close()
         listener.unlink()
+
+
+def test_an_event_of_a_supervisor_that_was_heard_out_is_not_of_who_connects_meanwhile(tmp_path: Path) -> None:
+    """The next one has the number of its connection, and has said nothing yet."""
+    with ExitStack() as cleanup:
+        listener = ControlListener(f"{tmp_path}/relay.sock")
+        cleanup.callback(listener.unlink)
+        relay = Relay(listener)
+        old, new, silent = (cleanup.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3))
+        for each in (old, new):
+            each.connect(f"{tmp_path}/relay.sock")
+            relay._accept()
+        (its_number, number) = relay._readers
+        old.shutdown(socket.SHUT_RDWR)
+        send(new, TAKE, b"")
+        silent.connect(f"{tmp_path}/relay.sock")
+        relay._poll = OneRound(relay, [number, listener.fileno(), its_number])  # type: ignore[assignment]
+        round_ = threading.Thread(target=relay.run, daemon=True)
+        round_.start()
+        round_.join(5)
+        stuck = round_.is_alive()
+        silent.close()
+        round_.join(5)
+        assert not stuck
+        assert list(relay._readers) == [number, its_number]
+        for reader in relay._readers.values():
+            reader.close()
