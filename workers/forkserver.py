@@ -102,23 +102,26 @@ class Forkserver:
             seconds: float | None = RECHECK_SECONDS if not self._rechecked else None if needed else IDLE_SECONDS
             if left is not None:
                 seconds = max(0, min(left, IDLE_SECONDS if seconds is None else seconds))
-            self._watch_maker()
             events = self._poll.poll(None if seconds is None else int(seconds * 1000) + 1)
-            self._maker.give_up_overdue()
             if not events and not self._rechecked:
                 self._rechecked = True
                 self._reap_all()
             elif not events and not needed and left is None:
                 return
+            called = False
             for fd, _ in events:
                 if fd == self._children:
                     self._reap_signalled()
                 elif fd == self._listener.fileno():
-                    self._accept()
+                    called = True
                 elif fd == self._watched:
                     self._maker.receive()
                 else:
                     self._receive()
+            self._maker.give_up_overdue()
+            self._watch_maker()
+            if called:  # last: the connection may have the number of a descriptor that this round reported or closed
+                self._accept()
 
     def _accept(self) -> None:
         """A new supervisor takes the place of the one before."""
@@ -308,9 +311,10 @@ class Forkserver:
 
     def _kill_unreported(self) -> None:
         """Kill the worker, if there is one, whose zygote died before reporting it."""
+        roots = {zygote.root_pid for zygote in self._zygotes.values()}  # a new one would know the requests so far
         with open(f"/proc/self/task/{posix.getpid()}/children", "rb") as file:
             for pid in map(int, file.read().split()):
-                if pid not in self._running:
+                if pid not in self._running and pid not in roots:
                     posix.kill(pid, _signal.SIGKILL)
 
     def _kill(self, instance: int, number: int) -> int:
@@ -338,7 +342,7 @@ class Forkserver:
         if linux.EXIT_SIGNAL == _signal.SIGCHLD:
             self._reap_all()
         else:
-            self._reap(pids)
+            self._reap(list(dict.fromkeys(pids)))  # one that was stopped, and ended, has sent two
 
     def _reap_all(self) -> None:
         """Reap every child that has ended."""

@@ -92,6 +92,8 @@ class Zygote:
         self._loop, self._forked = self._build()
         self.roots = 0
         """How many root zygotes there were. Forks of one have everything at the same addresses."""
+        self.root_pid = 0
+        """Pid of the root zygote; 0 where there was none yet."""
         self.pid = 0
         """Pid of the worker zygote whose workers have Python."""
         self._isolated = False
@@ -115,7 +117,8 @@ class Zygote:
         """Fork the root zygote: 0, or the errno by which an empty root was refused. Raises as ``prepare``."""
         ours, theirs = _pair()
         try:
-            if linux.fork() == 0:
+            pid = linux.fork()
+            if pid == 0:
                 self._serve(theirs.fileno(), isolate)
         except OSError:
             ours.close()
@@ -133,7 +136,7 @@ class Zygote:
             raise EngineMissing(missing)
         for name, state in states.items():
             self._engines[name].adopt(state)
-        self._root = ours
+        self._root, self.root_pid = ours, pid
         self.roots += 1
         for is_bare in list(self._worker_zygotes):
             self._drop_worker_zygote(is_bare)
