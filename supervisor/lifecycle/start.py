@@ -135,6 +135,8 @@ class Starter:
             for pump in opened.streams.pumps:
                 await self._relay.pump(process.instance, pump)
                 process.pumped = True
+            if process.pumped and process.input_closed:
+                await self._relay.close_input(process.instance)
             restricted = bool(source.spec.seccomp or what.rlimits)
             launch = Launch(
                 self._forkserver, self._aot, self._counters, process, request, opened.context, asked, restricted

@@ -51,6 +51,8 @@ class Process:
     WasmEdge's compiler, with "+image" where its module came from an image; by Wasmtime; "" before its start."""
     orphaned: int = 0
     """Its pid, once its forkserver died: its end is watched for, or known. Another start has another pid."""
+    input_closed: bool = False
+    """CloseIO came before its input was open: its start ends the input. It does not outlive the supervisor."""
     _waiters: list[asyncio.Future[Exit]] | None = field(default=None, repr=False)
 
     @property

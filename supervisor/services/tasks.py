@@ -234,10 +234,15 @@ class TaskService:
         return self._containers.usage(self._registry.container(namespace, task_id))
 
     async def close_io(self, namespace: str, task_id: str, exec_id: str) -> None:
-        """End a process's standard input, after what was written to it. Done where the process has ended."""
+        """End a process's standard input, after what was written to it. Done where the process has ended.
+
+        Before Start, or while that is under way, it is kept for the start, as runc's shim opens the input at Create.
+        """
         _, process = self._registry.process(namespace, task_id, exec_id)
         if process.pumped:
             await self._relay.close_input(process.instance)
+        elif process.state in (ProcessState.CREATED, ProcessState.STARTING):
+            process.input_closed = True
 
     async def resize_pty(self, namespace: str, task_id: str, exec_id: str, width: int, height: int) -> None:
         """Set the size of a running process's terminal."""

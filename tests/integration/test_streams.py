@@ -72,6 +72,14 @@ def test_version_3_holds_the_input_open_until_close_io(pod: Pod) -> None:
     assert (container.wait(), output.text()) == (0, "first second")
 
 
+def test_close_io_before_the_start_ends_the_input(pod: Pod) -> None:
+    container = pod.with_wasm("cat").fifos("stdin", "stdout").build()
+    output = Collected(container.bundle / "stdout")
+    container.close_stdin()
+    container.start(version=3)
+    assert (container.wait(), output.text()) == (0, "")
+
+
 def test_version_3_holds_a_terminals_input_open_until_close_io(pod: Pod) -> None:
     container = pod.with_wasm("cat").terminal().fifos("stdin", "stdout").streams(stderr="").build()
     output = Collected(container.bundle / "stdout")
