@@ -21,6 +21,14 @@ _PATIENCE = 2
 _FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
+class StartCancelled(Exception):
+    """A signal came before the process ran; ``status`` is the command's. The start itself may still come through."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"cancelled by signal {number}")
+        self.status = 128 + number
+
+
 def check_terminal(stdin: bool, terminal: bool) -> None:
     """Raise ``UsageError`` where a terminal is asked for and there is none."""
     if terminal and not (sys.stdout.isatty() and (sys.stdin.isatty() or not stdin)):
@@ -32,7 +40,8 @@ async def run_attached(
 ) -> int:
     """Start a process whose streams these are, and wait for it; its exit status. Raises ``CallFailed``.
 
-    A signal before it runs cancels the start, and is the status; so is one that comes while the daemon answers none.
+    Raises ``StartCancelled`` at a signal before it runs: the caller then removes what the daemon has made of its start.
+    A signal that comes while the daemon answers none is the status.
     """
     loop = asyncio.get_running_loop()
     running = False
@@ -97,6 +106,8 @@ async def run_attached(
         if not early:
             raise
         ourselves.uncancel()
+        if not running:
+            raise StartCancelled(early[0]) from None
         return 128 + early[0]
     finally:
         end.cancel()

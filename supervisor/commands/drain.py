@@ -9,7 +9,14 @@ import click
 
 
 @click.command()
-@click.option("--timeout", default=10, show_default=True, metavar="SECONDS", help="Time between SIGTERM and SIGKILL.")
+@click.option(
+    "--timeout",
+    type=click.IntRange(min=0, max=86400),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between SIGTERM and SIGKILL.",
+)
 @click.pass_context
 def drain(context: click.Context, timeout: int) -> None:
     """Stop every sandbox of the daemon that serves on --listen and works in --dir.

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import json
 import secrets
+import signal
 import sys
 from pathlib import Path
 
 import click
 
 from . import spec
-from .client import FAILED, INVALID_ARGUMENT, REFUSED, CallFailed, Node, Row, with_status
+from .client import FAILED, INVALID_ARGUMENT, REFUSED, CallFailed, Node, Row, Tasks, with_status
 from .completion import CONTAINER
 
 
@@ -68,7 +69,7 @@ def exec_(
 async def _run(node: Node, row: Row, process: spec.Process, interactive: bool) -> int:
     from sandbox_api.proto import task_pb2 as pb
 
-    from .attached import run_attached
+    from .attached import StartCancelled, run_attached
     from .streams import Streams
 
     tasks = await node.tasks(row["namespace"])
@@ -95,6 +96,25 @@ async def _run(node: Node, row: Row, process: spec.Process, interactive: bool) -
 
         try:
             return await run_attached(tasks, container, exec_id, streams, process.terminal, start)
+        except StartCancelled as cancelled:
+            await _end(tasks, container, exec_id)
+            return cancelled.status
         finally:
-            with contextlib.suppress(CallFailed):  # the container is gone
-                await tasks.call("Delete", pb.DeleteRequest(id=container, exec_id=exec_id), pb.DeleteResponse)
+            await _delete(tasks, container, exec_id)
+
+
+async def _delete(tasks: Tasks, container: str, exec_id: str) -> None:
+    from sandbox_api.proto import task_pb2 as pb
+
+    with contextlib.suppress(CallFailed):  # the container is gone, or it runs on
+        await tasks.call("Delete", pb.DeleteRequest(id=container, exec_id=exec_id), pb.DeleteResponse)
+
+
+async def _end(tasks: Tasks, container: str, exec_id: str) -> None:
+    """End an exec whose start was under way. Delete waits for the start, and deletes it where that failed."""
+    from sandbox_api.proto import task_pb2 as pb
+
+    await _delete(tasks, container, exec_id)
+    with contextlib.suppress(CallFailed):
+        await tasks.tell("Kill", pb.KillRequest(id=container, exec_id=exec_id, signal=signal.SIGKILL))
+        await tasks.call("Wait", pb.WaitRequest(id=container, exec_id=exec_id), pb.WaitResponse)

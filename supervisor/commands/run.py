@@ -220,14 +220,17 @@ class Making:
 
     async def attached(self, interactive: bool) -> int:
         """Run it with the caller's streams; its exit status."""
-        from .attached import run_attached
+        from .attached import StartCancelled, run_attached
         from .streams import Streams
 
         terminal = self._wanted.process.terminal
-        with Streams(interactive, terminal) as streams, self._pod() as bundle:
-            tasks = await self._node.tasks()
-            await self._create(tasks, bundle, streams.stdout, streams.stderr, streams.stdin)
-            status = await run_attached(tasks, self._wanted.name, "", streams, terminal, lambda: self._start(tasks))
+        try:
+            with Streams(interactive, terminal) as streams, self._pod() as bundle:
+                tasks = await self._node.tasks()
+                await self._create(tasks, bundle, streams.stdout, streams.stderr, streams.stdin)
+                status = await run_attached(tasks, self._wanted.name, "", streams, terminal, lambda: self._start(tasks))
+        except StartCancelled as cancelled:
+            return cancelled.status
         if self._remove:
             remove_pod(self._node, self._wanted.name)
         return status

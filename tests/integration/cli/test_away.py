@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from ...harness.cli import SECONDS, Cli, Command
 from ...harness.compiled import until
 from ...harness.daemon import Daemon
 from ...harness.guests import guest
+from ...harness.helpers import forkserver
 
 
 def kernels(process: Command, name: str) -> str:
@@ -88,4 +92,48 @@ def test_an_interrupt_ends_a_command_without_a_word(own: Daemon, words: tuple[st
         assert process.wait(SECONDS) == 130
         assert process.stderr is not None
         assert process.stderr.read() == ""
+    cli.out("rm", "-f", "waits")
+
+
+@contextmanager
+def held_start(own: Daemon, cli: Cli, *words: str | Path) -> Iterator[Command]:
+    """A command whose start the forkserver has not begun; it goes on with its start at the end."""
+    server = forkserver(own)
+    server.suspend()
+    try:
+        with cli.start(*words) as process:
+            until("a start", lambda: '"starting"' in cli.run("inspect", "waits").stdout)
+            yield process
+            server.resume()
+    finally:
+        server.resume()
+
+
+def test_an_interrupt_before_the_guest_runs_leaves_nothing(own: Daemon) -> None:
+    cli = Cli(own)
+    cli.out("run", "--rm", guest("hello"))  # all zygotes are there
+    with held_start(own, cli, "run", "--name", "waits", guest("sleep"), "1000") as process:
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):  # it removes what it has made, once that can be
+            process.wait(0.5)
+    assert process.returncode == 128 + signal.SIGINT
+    assert cli.out("ps", "-aq") == ""
+
+
+def test_an_interrupt_before_an_exec_runs_leaves_nothing_of_it(own: Daemon) -> None:
+    cli = Cli(own)
+    cli.out("run", "-d", "--name", "waits", guest("sleep"), "1000")
+    with held_start(own, cli, "exec", "waits", "/sleep.wasm", "1000") as process:
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 128 + signal.SIGINT
+    assert [each["exec_id"] for each in json.loads(cli.out("inspect", "waits"))["processes"]] == [""]
+    assert len(own.workers()) == 1
+    cli.out("rm", "-f", "waits")
+
+
+def test_drain_takes_no_time_below_zero(own: Daemon) -> None:
+    cli = Cli(own)
+    cli.out("run", "-d", "--name", "waits", guest("sleep"), "1000")
+    refused = cli.run("drain", "--timeout", "-1")
+    assert (refused.returncode, refused.stderr.splitlines()[-1][:36]) == (2, "Error: Invalid value for '--timeout'")
     cli.out("rm", "-f", "waits")
