@@ -109,9 +109,10 @@ class GivenUp:
         for note in self._notes():
             try:
                 age = time.time() - note.stat().st_mtime
-                namespace, container_id, *rest = note.read_text().split("\n")
-                if not rest and age < _SETTLED_SECONDS:  # it is being written
+                lines = note.read_text().split("\n")
+                if len(lines) < 3 and age < _SETTLED_SECONDS:  # it is being written: a shell makes the file first
                     continue
+                namespace, container_id, *_ = lines
                 started = self._registry.container(namespace, container_id).init.start_time
                 if not started and age < _SETTLED_SECONDS:  # perhaps another of this id, that is yet to be started
                     continue

@@ -81,6 +81,16 @@ def test_notes_about_nothing_are_removed(daemon: Daemon) -> None:
     assert list(folder.iterdir()) == []
 
 
+def test_a_note_that_is_being_written_is_read_later(daemon: Daemon) -> None:
+    daemon.kill()
+    folder = daemon.dir / "given-up"
+    folder.mkdir()
+    for name, text in (("empty", ""), ("half", "k8s.io"), ("almost", "k8s.io\nsome")):
+        (folder / f"{name}.note").write_text(text)
+    daemon.start()
+    assert {note.stem for note in folder.iterdir()} == {"empty", "half", "almost"}
+
+
 def test_a_note_is_about_what_ran_when_it_was_written(daemon: Daemon, pod: Pod) -> None:
     """Every deleted container leaves one, and its id may be in use again before anybody looks."""
     container = pod.with_wasm("sleep").build().start()
