@@ -90,9 +90,10 @@ class Signals:
 
     async def end_execs(self, container: Container) -> None:
         """Kill what still runs in a container whose init process has ended, as the kernel does in a pid namespace."""
-        for process in container.alive():
-            await self.send(container, process, signal.SIGKILL)
-        await _until_ended(container, KILL_SECONDS)
+        for _ in range(2):  # twice: an exec's start under way may have become a process after the first
+            for process in container.alive():
+                await self.send(container, process, signal.SIGKILL)
+            await _until_ended(container, KILL_SECONDS)
 
     async def _end(self, container: Container, timeout: float) -> None:
         if timeout > 0:

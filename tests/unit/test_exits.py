@@ -93,6 +93,33 @@ def test_more_execs_that_end_at_once_than_are_kept(tmp_path: Path, monkeypatch: 
     run(tmp_path, test)
 
 
+def test_an_exec_that_is_being_started_ends_with_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(scene: Scene) -> None:
+        container = scene.registry.container("ns", "a")
+        starting = Process(0, "a/e", "e", Stdio())
+        scene.store.add_process(container, starting, b"")
+        scene.registry.add_exec(container, starting)
+        killed = asyncio.Event()
+
+        async def kill(instance: int, number: int) -> None:
+            assert (instance, number) == (starting.instance, signal.SIGKILL)
+            starting.mark_exited(Exit(128 + number, AT))
+            killed.set()
+
+        monkeypatch.setattr(scene.forkserver, "kill", kill)
+        async with container.lock:  # as Start has it
+            starting.state = ProcessState.STARTING
+            scene.forkserver.exited([Ended(1, 70, 0, AT)])
+            assert await scene.acknowledged() == [1]
+            await asyncio.sleep(0)  # its execs are looked at: there is nothing to kill yet
+            starting.state = ProcessState.RUNNING
+        await asyncio.wait_for(killed.wait(), 5)
+
+    run(tmp_path, test)
+
+
 def test_the_first_exit_told_is_the_one(tmp_path: Path) -> None:
     async def test(scene: Scene) -> None:
         for told in ([Ended(1, 70, 0, AT), Ended(1, 70, 9, AT + 1)], [Ended(1, 70, 9, AT + 2)]):
