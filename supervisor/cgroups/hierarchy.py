@@ -82,7 +82,10 @@ class Hierarchy:
         """
         path = parse_path(cgroups_path)
         self.layout.require(resources)
-        leaves = self.layout.leaves(path, resources)
+        try:
+            leaves = self.layout.leaves(path, resources)
+        except OSError as error:
+            raise errors.for_errno(error, FailedPrecondition)(f"control group {cgroups_path}: {error}") from error
         held: list[Place] = []
         for tree, files in self.layout.trees.items():
             above = path[:-1] if tree in leaves else self.layout.shared(path)

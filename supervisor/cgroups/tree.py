@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument, SandboxerError
 
+from ..host import errors
 from .path import GroupPath
 
 log = logging.getLogger(__name__)
@@ -170,7 +171,8 @@ class Setting:
 def apply(settings: Sequence[Setting]) -> None:
     """Write the settings in order; where the kernel refuses one, write back what was there before.
 
-    Raises ``InvalidArgument`` or ``FailedPrecondition``, as the kernel says: the value is wrong, or refused now.
+    Raises ``InvalidArgument`` or ``FailedPrecondition``, as the kernel says: the value is wrong, or refused now. Raises
+    ``ResourceExhausted`` where there is no descriptor or memory to write it.
     """
     undo: list[Setting] = []
     for setting in settings:
@@ -195,5 +197,7 @@ def _write_back(undo: list[Setting]) -> None:
 
 def _refused(setting: Setting, error: OSError) -> SandboxerError:
     path = setting.tree.path(setting.group, setting.file)
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # others that we lack are the kernel's for settings
+        return errors.for_errno(error, FailedPrecondition)(f"control group: {path}: {error.strerror}")
     kind = InvalidArgument if error.errno in (errno.EINVAL, errno.ERANGE) else FailedPrecondition
     return kind(f"control group: the kernel refuses {setting.value!r} for {path}: {error.strerror}")

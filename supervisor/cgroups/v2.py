@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from sandbox_api.errors import FailedPrecondition, InvalidArgument
 from sandbox_api.interface import Usage
 
+from ..host import errors
 from .devices import DeviceDenial
 from .layout import Layout
 from .path import SHARED_LEAF, GroupPath
@@ -161,6 +162,8 @@ class V2(Layout):
         try:
             self._tree.write(above, _ENABLED, f"+{controller}")
         except OSError as error:
+            if errors.lacking(error):
+                raise
             if needed_by is None:
                 return
             why = "it has processes of its own" if error.errno == errno.EBUSY else error.strerror

@@ -63,7 +63,7 @@ def plan(spec: Spec, root: str, rootfs: Sequence[Mount], folder: str, home: str,
     """Plan the mounts of a container whose root is the folder ``root``, or ``rootfs`` where that is given.
 
     ``folder`` is for its mounts, ``home`` the sandboxer's, and ``pod`` has the pod's files, or nothing. Raises
-    ``InvalidArgument``.
+    ``InvalidArgument``, and ``ResourceExhausted``.
     """
     root = os.path.realpath(root)
     if root == "/":
@@ -152,7 +152,12 @@ def _resolved(bind: Bind) -> Bind:
         raise InvalidArgument(f"{where} leads through a link of /proc: name the place itself")
     if source != bind.source:
         bind = replace(bind, source=source)
-    if bind.readonly and bind.recursive and not bind.deep_attributes & linux.MOUNT_ATTR_RDONLY and has_mounts(source):
+    try:
+        below = bind.readonly and bind.recursive and not bind.deep_attributes & linux.MOUNT_ATTR_RDONLY
+        below = below and has_mounts(source)
+    except OSError as error:
+        raise errors.for_errno(error, FailedPrecondition)(f"/proc/self/mountinfo: {error.strerror}") from None
+    if below:
         # "ro" is of the mount alone ("rro" of those below as well, config.md): so Landlock, which has no such
         # distinction, and WASI leave this one to the kernel.
         return replace(bind, readonly=False, attributes=bind.attributes | linux.MOUNT_ATTR_RDONLY)

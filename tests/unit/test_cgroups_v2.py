@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from sandbox_api.errors import FailedPrecondition, InvalidArgument, OutOfDescriptors
 from sandbox_api.interface import Usage
 from supervisor.cgroups import Hierarchy, Resources, detect, devices
+from supervisor.cgroups.path import GroupPath
+from supervisor.cgroups.tree import Tree
 from supervisor.cgroups.v2 import V2
 
 from .cgroup_trees import Kernel, v1
@@ -277,3 +280,30 @@ def test_a_want_of_descriptors_does_not_end_the_denial_of_devices(
     assert groups(kernel) == before
     v2.create("/above/it/a", limits)
     assert answers == []
+
+
+@pytest.mark.parametrize("file", ["cgroup.subtree_control", "pids.max"])
+def test_a_want_of_descriptors_is_no_fault_of_a_limit(
+    kernel: Kernel, v2: Hierarchy, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    v2.create("/above/a", Resources.parse({"pids": {"limit": 9}}))
+    read, write = Tree.read, Kernel.write
+
+    def scarce_read(tree: Tree, group: GroupPath, name: str) -> str:
+        return fail() if name == file else read(tree, group, name)
+
+    def scarce_write(tree: Kernel, group: GroupPath, name: str, text: str) -> None:
+        return fail() if name == file else write(tree, group, name, text)
+
+    def fail() -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    before = groups(kernel)
+    monkeypatch.setattr(Kernel, "write", scarce_write)
+    with pytest.raises(OutOfDescriptors):
+        v2.create("/other/b", Resources.parse({"pids": {"limit": 9}}))
+    monkeypatch.setattr(Kernel, "read", scarce_read)
+    with pytest.raises(OutOfDescriptors):
+        v2.plan("/above/b", Resources()) and v2.create("/above/b", Resources.parse({"pids": {"limit": 9}}))
+    monkeypatch.undo()
+    assert groups(kernel) == before

@@ -11,7 +11,7 @@ import pytest
 from sandbox_api.errors import FailedPrecondition, InvalidArgument, OutOfDescriptors
 from sandbox_api.interface import Mount
 from supervisor.host import linux
-from supervisor.oci import bundle
+from supervisor.oci import bundle, rootfs
 from supervisor.oci.rootfs import mount, plan, unmount
 from supervisor.oci.spec import Bind, ProcessSpec, Spec, Tmpfs
 
@@ -88,6 +88,15 @@ def test_a_want_of_descriptors_is_no_fault_of_the_root_file_system(
     monkeypatch.setattr(linux, "clone_mount", scarce)
     with pytest.raises(OutOfDescriptors, match="rootfs: mounting bind"):
         mount(planned(folder, rootfs=[Mount("bind", str(folder / "host/folder"))]))
+
+
+def test_a_want_of_descriptors_is_no_fault_of_a_bind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce(folder: str) -> bool:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(rootfs, "has_mounts", scarce)
+    with pytest.raises(OutOfDescriptors):
+        planned(folder, Bind("/data", str(folder / "host/folder"), readonly=True))
 
 
 def test_a_file_in_a_tmpfs(folder: Path) -> None:
