@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 P = TypeVar("P")
 
+LEAVE_SECONDS = 30.0
+"""Seconds in which the last process has left a container's control group; it takes milliseconds."""
 _REMOVALS = 4
 """What guests left is unmounted and removed by so many threads."""
 _REMEMBERED = 64
@@ -202,9 +204,17 @@ class ContainerManager:
         await asyncio.get_running_loop().run_in_executor(self._removing, work, argument)
 
     async def remove(self, container: Container) -> None:
-        """Undo ``make``. The container's processes have ended, or never ran."""
+        """Undo ``make``. The container's processes have ended, or never ran.
+
+        Raises ``FailedPrecondition`` where others stay in its control group: it can be removed again.
+        """
         cgroup = container.cgroup
+        deadline = time.monotonic() + LEAVE_SECONDS
         while cgroup is not None and not cgroup.delete():
+            if time.monotonic() >= deadline:
+                raise FailedPrecondition(
+                    f"{cgroup}: processes or groups that are not the container's are in it: move them, and try again"
+                )
             await asyncio.sleep(0.005)  # a reaped process leaves its group a little later
         remembered = self._remembered.get(container.init.instance)
         plan = remembered.plan if remembered else self._store.recorded(container).plan
