@@ -93,9 +93,7 @@ def test_more_execs_that_end_at_once_than_are_kept(tmp_path: Path, monkeypatch: 
     run(tmp_path, test)
 
 
-def test_an_exec_that_is_being_started_ends_with_the_container(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_exec_that_is_being_started_ends_with_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(scene: Scene) -> None:
         container = scene.registry.container("ns", "a")
         starting = Process(0, "a/e", "e", Stdio())
