@@ -18,10 +18,12 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from sandbox_api.errors import NotFound, SandboxerError
+from sandbox_api.errors import Internal, NotFound, SandboxerError
 
 from ..model.process import ALIVE
 from ..model.registry import Registry
@@ -36,6 +38,8 @@ _FIRST_LOOKS = 20
 """Looks for containerd before the first for notes: it may start together with us."""
 _SETTLED_SECONDS = 60.0
 """Age at which a note is obeyed or removed, whatever it says."""
+_END_SECONDS = 10.0
+"""Seconds that a killed container may take to end: a daemon that starts serves nobody until then."""
 _CRI = "k8s.io"
 """The namespace of containerd's CRI service."""
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -76,17 +80,20 @@ class GivenUp:
         now, before = self._identity(), ""
         with suppress(OSError):
             before = self._seen.read_text()
-        try:
-            if now and before and now != before:
-                for sandbox in list(self._registry.sandboxes.values()):
-                    if sandbox.namespace == _CRI and sandbox.state is SandboxState.READY:
-                        await self._stop_if_nothing_is_left(_CRI, sandbox.id)
-            elif connections_lost and now and await asyncio.to_thread(_is_served, self._containerd):
-                for container in list(self._registry.containers.values()):
-                    if container.namespace == _CRI and container.init.state in ALIVE:
-                        await self._end(_CRI, container.id)
-        except SandboxerError as error:
-            log.error("not ended, though containerd has given it up: %s", error)
+        forgotten: list[Coroutine[Any, Any, None]] = []
+        if now and before and now != before:
+            for sandbox in self._registry.sandboxes.values():
+                if sandbox.namespace == _CRI and sandbox.state is SandboxState.READY:
+                    forgotten.append(self._stop_if_nothing_is_left(_CRI, sandbox.id))
+        elif connections_lost and now and await asyncio.to_thread(_is_served, self._containerd):
+            for container in self._registry.containers.values():
+                if container.namespace == _CRI and container.init.state in ALIVE:
+                    forgotten.append(self._end(_CRI, container.id))
+        for each in forgotten:
+            try:
+                await each
+            except SandboxerError as error:  # the others are to be ended all the same
+                log.error("not ended, though containerd has given it up: %s", error)
         self._note_containerd()
 
     def _note_containerd(self) -> None:
@@ -131,9 +138,12 @@ class GivenUp:
         log.warning("ending %s: containerd has given it up", container_id)
         try:
             await self._tasks.kill(namespace, container_id, "", signal.SIGKILL, True)
-            await self._tasks.wait(namespace, container_id, "")
+            async with asyncio.timeout(_END_SECONDS):
+                await self._tasks.wait(namespace, container_id, "")
         except NotFound:  # it has ended, or was never there
             pass
+        except TimeoutError:
+            raise Internal(f"container {container_id}: it does not end after SIGKILL") from None
         await self._tasks.delete(namespace, container_id, "")
         await self._stop_if_nothing_is_left(namespace, sandbox_id)
 

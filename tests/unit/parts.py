@@ -67,10 +67,10 @@ class Parts:
             str(folder),
         )
 
-    async def pod(self) -> None:
+    async def pod(self, namespace: str = NS) -> None:
         """A ready sandbox."""
-        await self.sandboxes.create(NS, NewSandbox("pod"))
-        await self.sandboxes.start(NS, "pod")
+        await self.sandboxes.create(namespace, NewSandbox("pod"))
+        await self.sandboxes.start(namespace, "pod")
 
     def bundle(self, name: str) -> str:
         """A bundle for a container of this name, in the sandbox."""
@@ -81,6 +81,6 @@ class Parts:
         (bundle / "config.json").write_text(json.dumps(config))
         return str(bundle)
 
-    async def create(self, name: str) -> None:
+    async def create(self, name: str, namespace: str = NS) -> None:
         """A created container in it."""
-        await self.tasks.create(NS, NewTask(name, self.bundle(name)))
+        await self.tasks.create(namespace, NewTask(name, self.bundle(name)))
