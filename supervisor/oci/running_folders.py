@@ -62,6 +62,8 @@ def _wanted(plan: MountPlan) -> list[tuple[Place, _Key]]:
         try:
             device, inode, readonly = _key(fd)
             folder = stat.S_ISDIR(os.fstat(fd).st_mode)
+        except OSError:  # its file system's server is gone
+            return []
         finally:
             os.close(fd)
         if folder and place.path in plan.inner:
@@ -80,7 +82,10 @@ def _share(places: list[Place], found: dict[_Key, int]) -> list[Place]:
     """
     shared = []
     for place in places:
-        fd = found.pop(_key(place.fd), -1)
+        try:
+            fd = found.pop(_key(place.fd), -1)
+        except OSError:  # its file system's server is gone
+            fd = -1
         if fd >= 0:
             os.close(place.fd)
             place = replace(place, fd=fd)

@@ -54,7 +54,7 @@ def test_what_the_process_has_open_is_not_mounted_again(folder: Path, monkeypatc
             assert {place.path for place in again if place.readonly} == {"/reads", "/fixed"}
 
 
-def test_a_folder_whose_server_is_gone_is_left_out_and_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_whose_server_is_gone_is_mounted_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     todo = planned(folder, Bind("/data", str(folder / "host/folder")))
     real = os.fstatvfs
     with seen(folder, todo) as places, monkeypatch.context() as patched:
@@ -66,10 +66,8 @@ def test_a_folder_whose_server_is_gone_is_left_out_and_closed(folder: Path, monk
             return real(fd)
 
         patched.setattr(os, "fstatvfs", fails)
-        with nothing_left_open():
-            found = running_folders._open_folders(os.getpid(), proc.start_time(os.getpid()))
-            for fd in found.values():
-                os.close(fd)
+        with nothing_left_open(), beside_us(todo) as again:
+            assert [os.fstat(place.fd).st_ino for place in again if place.path == "/data"] == [gone]
 
 
 def test_what_it_has_not_open_is_mounted_for_the_other(folder: Path) -> None:
