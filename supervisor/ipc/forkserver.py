@@ -244,8 +244,12 @@ class ForkserverClient:
         return proc.find("wasm-worker", label(f"{self._path.rpartition('/')[0]}/forkserver"))
 
     def lost_starts(self) -> dict[int, int]:
-        """Starts under way that have a process, and whose connection to the forkserver is gone: instances and pids."""
-        return {instance: start.pid for instance, start in self._starts.items() if start.pid and start.lost}
+        """Starts under way that have a process, and whose forkserver is gone: instances and pids.
+
+        Not those whose end was told: the forkserver has buried them, and nobody else could tell their status.
+        """
+        lost = {instance: start for instance, start in self._starts.items() if start.lost and not start.ended}
+        return {instance: start.pid for instance, start in lost.items() if start.pid}
 
     def starting(self, pid: int) -> int:
         """The instance whose start is under way as this process; 0 where there is none."""

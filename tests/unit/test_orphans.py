@@ -125,14 +125,22 @@ def reports_that_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "undo", undo)
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["report before the death", "report after it"])
 def test_an_end_that_is_known_is_told_although_the_forkserver_died_just_then(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     """Not as one that nobody saw."""
     reports_that_come(monkeypatch)
+    come = reports.read
     monkeypatch.setattr(ForkserverManager, "_reconnect_soon", lambda manager: None)
 
     async def test(scene: Scene) -> None:
+        async def read(report: int) -> tuple[bytes, bool]:
+            while late and scene.forkserver.connected:
+                await asyncio.sleep(0.01)
+            return await come(report)
+
+        monkeypatch.setattr(reports, "read", read)
         manager = ForkserverManager(scene.registry, scene.forkserver, scene.exits, [], NoEngines())  # type: ignore[arg-type]
         await manager.connect()
         scene.process("a").state = ProcessState.CREATED
