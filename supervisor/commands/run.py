@@ -8,10 +8,12 @@ import json
 import math
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -194,10 +196,18 @@ def run(
         network=network if network in ("host", "none") else os.path.abspath(network),
         engine=engine or "",
     )
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup's stays
+            signal.signal(number, _exit)
     with _failing(FAILED), _node(context, detach) as node:
         container = Making(node, wanted, source, remove)
         status = asyncio.run(container.detached() if detach else container.attached(interactive))
     sys.exit(status)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    """End as by this signal, but remove what was made so far."""
+    sys.exit(128 + number)
 
 
 class Making:

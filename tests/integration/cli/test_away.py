@@ -120,6 +120,18 @@ def test_an_interrupt_before_the_guest_runs_leaves_nothing(own: Daemon) -> None:
     assert cli.out("ps", "-aq") == ""
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_before_a_guest_runs_in_the_background_leaves_nothing(own: Daemon, number: int) -> None:
+    cli = Cli(own)
+    cli.out("run", "--rm", guest("hello"))
+    with held_start(own, cli, "run", "-d", "--name", "waits", guest("sleep"), "1000") as process:
+        process.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+    assert process.returncode == 128 + number
+    assert cli.out("ps", "-aq") == ""
+
+
 def test_an_interrupt_before_an_exec_runs_leaves_nothing_of_it(own: Daemon) -> None:
     cli = Cli(own)
     cli.out("run", "-d", "--name", "waits", guest("sleep"), "1000")
