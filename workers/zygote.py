@@ -126,7 +126,10 @@ class Zygote:
         finally:
             theirs.close()
         said = ours.recv(1 << 16)
-        refusal = int.from_bytes(said[:8], sys.byteorder) if said else errno.ESRCH
+        if not said:  # killed, for want of memory say: that is no refusal
+            ours.close()
+            raise OSError(errno.ESRCH, "the root zygote died at once")
+        refusal = int.from_bytes(said[:8], sys.byteorder)
         if refusal:
             ours.close()
             return refusal

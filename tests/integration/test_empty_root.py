@@ -250,3 +250,32 @@ def _mounts(pid: int) -> list[str]:
     )
     command = [sys.executable, "-c", program, str(pid)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def test_a_root_zygote_that_is_killed_at_once_is_no_refusal(tmp_path: Path) -> None:
+    """The next one has the empty root, and so have its workers."""
+    (tmp_path / "dying.py").write_text(
+        "import os\n"
+        "from workers import forkserver\n"
+        "from workers.confinement import empty_root\n"
+        "enter = empty_root.enter\n"
+        "def killed(keep_proc):\n"
+        f"    if not os.path.exists({str(tmp_path / 'once')!r}):\n"
+        f"        os.mkdir({str(tmp_path / 'once')!r})\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    enter(keep_proc)\n"
+        "def main():\n"
+        "    empty_root.enter = killed\n"
+        "    forkserver.main()\n"
+    )
+    bare = BareForkserver(broken_out=False, program="dying", path=tmp_path)
+    try:
+        assert bare.no_empty_root == 0
+        read, write = os.pipe()
+        worker = bare.start(module=guest("cat"), stdin=read)
+        os.close(read)
+        assert os.listdir(f"/proc/{worker.pid}/root") == []
+        os.close(write)
+        assert worker.wait().status == 0
+    finally:
+        bare.close()
