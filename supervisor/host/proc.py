@@ -6,6 +6,7 @@ A pid and its start time name a process for good, since pids come round again.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 _PTRACE = 19  # CAP_SYS_PTRACE (capabilities(7))
@@ -26,6 +27,16 @@ def status_left(pid: int, start_time: int) -> int | None:
     if not fields or fields[0] != b"Z" or int(fields[19]) != start_time or not _may_look():
         return None
     return int(fields[49])
+
+
+def kill_pending(pid: int) -> bool:
+    """Whether a process has been sent SIGKILL and is not dead yet: it is frozen, say (proc_pid_status(5))."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            pending = [int(line.split()[1], 16) for line in file if line.startswith(("SigPnd:", "ShdPnd:"))]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return any(signals >> signal.SIGKILL - 1 & 1 for signals in pending)
 
 
 def has_mounts(folder: str) -> bool:

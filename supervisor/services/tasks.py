@@ -265,6 +265,8 @@ class TaskService:
                 try:
                     if not await cgroup.wait_frozen(True, FREEZE_SECONDS):
                         raise Internal(f"it does not freeze within {FREEZE_SECONDS:g} s")
+                    if container.init.exit or any(proc.kill_pending(each.pid) for each in container.alive()):
+                        raise FailedPrecondition("it was killed meanwhile")
                     self._set_state(container, ProcessState.PAUSED)
                 except BaseException:
                     cgroup.thaw()

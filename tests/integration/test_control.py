@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 
@@ -161,3 +162,16 @@ def test_a_container_killed_for_memory_is_told_from_one_that_was_killed(
             pod.close()
     finally:
         receiver.close()
+
+
+def test_a_kill_while_it_is_being_paused_ends_it(pod: Pod) -> None:
+    """With version 1 of control groups it stayed, frozen, until it was resumed."""
+    for _ in range(20):
+        container = pod.with_wasm("spin").build().start()
+        pausing = container.connection.send("Pause", pb.PauseRequest(id=container.id))
+        killing = container.connection.send("Kill", pb.KillRequest(id=container.id, signal=signal.SIGKILL))
+        container.connection.receive(killing, "Kill")
+        with contextlib.suppress(FailedPrecondition):
+            container.connection.receive(pausing, "Pause")
+        assert container.wait() == 137
+        container.delete()
