@@ -1,51 +1,15 @@
 #!/bin/sh
 # boot.sh LOWER UPPER SCRIPT: as enter.sh, but systemd is the first process, and SCRIPT, a path in the system, runs as
-# a service of its, with the output in SCRIPT.log; then the system ends. It sees no control groups but those below one
-# of its own: systemd removes whatever empty ones it finds, running sandboxers' too. Needs root.
+# a service of its, with the output in SCRIPT.log; then the system ends. The control groups are a hierarchy of its own
+# for systemd and the machine's for the rest (version 1), or the machine's own part of version 2. Needs root.
 set -eu
 
-CONTROLLERS="memory pids cpu cpuset freezer"
-OWN=wasm-sandboxer-test
-
-case "${1:-}" in own | inside) ;; *) exec unshare --mount --propagation private "$0" own "$@" ;; esac
-step=$1 lower=$2 upper=$3 script=$4
+[ "${1:-}" = inside ] ||
+    exec unshare --mount --propagation private --pid --fork --kill-child --uts --ipc "$0" inside "$@"
+lower=$2 upper=$3 script=$4
 root=$upper.root
-mkdir -p "$upper" "$upper.work" "$root"
-
-if [ "$step" = own ]; then
-    trees=/sys/fs/cgroup
-    if [ ! -e "$trees/cgroup.controllers" ]; then
-        trees=$(printf "$trees/%s " $CONTROLLERS)$root # systemd's own hierarchy: cannot be made in another namespace
-        mount -t cgroup -o "none,name=$OWN" cgroup "$root"
-    fi
-    group=wasm-sandboxer-boot-$$
-    leave() {
-        for tree in $trees; do
-            [ ! -d "$tree/$group" ] || find "$tree/$group" -depth -type d -exec rmdir {} \;
-        done
-        while grep -q ":name=$OWN:" /proc/self/cgroup; do # it goes with a mount, once its groups are quite gone
-            ! mountpoint -q "$root" || umount "$root"
-            sleep 1
-            ! grep -q ":name=$OWN:" /proc/self/cgroup || mount -t cgroup -o "none,name=$OWN" cgroup "$root"
-        done
-    }
-    trap leave EXIT
-    for tree in $trees; do
-        mkdir "$tree/$group"
-        [ "${tree##*/}" = cpuset ] || continue
-        for file in cpuset.cpus cpuset.mems; do # empty in a new group of version 1, which then takes no process
-            cat "$tree/$file" >"$tree/$group/$file"
-        done
-    done
-    (
-        for tree in $trees; do
-            echo 0 >"$tree/$group/cgroup.procs"
-        done
-        exec unshare --cgroup --mount --pid --fork --kill-child --uts --ipc "$0" inside "$lower" "$upper" "$script"
-    )
-    exit
-fi
 legacy=
+mkdir -p "$upper" "$upper.work" "$root"
 mount -t overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$upper.work" overlay "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
@@ -58,10 +22,10 @@ else
     # systemd 256 and 257 (Debian 13) want to be told; in a container its own arguments are the kernel's command line.
     legacy="systemd.unified_cgroup_hierarchy=0 SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
     mount -t tmpfs tmpfs "$root/sys/fs/cgroup"
-    for name in systemd $CONTROLLERS; do
+    for name in systemd memory pids cpu cpuset freezer; do
         mkdir "$root/sys/fs/cgroup/$name"
         kind=$name
-        [ "$name" != systemd ] || kind=none,name=$OWN
+        [ "$name" != systemd ] || kind=none,name=wasm-sandboxer-test
         mount -t cgroup -o "$kind" cgroup "$root/sys/fs/cgroup/$name"
     done
 fi
