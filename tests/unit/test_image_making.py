@@ -11,6 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from workers import protocol
+from workers.images import snapshot
+from workers.images.making import Making
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 # The template is a fork that says what the test wants; this process stands for the forkserver and the zygote.
@@ -111,3 +115,14 @@ def test_a_forkserver_that_dies_leaves_neither_template_nor_maker() -> None:
     pids, _ = run("b''", "forkserver")
     assert len(pids) == 2
     assert gone(pids), [os.readlink(f"/proc/{pid}/exe") for pid in pids]
+
+
+@pytest.mark.parametrize("left", [4, 9, 25, 40])
+def test_a_maker_that_dies_within_its_answer_has_made_nothing(left: int) -> None:
+    """Without the numbers that are missing, its instances would lack memory."""
+    answer = b"I" + protocol.pack_numbers(1, 0, 7, *range(5))
+    making = Making.__new__(Making)
+    making._said = (protocol.pack_numbers(len(answer)) + answer)[:left]
+    making._began = time.monotonic()
+    with pytest.raises(snapshot.Unfit, match="the maker died"):
+        making.image(1, b"digest")

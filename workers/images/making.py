@@ -99,7 +99,10 @@ class Making:
 
     def image(self, serial: int, digest: bytes) -> Image:
         """The image that was made. Raises ``Unfit`` and ``TooLarge`` where there is none, and ``OSError``."""
-        verdict, text = self._said[:1], self._said[1:]
+        said = self._said[8:]
+        if len(said) != int.from_bytes(self._said[:8], "little"):  # it died within its answer
+            said = b""
+        verdict, text = said[:1], said[1:]
         if verdict == _TOO_LARGE:
             raise snapshot.TooLarge(*unpack_numbers(text))
         if verdict != _MADE:
@@ -174,6 +177,7 @@ def _make(template: Template, folders: list[int], handle: int, answer: int, memo
                 _signal.pidfd_send_signal(handle, _signal.SIGKILL)  # the forkserver may not live to do it
             except ProcessLookupError:
                 pass
+            said = pack_numbers(len(said)) + said
             while said:
                 said = said[posix.write(answer, said) :]
         finally:
