@@ -57,8 +57,8 @@ IDLE_SECONDS = 30
 """Seconds that it stays with no supervisor, no instance and no exit to tell."""
 LISTS, LONGEST_LIST = 32, 64 << 10
 """How many call lists are kept, and of how many bytes at most each."""
-RECHECK_SECONDS = 1
-"""Seconds after the last exit until it looks for any whose signal was lost (RLIMIT_SIGPENDING)."""
+RECHECK_SECONDS, BUSY_SECONDS = 1, 5
+"""Seconds without an event, or with some, from an exit until it looks for any whose signal was lost (RLIMIT_SIGPENDING)."""
 NO_ENGINE = 79  # ELIBACC
 _ENDS = (_signal.SIGCHLD, linux.EXIT_SIGNAL)
 
@@ -83,7 +83,7 @@ class Forkserver:
         self._reader: Reader | None = None
         self._ending = False
         self._keeping = False  # another forkserver starts what is new
-        self._rechecked = True
+        self._rechecked, self._recheck_by = True, 0.0
         self._mask = linux.signals(*_ENDS)
         self._maker = ImageMaker(self._images, self._zygotes, loaded, bytes(self._mask))
         self._watched = -1  # where the maker speaks
@@ -103,7 +103,7 @@ class Forkserver:
             if left is not None:
                 seconds = max(0, min(left, IDLE_SECONDS if seconds is None else seconds))
             events = self._poll.poll(None if seconds is None else int(seconds * 1000) + 1)
-            if not events and not self._rechecked:
+            if not self._rechecked and (not events or time.monotonic() > self._recheck_by):
                 self._rechecked = True
                 self._reap_all()
             elif not events and not needed and left is None:
@@ -334,7 +334,8 @@ class Forkserver:
         So it costs the same however many live. To ask for any that has ended is to look at all of them, 0.7 ms with
         20,000, and only where there is no clone3(2), and one SIGCHLD may stand for many (signal(7)), it is done.
         """
-        self._rechecked = False
+        if self._rechecked:
+            self._rechecked, self._recheck_by = False, time.monotonic() + BUSY_SECONDS
         pids = []
         # Not read from the descriptor: that knows pids with SIGCHLD alone.
         while (said := _signal.sigtimedwait(_ENDS, 0)) is not None:

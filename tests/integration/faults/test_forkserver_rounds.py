@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,7 +18,10 @@ from workers.greeting import FORKSERVER, Hello
 
 from ...harness.bare_forkserver import SECONDS, BareForkserver
 from ...harness.compiled import until
+from ...harness.container import Pod
+from ...harness.daemon import Daemon
 from ...harness.guests import guest
+from ...harness.helpers import forkserver as find_forkserver
 
 
 @pytest.fixture
@@ -59,6 +64,31 @@ def test_a_child_that_was_stopped_and_ended_in_one_round(forkserver: BareForkser
     process.resume()
     until("it is reaped", lambda: not zygote.is_running())
     assert forkserver.run(module=guest("hello")).status == 0
+
+
+def test_an_end_whose_signal_is_lost_is_told_on_a_busy_node(pod: Pod, daemon: Daemon) -> None:
+    """The kernel queues so many signals (RLIMIT_SIGPENDING), and no moment is without a message."""
+    busy, ends = (pod.with_wasm("sleep").build().start() for _ in range(2))
+    limited = find_forkserver(daemon)
+    waiting = ends.wait_later(timeout=SECONDS)
+    before = limited.rlimit(psutil.RLIMIT_SIGPENDING)
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.wait(0.1):
+            busy.kill(0)
+
+    asking = threading.Thread(target=ask)
+    try:
+        assert pod.with_wasm("exit").args("0").build().start().wait() == 0
+        limited.rlimit(psutil.RLIMIT_SIGPENDING, (0, before[1]))
+        os.kill(ends.pid, signal.SIGKILL)
+        asking.start()
+        assert waiting.result().exit_status == 137
+    finally:
+        limited.rlimit(psutil.RLIMIT_SIGPENDING, before)
+        stop.set()
+        asking.join()
 
 
 def test_a_worker_zygote_that_dies_while_it_is_asked_leaves_the_root_zygote(forkserver: BareForkserver) -> None:
