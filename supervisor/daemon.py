@@ -166,7 +166,7 @@ class Daemon:
         events = TaskEvents(self._publisher)
         filters = _filters(self._options.require_confinement)
         client = ForkserverClient(socket_path(folder, "forkserver"), filters, self._options.image_memory, counters)
-        signals = Signals(store, client)
+        signals = Signals(store, client, events)
         execs = Execs(registry, store, events)
         exits = ExitRecorder(registry, store, client, events, signals, execs, logger, counters)
         images = ModuleImages(self._options.image_memory, client, aot, counters)

@@ -18,6 +18,7 @@ from ..ipc.forkserver import ForkserverClient
 from ..model.container import Container
 from ..model.process import Process, ProcessState
 from ..state.store import Store
+from .events import TaskEvents
 
 KILL_SECONDS = 30.0
 """Seconds that a killed process may take to end; only one stuck in the kernel takes longer."""
@@ -43,9 +44,10 @@ _ENDS_NOTHING = frozenset(
 class Signals:
     """Sends signals. Takes no container's lock: a signal must get through to a process that hangs in its start."""
 
-    def __init__(self, store: Store, forkserver: ForkserverClient) -> None:
+    def __init__(self, store: Store, forkserver: ForkserverClient, events: TaskEvents) -> None:
         self._store = store
         self._forkserver = forkserver
+        self._events = events
 
     async def send(self, container: Container, process: Process, number: int) -> bool:
         """Send a signal; false where the process has ended. One that never ran ends by a signal that would end it.
@@ -64,6 +66,7 @@ class Signals:
                 ended = Exit(128 + number, time.time_ns())
                 self._store.update_process(replace(process, exit=ended, state=ProcessState.STOPPED))
                 process.mark_exited(ended)
+                self._events.ended(container, process)
             return True
         if process.state is ProcessState.STARTING and number == EXISTS:  # it may have no process yet
             return True

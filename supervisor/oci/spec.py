@@ -287,7 +287,7 @@ def _mounts(mounts: list[Any]) -> tuple[tuple[Bind, ...], tuple[Tmpfs, ...]]:
         if kind in PASSED_OVER:
             continue
         destination = _destination(member(mount, "destination", str, "mounts") or "")
-        readonly = "ro" in options
+        readonly = [each for each in options if each in ("ro", "rw")][-1:] == ["ro"]  # the last counts, as with runc
         for earlier in (*binds, *tmpfs):  # the later mount hides the earlier one, and what was mounted below it
             if earlier == destination or earlier.startswith(destination + "/"):
                 binds.pop(earlier, None)

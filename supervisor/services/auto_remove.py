@@ -16,6 +16,9 @@ from .sandboxes import SandboxService
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 10.0
+"""Seconds after which a removal that failed is tried again: the disk was full, or another is in its control group."""
+
 
 class AutoRemove:
     """Removes pods that carry the label."""
@@ -48,9 +51,13 @@ class AutoRemove:
         task.add_done_callback(self._removing.discard)
 
     async def _remove(self, sandbox: Sandbox) -> None:
-        try:
-            await self._sandboxes.shutdown(sandbox.namespace, sandbox.id)
-        except NotFound:  # its client was quicker
-            pass
-        except SandboxerError as error:
-            log.warning("sandbox %s was to be removed at its end: %s", sandbox.id, error)
+        while True:
+            try:
+                await self._sandboxes.shutdown(sandbox.namespace, sandbox.id)
+            except NotFound:  # its client was quicker
+                return
+            except SandboxerError as error:
+                log.warning("sandbox %s was to be removed at its end: %s: trying again", sandbox.id, error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return

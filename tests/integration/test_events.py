@@ -75,6 +75,21 @@ def test_a_containers_life_is_told_in_order(publishing: Daemon, path: Path) -> N
         receiver.close()
 
 
+def test_the_end_of_a_container_that_never_ran_is_told(publishing: Daemon, path: Path) -> None:
+    """As runc's shim tells it, whose created containers have a process."""
+    receiver = Receiver(path)
+    try:
+        pod = Pod(publishing)
+        container = pod.with_wasm("sleep").build()
+        container.kill(signal.SIGKILL)
+        _, (_, topic, event) = receiver.take(2)
+        assert (topic, event.id, event.exit_status) == ("/tasks/exit", container.id, 137)
+        pod.shutdown()
+        pod.close()
+    finally:
+        receiver.close()
+
+
 def test_a_receiver_that_is_away_holds_nothing_up_and_loses_nothing(publishing: Daemon, path: Path) -> None:
     pod = Pod(publishing)
     first = pod.with_wasm("hello").build().start()

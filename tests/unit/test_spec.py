@@ -102,6 +102,8 @@ def test_rlimits(soft: int, hard: int, wanted: tuple[int, int]) -> None:
         ([bind("/a", "/x")], [Bind("/a", "/x")], []),
         ([bind("/a", "/x", "rbind", "rprivate", "ro")], [Bind("/a", "/x", readonly=True)], []),
         ([bind("/a", "/x", "rw")], [Bind("/a", "/x")], []),
+        ([bind("/a", "/x", "ro", "rw")], [Bind("/a", "/x")], []),
+        ([bind("/a", "/x", "rw", "ro")], [Bind("/a", "/x", readonly=True)], []),
         ([bind("/a", "/x", "bind", kind="none")], [Bind("/a", "/x", recursive=False)], []),
         ([bind("/a", "/x", "noexec", "rro")], [Bind("/a", "/x", True, 0x8, 0x1)], []),
         ([bind("/a", "/x", "rbind", kind="")], [Bind("/a", "/x")], []),
