@@ -58,7 +58,7 @@ IDLE_SECONDS = 30
 LISTS, LONGEST_LIST = 32, 64 << 10
 """How many call lists are kept, and of how many bytes at most each."""
 RECHECK_SECONDS, BUSY_SECONDS = 1, 5
-"""Seconds after an exit, without an event or with some, until it looks for others whose signal was lost (full queue)."""
+"""Seconds after an exit, without an event or with some, until it looks for any whose signal was lost (SIGPENDING)."""
 NO_ENGINE = 79  # ELIBACC
 _ENDS = (_signal.SIGCHLD, linux.EXIT_SIGNAL)
 
