@@ -163,7 +163,8 @@ class Connection:
     def _await_rest(self, begun: bytes) -> bool:
         """Whether to leave the beginning of a frame in the socket and look again; at once at first, for most often the
         rest is on its way (Go's clients write more than 4 KiB in two pieces)."""
-        if frames.size(begun) > _MAX_HELD or self._looks >= _MAX_LOOKS:
+        most = min(_MAX_HELD, len(self._shared.buffer))  # more is never seen whole
+        if frames.size(begun) > most or self._looks >= _MAX_LOOKS:
             self._looks = 0
             return False
         self._looks += 1
