@@ -14,6 +14,7 @@ import psutil
 from workers import compile_protocol, protocol
 
 from ..host import build, errors, interpreters
+from ..host.futures import settle
 from .terms import LARGE, EngineLibrary, Level, Limits, Verdict
 
 _VERDICTS = {
@@ -108,8 +109,8 @@ def _hear(reader: protocol.Reader, answered: asyncio.Future[protocol.Frame | Non
         return
     except (OSError, protocol.ProtocolError):
         more = False
-    if not more and not answered.done():
-        answered.set_result(None)
+    if not more:
+        settle(answered, None)
 
 
 def _outcome(frame: protocol.Frame | None) -> Outcome:

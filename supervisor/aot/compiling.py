@@ -14,6 +14,7 @@ from concurrent.futures import Executor
 from typing import Protocol
 
 from ..host.counters import Counters
+from ..host.futures import settle
 from .cache import Cache
 from .compiler_process import Outcome
 from .terms import Failure, Level, Limits, Verdict
@@ -165,8 +166,7 @@ class Compiling:
         if job.module >= 0:
             os.close(job.module)
         for result in job.results.values():
-            if not result.done():
-                result.set_result(Failure(Verdict.UNABLE, "given up", self._compiler.limits_of(job.size)))
+            settle(result, Failure(Verdict.UNABLE, "given up", self._compiler.limits_of(job.size)))
 
     async def _work(self, level: Level) -> None:
         queue, news = self._queues[level], self._news[level]

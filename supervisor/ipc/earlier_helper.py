@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from sandbox_api.errors import Unavailable
 from workers import protocol, relay_protocol
 
+from ..host.futures import settle
 from .channel import HelperChannel, HelperFailed
-from .futures import settle
 
 log = logging.getLogger(__name__)
 

@@ -30,10 +30,10 @@ from workers.start_request import REPORT, StartRequest
 
 from ..host import proc
 from ..host.counters import Counters
+from ..host.futures import fail
 from . import reports
 from .earlier_forkservers import EarlierForkservers
 from .forkserver_connection import ForkserverConnection
-from .futures import fail
 from .inventory import Ended, Inventory, Started
 
 

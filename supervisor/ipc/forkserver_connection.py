@@ -14,8 +14,8 @@ from workers import protocol
 from workers.greeting import EXIT_NUMBERS, FORKSERVER, KEEPING, Hello, Welcome
 from workers.image_protocol import ImageReport
 
+from ..host.futures import fail, settle
 from .channel import HelperChannel, HelperFailed
-from .futures import fail, settle
 from .inventory import Ended, Inventory, exits_of
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from sandbox_api.errors import Unavailable
 from workers import protocol, relay_protocol
 
 from ..host.counters import Counters
+from ..host.futures import fail, settle
 from .channel import HelperChannel, HelperFailed, others
 from .earlier_helper import ANSWER_SECONDS, EarlierHelper
-from .futures import fail, settle
 
 log = logging.getLogger(__name__)
 

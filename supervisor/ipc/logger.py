@@ -19,10 +19,10 @@ from workers import protocol, relay_protocol
 
 from ..host import errors
 from ..host.counters import Counters
+from ..host.futures import fail, settle
 from ..oci import container_log
 from ..oci.container_log import Log
 from .earlier_helper import ANSWER_SECONDS, EarlierHelper
-from .futures import fail, settle
 from .helper_client import HelperClient
 
 log = logging.getLogger(__name__)

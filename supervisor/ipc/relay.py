@@ -17,10 +17,10 @@ from workers import protocol, relay_protocol
 
 from ..host import sockets
 from ..host.counters import Counters
+from ..host.futures import fail, settle
 from ..oci.streams import Pump
 from .channel import HelperFailed
 from .earlier_helper import ANSWER_SECONDS, EarlierHelper
-from .futures import fail, settle
 from .helper_client import HelperClient
 from .journal import Journal, Pending
 

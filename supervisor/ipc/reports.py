@@ -10,7 +10,7 @@ import signal
 from sandbox_api.errors import Internal, InvalidArgument, OutOfMemory, SandboxerError, Unavailable
 from workers import protocol
 
-from .futures import settle
+from ..host.futures import settle
 
 START_SECTION_SECONDS = 0.5
 """Seconds that a start waits for a module that is loaded: beyond, its start section runs, and it counts as running."""

@@ -9,6 +9,7 @@ from enum import StrEnum
 from sandbox_api.errors import FailedPrecondition, NotFound
 from sandbox_api.interface import Exit, Stdio
 
+from ..host.futures import fail, settle
 from . import waiters
 
 
@@ -80,14 +81,12 @@ class Process:
         self.state = ProcessState.STOPPED
         self.exit = ended
         for waiter in self._take_waiters():
-            if not waiter.done():
-                waiter.set_result(ended)
+            settle(waiter, ended)
 
     def forget(self) -> None:
         """Fail all pending Waits: the process is deleted."""
         for waiter in self._take_waiters():
-            if not waiter.done():
-                waiter.set_exception(NotFound(f"{self.name}: deleted before it was started"))
+            fail(waiter, NotFound(f"{self.name}: deleted before it was started"))
 
     def _take_waiters(self) -> list[asyncio.Future[Exit]]:
         taken, self._waiters = self._waiters or [], None

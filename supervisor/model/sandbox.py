@@ -9,6 +9,7 @@ from enum import StrEnum
 from sandbox_api.errors import FailedPrecondition, NotFound
 from sandbox_api.interface import Exit
 
+from ..host.futures import fail, settle
 from . import waiters
 from .container import Container
 
@@ -65,14 +66,12 @@ class Sandbox:
         self.state = SandboxState.NOTREADY
         self.exited_at = at
         for waiter in self._take_waiters():
-            if not waiter.done():
-                waiter.set_result(self.exit)
+            settle(waiter, self.exit)
 
     def forget(self) -> None:
         """Fail all pending Waits: the sandbox is shut down."""
         for waiter in self._take_waiters():
-            if not waiter.done():
-                waiter.set_exception(NotFound(f"sandbox {self.id}: shut down"))
+            fail(waiter, NotFound(f"sandbox {self.id}: shut down"))
 
     def _take_waiters(self) -> list[asyncio.Future[Exit]]:
         taken, self._waiters = self._waiters, []

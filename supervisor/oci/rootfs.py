@@ -153,11 +153,11 @@ def _resolved(bind: Bind) -> Bind:
     if source != bind.source:
         bind = replace(bind, source=source)
     try:
-        below = bind.readonly and bind.recursive and not bind.deep_attributes & linux.MOUNT_ATTR_RDONLY
-        below = below and has_mounts(source)
+        shallow = bind.readonly and bind.recursive and not bind.deep_attributes & linux.MOUNT_ATTR_RDONLY
+        covers_mounts = shallow and has_mounts(source)
     except OSError as error:
         raise errors.for_errno(error, FailedPrecondition)(f"/proc/self/mountinfo: {error.strerror}") from None
-    if below:
+    if covers_mounts:
         # "ro" is of the mount alone ("rro" of those below as well, config.md): so Landlock, which has no such
         # distinction, and WASI leave this one to the kernel.
         return replace(bind, readonly=False, attributes=bind.attributes | linux.MOUNT_ATTR_RDONLY)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 
 import psutil
 
 from sandbox_api.errors import Unavailable
 
+from .compiled import until
 from .container import Container
 from .daemon import FORKED, Daemon
 
@@ -35,6 +37,12 @@ def forkserver(daemon: Daemon) -> psutil.Process:
 
 def zygote(daemon: Daemon) -> psutil.Process:
     return next(each for name, _, each in daemon.named() if name == "zygote-worker")
+
+
+def until_it_asks_a_zygote(forkserver_pid: int) -> None:
+    """Wait until a forkserver waits for the answer of a zygote, which the test has stopped."""
+    waits = Path(f"/proc/{forkserver_pid}/wchan")
+    until("the forkserver waits for it", lambda: waits.read_text().startswith("unix_stream"))
 
 
 def relay(daemon: Daemon) -> psutil.Process:

@@ -61,12 +61,19 @@ class NoEngines:
         pass
 
 
+async def connected(scene: Scene, engines: NoEngines | None = None) -> ForkserverManager:
+    """The forkserver's manager, connected to the stand-in."""
+    choice = engines or NoEngines()
+    manager = ForkserverManager(scene.registry, scene.forkserver, scene.exits, [], choice)  # type: ignore[arg-type]
+    await manager.connect()
+    return manager
+
+
 def test_an_end_is_told_where_the_forkserver_that_hung_up_is_another_now(tmp_path: Path) -> None:
     """It was dying: what listened still was its socket, which closes last. The next one does not have what it ran."""
 
     async def test(scene: Scene) -> None:
-        manager = ForkserverManager(scene.registry, scene.forkserver, scene.exits, [], NoEngines())  # type: ignore[arg-type]
-        await manager.connect()
+        manager = await connected(scene)
         scene.process("a").state = ProcessState.CREATED
         orphan = an_orphan(scene.process("b"))
         waiting = asyncio.create_task(orphan.wait())
@@ -99,8 +106,7 @@ def test_a_cache_that_cannot_be_used_for_a_moment_does_not_hang_up_on_the_new_fo
 
     async def test(scene: Scene) -> None:
         engines = Unusable()
-        manager = ForkserverManager(scene.registry, scene.forkserver, scene.exits, [], engines)  # type: ignore[arg-type]
-        await manager.connect()
+        manager = await connected(scene, engines)
         before = scene.standin.greeted
         scene.standin.hang_up()
         while engines.times < 4:
@@ -141,8 +147,7 @@ def test_an_end_that_is_known_is_told_although_the_forkserver_died_just_then(
             return await come(report)
 
         monkeypatch.setattr(reports, "read", read)
-        manager = ForkserverManager(scene.registry, scene.forkserver, scene.exits, [], NoEngines())  # type: ignore[arg-type]
-        await manager.connect()
+        manager = await connected(scene)
         scene.process("a").state = ProcessState.CREATED
         process = scene.process("b")
         process.state = ProcessState.STARTING
@@ -191,8 +196,7 @@ def test_a_start_is_watched_where_the_forkserver_that_hung_up_is_another_now(
     monkeypatch.setattr(reports, "read", read)
 
     async def test(scene: Scene) -> None:
-        manager = ForkserverManager(scene.registry, scene.forkserver, scene.exits, [], NoEngines())  # type: ignore[arg-type]
-        await manager.connect()
+        manager = await connected(scene)
         scene.process("a").state = ProcessState.CREATED
         process = an_orphan(scene.process("b"))
         process.state = ProcessState.STARTING

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from ...harness.compiled import until
 from ...harness.container import Pod
 from ...harness.daemon import Daemon
-from ...harness.helpers import forkserver, zygote
+from ...harness.helpers import forkserver, until_it_asks_a_zygote, zygote
 from .groups import NAME, ROOT, Join, needs_root, needs_v1
 
 pytestmark = [needs_root, needs_v1]
@@ -28,11 +26,10 @@ def test_a_shared_group_that_goes_while_the_worker_is_forked_is_made_again(daemo
     pod.with_wasm("exit").args("0").build().start().wait()  # from then on there is a zygote
     stopped = zygote(daemon)
     stopped.suspend()
-    waiting = Path(f"/proc/{forkserver(daemon).pid}/wchan")
     with ThreadPoolExecutor(1) as starter:
         try:
             starting = starter.submit(container.start)
-            until("the forkserver waits for it", lambda: waiting.read_text().startswith("unix_stream"))
+            until_it_asks_a_zygote(forkserver(daemon).pid)
             for group in ROOT.glob(f"*/{NAME}/pod"):
                 group.rmdir()
         finally:

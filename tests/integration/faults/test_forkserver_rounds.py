@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 import pytest
@@ -22,6 +21,7 @@ from ...harness.container import Pod
 from ...harness.daemon import Daemon
 from ...harness.guests import guest
 from ...harness.helpers import forkserver as find_forkserver
+from ...harness.helpers import until_it_asks_a_zygote
 
 
 @pytest.fixture
@@ -103,8 +103,7 @@ def test_a_worker_zygote_that_dies_while_it_is_asked_leaves_the_root_zygote(fork
 
     starting = threading.Thread(target=start)
     starting.start()
-    waiting = Path(f"/proc/{forkserver.pid}/wchan")
-    until("the forkserver waits for it", lambda: waiting.read_text().startswith("unix_stream"))
+    until_it_asks_a_zygote(forkserver.pid)
     zygote.kill()
     starting.join(SECONDS)
     assert forkserver.run(module=guest("hello")).status == 0

@@ -16,11 +16,10 @@ import pytest
 from sandbox_api.errors import InvalidArgument, Unavailable
 
 from ...harness.bare_forkserver import BareForkserver
-from ...harness.compiled import until
 from ...harness.container import Pod
 from ...harness.daemon import ROOT, Daemon
 from ...harness.guests import guest
-from ...harness.helpers import forkserver, zygote
+from ...harness.helpers import forkserver, until_it_asks_a_zygote, zygote
 
 PRIVATE_KIB = 450
 """More than an interpreted ``sleep`` writes to (260), less than Python after a fork (1,300)."""
@@ -79,8 +78,7 @@ def test_a_zygote_that_dies_during_a_start(daemon: Daemon, pod: Pod) -> None:
 
     starting = threading.Thread(target=start)
     starting.start()
-    waiting = Path(f"/proc/{forkserver(daemon).pid}/wchan")
-    until("the forkserver waits for it", lambda: waiting.read_text().startswith("unix_stream"))
+    until_it_asks_a_zygote(forkserver(daemon).pid)
     first.kill()
     starting.join(20)
     assert "try again" in str(failed[0])
